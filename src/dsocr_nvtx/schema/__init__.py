@@ -1,0 +1,1 @@
+"""What both halves share: records, Arrow schemas, the NVTX payload and the hardware table."""

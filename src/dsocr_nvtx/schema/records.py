@@ -1,0 +1,202 @@
+"""The records that both halves speak: stages, kinds, the shape of a call, and what it costs.
+
+Whole numbers throughout: FLOPs, bytes and nanoseconds, named ``_flops``, ``_bytes`` and ``_ns``.
+"""
+
+from enum import StrEnum
+from typing import Any, Self
+
+from attrs import define, evolve, field, fields, frozen
+from attrs.validators import ge, instance_of
+
+
+class Stage(StrEnum):
+    """The part of a page's inference that a call belongs to. Its position is its code on the wire: append only."""
+
+    VISION = "vision"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    UNKNOWN = "unknown"
+
+
+class Level(StrEnum):
+    """How fine a range is: one per stage and step, one per layer, or one per operation inside a layer."""
+
+    STAGE = "stage"
+    LAYER = "layer"
+    OP = "op"
+
+
+class LayerKind(StrEnum):
+    """What a range computes. Its position is its code on the wire: append only.
+
+    ``REST`` is a container's own work: residual additions, reshapes, glue between the modules inside it.
+    """
+
+    PATCH_EMBED = "patch_embed"
+    WINDOW_ATTENTION = "window_attention"
+    GLOBAL_ATTENTION = "global_attention"
+    ATTENTION = "attention"
+    MLP = "mlp"
+    EXPERTS = "experts"
+    SHARED_EXPERTS = "shared_experts"
+    GATE = "gate"
+    NORM = "norm"
+    NECK = "neck"
+    PROJECTOR = "projector"
+    EMBED = "embed"
+    LM_HEAD = "lm_head"
+    REST = "rest"
+
+
+DTYPE_BYTES: dict[str, int] = {
+    "bfloat16": 2,
+    "float16": 2,
+    "float32": 4,
+    "tfloat32": 4,
+    "float8_e4m3fn": 1,
+}
+"""Element types by name and size in bytes; their order is their code on the wire: append only."""
+
+
+def code_of(member: Stage | Level | LayerKind) -> int:
+    """Return the number that stands for an enum member in payloads."""
+    return list(type(member)).index(member)
+
+
+def _count() -> Any:  # noqa: ANN401 - attrs' own return type for a field
+    return field(default=0, validator=[instance_of(int), ge(0)])
+
+
+@frozen(kw_only=True)
+class Cost:
+    """What one call must do and move: whole, non-negative numbers. Conventions: `dsocr_nvtx.analytic.ops`.
+
+    ``tensor_flops`` counts what the algorithm needs (causal attention: unmasked pairs only); ``tensor_flops_unmasked``
+    the same with full attention matrices, as `torch.utils.flop_counter.FlopCounterMode` counts. The byte fields up to
+    ``kv_write_bytes`` are lower bounds; ``op_bytes`` is what this implementation moves operator by operator.
+    """
+
+    tensor_flops: int = _count()
+    tensor_flops_unmasked: int = _count()
+    vector_flops: int = _count()
+    weight_bytes: int = _count()
+    activation_bytes: int = _count()
+    kv_read_bytes: int = _count()
+    kv_write_bytes: int = _count()
+    op_bytes: int = _count()
+
+    def __add__(self, other: Self) -> Self:
+        """Return the cost of doing both, nothing shared."""
+        return evolve(self, **{name: getattr(self, name) + getattr(other, name) for name in COST_FIELDS})
+
+    def __mul__(self, count: int) -> Self:
+        """Return the cost of ``count`` equal calls."""
+        return evolve(self, **{name: getattr(self, name) * count for name in COST_FIELDS})
+
+    @property
+    def flops(self) -> int:
+        """Tensor and vector FLOPs together."""
+        return self.tensor_flops + self.vector_flops
+
+    @property
+    def min_bytes(self) -> int:
+        """Lower bound of the bytes moved: weights, activations and KV cache."""
+        return self.weight_bytes + self.activation_bytes + self.kv_read_bytes + self.kv_write_bytes
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs per byte of the lower bound; 0 where nothing moves."""
+        return self.flops / self.min_bytes if self.min_bytes else 0.0
+
+
+COST_FIELDS: tuple[str, ...] = tuple(a.name for a in fields(Cost))
+
+
+@frozen(kw_only=True)
+class CallShape:
+    """The shape of one module call: everything its cost depends on besides the module's own dimensions.
+
+    ``batch`` sequences (or images, or tiles) of ``tokens`` rows each. ``height`` x ``width`` is the grid that the rows
+    form where the module is two-dimensional (pixels for a patch embedding, patches inside SAM), else 0. ``kv_len`` is
+    the number of keys a query can attend to once this call's own are appended (0 without a cache: then ``tokens``);
+    ``kv_slots`` the length of the key tensor the kernel is given (more than ``kv_len`` for a static cache; 0: the same).
+    """
+
+    batch: int = 1
+    tokens: int = 1
+    height: int = 0
+    width: int = 0
+    kv_len: int = 0
+    kv_slots: int = 0
+    dtype: str = "bfloat16"
+    attention: str = "sdpa"
+    experts: str = "grouped_mm"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the hidden state: batch times tokens."""
+        return self.batch * self.tokens
+
+    @property
+    def keys(self) -> int:
+        """Keys a query can attend to."""
+        return self.kv_len or self.tokens
+
+    @property
+    def slots(self) -> int:
+        """Length of the key tensor that the attention kernel reads."""
+        return self.kv_slots or self.keys
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return DTYPE_BYTES[self.dtype]
+
+
+@define(kw_only=True)
+class RangeRecord:
+    """One hooked call as the capture half saw it; one row of the run directory's ``ranges.arrow``.
+
+    Times are the host's `time.perf_counter_ns`; ``device_ns`` is the CUDA-event time where events were recorded.
+    ``own_activation_bytes`` is the part of ``cost.activation_bytes`` that remains when the ranges inside are reported
+    on their own (lower bounds of activations do not subtract, so it is carried; every other field does).
+    """
+
+    event_id: int
+    parent_id: int | None
+    path: str
+    kind: LayerKind
+    level: Level
+    layer: int | None
+    stage: Stage
+    step: int
+    shape: CallShape
+    cost: Cost
+    own_activation_bytes: int
+    host_start_ns: int
+    host_end_ns: int
+    thread_id: int
+    device_ns: int | None = None
+
+
+@frozen(kw_only=True)
+class RunManifest:
+    """What a run was: written as ``run.json`` into its directory."""
+
+    schema_version: int
+    package_version: str
+    created_utc: str
+    command: tuple[str, ...]
+    device: str
+    dtype: str
+    level: str
+    mode: str
+    batch: int
+    pages: tuple[str, ...]
+    prompt_tokens: int
+    decode_tokens: int
+    model: str
+    versions: dict[str, str]
+    ranges: int
+    hook_errors: tuple[str, ...] = ()
