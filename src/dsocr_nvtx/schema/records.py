@@ -64,7 +64,7 @@ def code_of(member: Stage | Level | LayerKind) -> int:
     return list(type(member)).index(member)
 
 
-def _count() -> Any:  # noqa: ANN401 - attrs' own return type for a field
+def _count() -> Any:
     return field(default=0, validator=[instance_of(int), ge(0)])
 
 
@@ -120,7 +120,7 @@ class CallShape:
     ``batch`` sequences (or images, or tiles) of ``tokens`` rows each. ``height`` x ``width`` is the grid that the rows
     form where the module is two-dimensional (pixels for a patch embedding, patches inside SAM), else 0. ``kv_len`` is
     the number of keys a query can attend to once this call's own are appended (0 without a cache: then ``tokens``);
-    ``kv_slots`` the length of the key tensor the kernel is given (more than ``kv_len`` for a static cache; 0: the same).
+    ``kv_slots`` the length of the key tensor the kernel gets (more than ``kv_len`` for a static cache; 0: the same).
     """
 
     batch: int = 1

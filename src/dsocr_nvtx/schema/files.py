@@ -1,0 +1,103 @@
+"""How tables and text reach disk and come back: whole or not at all, in the format that the suffix names."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.schema.tables import SCHEMA_VERSION
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; move it into place when the block ends well, remove it when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _arrow(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _parquet(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression="zstd")
+
+
+def _csv(table: pa.Table, path: Path) -> None:
+    import pyarrow.csv as pc
+
+    plain = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in table.schema]
+    pc.write_csv(table.cast(pa.schema(list(zip(table.schema.names, plain, strict=True)))), path)
+
+
+def _json(table: pa.Table, path: Path) -> None:
+    path.write_text(json.dumps(table.to_pylist(), indent=1, default=_text) + "\n", encoding="utf-8")
+
+
+def _text(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
+    ".arrow": _arrow,
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".json": _json,
+}
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file name whose suffix names no table format, before the work is done."""
+    if path.suffix not in WRITERS:
+        raise UsageError(f"{path}: no table format is called {path.suffix!r}; end the name in {', '.join(WRITERS)}")
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table whole, in the format of the suffix: Arrow IPC, Parquet, CSV or JSON."""
+    check_format(path)
+    with replacing(path) as temporary:
+        WRITERS[path.suffix](table, temporary)
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write JSON whole, indented for people."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Return an ``.arrow`` table that this package wrote; refuse what it did not, and what is newer than this version."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except FileNotFoundError as cause:
+        raise Refused(path, "no such file", "name a table that `dsocr-nvtx join` or `run` wrote") from cause
+    except (pa.ArrowException, OSError) as cause:
+        raise Refused(path, "not an Arrow IPC file", "name a table that `dsocr-nvtx join` or `run` wrote") from cause
+    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise Refused(path, f"table schema version {version}, this is version {SCHEMA_VERSION}", "upgrade dsocr-nvtx")
+    return table

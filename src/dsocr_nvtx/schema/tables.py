@@ -1,0 +1,250 @@
+"""Every Arrow schema: names, units, descriptions; and the one way tables reach and leave disk.
+
+Field metadata carries ``unit`` and ``description`` (with the denominator where a column is a ratio); schema metadata
+carries provenance. ``SCHEMA_VERSION`` grows when a column is renamed, removed or changes meaning; adding one does not.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from dsocr_nvtx.schema.records import COST_FIELDS
+
+SCHEMA_VERSION = 1
+"""History: 1, the first."""
+
+
+def column(name: str, kind: pa.DataType, unit: str, description: str, *, null: bool = False) -> pa.Field:
+    """Return a field that says what it holds; ``null`` where the value can be unknown."""
+    return pa.field(name, kind, nullable=null, metadata={"unit": unit, "description": description})
+
+
+_I64, _I32, _F64 = pa.int64(), pa.int32(), pa.float64()
+WORD = pa.dictionary(pa.int32(), pa.string())
+"""Text that repeats: names, stages, kinds."""
+
+_COST_TEXT: Mapping[str, tuple[str, str]] = {
+    "tensor_flops": ("FLOP", "matrix products and convolutions the algorithm needs, 2 per multiply-add, causal-exact"),
+    "tensor_flops_unmasked": ("FLOP", "the same with full attention matrices, as FlopCounterMode counts"),
+    "vector_flops": ("FLOP", "norms, softmax, activations, rotary, residuals, routing"),
+    "weight_bytes": ("B", "lower bound: each weight the call needs, read once (routed experts: distinct ones hit)"),
+    "activation_bytes": ("B", "lower bound: inputs read once, outputs written once"),
+    "kv_read_bytes": ("B", "lower bound: keys and values read from the cache"),
+    "kv_write_bytes": ("B", "keys and values appended to the cache"),
+    "op_bytes": ("B", "what this implementation moves, operator by operator"),
+}
+COST_COLUMNS: tuple[pa.Field, ...] = tuple(column(name, _I64, *_COST_TEXT[name]) for name in COST_FIELDS)
+
+_PID = column("pid", _I64, "", "process id")
+_EVENT = column("event_id", _I64, "", "hooked call, unique within its process; negative where the report does not say")
+_CALL = (
+    column("path", WORD, "", "module path, as the NVTX message"),
+    column(
+        "module", WORD, "", "first part of the path: sam, clip, projector, embed, decoder, lm_head; model for stages"
+    ),
+    column("kind", WORD, "", "what it computes; rest: a container's own work"),
+    column("level", WORD, "", "stage, layer or op"),
+    column("stage", WORD, "", "vision, prefill, decode or unknown"),
+    column("step", _I64, "", "how many earlier steps this stage had"),
+    column("layer", _I32, "", "layer index within the module", null=True),
+    column("dtype", WORD, "", "element type"),
+    column("batch", _I64, "", "sequences, images or tiles"),
+    column("tokens", _I64, "", "rows of each batch element"),
+    column("kv_len", _I64, "", "keys a query can attend to, this call's own included; 0 where there is no cache"),
+)
+_OWN = column("own_activation_bytes", _I64, "B", "activation_bytes left when the ranges inside are reported apart")
+
+RANGES = pa.schema(
+    [
+        _EVENT,
+        column("parent_id", _I64, "", "event_id of the hooked call around it", null=True),
+        *_CALL,
+        *COST_COLUMNS,
+        _OWN,
+        column("host_start_ns", _I64, "ns", "host clock (perf_counter) at entry"),
+        column("host_end_ns", _I64, "ns", "host clock at exit"),
+        column("device_ns", _I64, "ns", "between the CUDA events around the call", null=True),
+        column("thread_id", _I64, "", "native id of the calling thread"),
+    ]
+)
+"""``ranges.arrow`` of a run directory: one row per hooked call."""
+
+NVTX = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "thread id"),
+        column("start_ns", _I64, "ns", "push"),
+        column("end_ns", _I64, "ns", "pop; the last instant of the trace where the range was never closed"),
+        column("path", WORD, "", "message"),
+        column("stage", WORD, "", "category"),
+        column("payload", pa.binary(), "", "the payload's bytes, without nsys's header", null=True),
+        column("json", pa.string(), "", "the payload as nsys prints it", null=True),
+    ]
+)
+"""Push/pop ranges of the ``dsocr`` domain."""
+
+ANNOUNCEMENTS = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "thread id"),
+        column("time_ns", _I64, "ns", "when it was made"),
+        column("text", pa.string(), "", "the announcement, as `dsocr_nvtx.schema.payload` writes it"),
+    ]
+)
+"""Costs announced in plain text."""
+
+LAUNCHES = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "calling thread"),
+        column("start_ns", _I64, "ns", "call"),
+        column("end_ns", _I64, "ns", "return"),
+        column("correlation_id", _I64, "", "ties the call to its GPU operations, within the process"),
+        column("name", WORD, "", "API function"),
+    ]
+)
+"""CUDA API calls."""
+
+OPERATIONS = pa.schema(
+    [
+        _PID,
+        column("device", _I32, "", "CUDA device ordinal"),
+        column("stream", _I64, "", "stream id"),
+        column("start_ns", _I64, "ns", "begin of execution"),
+        column("end_ns", _I64, "ns", "end of execution"),
+        column("correlation_id", _I64, "", "API call that launched it", null=True),
+        column("operation", WORD, "", "kernel, memcpy, memset or graph"),
+        column("name", WORD, "", "kernel name, or the direction of a copy"),
+        column("blocks", _I64, "", "thread blocks in the grid; 0 for what is not a kernel"),
+        column("threads", _I32, "", "threads per block"),
+        column("bytes", _I64, "B", "bytes copied or set; 0 for kernels"),
+        column("graph_node_id", _I64, "", "node of the replayed CUDA graph", null=True),
+    ]
+)
+"""GPU operations."""
+
+GRAPH_NODES = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "thread that captured the node"),
+        column("time_ns", _I64, "ns", "when the node was made"),
+        column("graph_node_id", _I64, "", "node"),
+        column("original_node_id", _I64, "", "the node it was cloned from", null=True),
+    ]
+)
+"""CUDA graph nodes, as they were captured or cloned."""
+
+KERNELS = pa.schema(
+    [
+        *OPERATIONS,
+        column("event_id", _I64, "", "innermost hooked call open when it was launched", null=True),
+        column("stage", WORD, "", "stage of that call", null=True),
+        column("step", _I64, "", "step of that call", null=True),
+        column("path", WORD, "", "module of that call", null=True),
+        column("launch_tid", _I64, "", "thread that made the API call", null=True),
+        column("launch_ns", _I64, "ns", "when the API call was made", null=True),
+        column(
+            "bucket", WORD, "", "attributed, or why not: outside, other_thread, no_runtime_record, graph_before_trace"
+        ),
+        column("class", WORD, "", "matmul, attention, convolution, norm_activation, data_movement or other"),
+        column("rule", WORD, "", "the part of the name that decided the class"),
+        column("busy_owned_ns", _I64, "ns", "time in which it was the first-started of the operations running"),
+    ]
+)
+"""``kernels.arrow``: every GPU operation once, and the call it belongs to."""
+
+_TIMES = (
+    column("launches", _I64, "", "GPU operations"),
+    column("kernel_ns", _I64, "ns", "plain sum of their durations"),
+    column("busy_ns", _I64, "ns", "union of their times; not additive where rows overlap"),
+    column("busy_owned_ns", _I64, "ns", "busy time owned; an instant belongs to the operation that started first"),
+    column("idle_owned_ns", _I64, "ns", "device idle time owned, by the range open on the thread of the next launch"),
+    column("idle_launch_ns", _I64, "ns", "of idle_owned_ns: inside a launch call"),
+    column("idle_sync_ns", _I64, "ns", "of idle_owned_ns: inside a synchronising call"),
+    column("idle_memory_ns", _I64, "ns", "of idle_owned_ns: inside an allocation or copy call"),
+    column("idle_host_ns", _I64, "ns", "of idle_owned_ns: host code outside CUDA calls"),
+    column("wall_ns", _I64, "ns", "busy_owned_ns + idle_owned_ns"),
+)
+
+MEASURED = pa.schema(
+    [
+        _PID,
+        _EVENT,
+        column("parent_id", _I64, "", "event_id of the hooked call around it", null=True),
+        *_CALL,
+        *COST_COLUMNS,
+        _OWN,
+        column("cost_source", WORD, "", "binary, json, announcement, or none where the report has no cost for it"),
+        column("tid", _I64, "", "calling thread"),
+        column("start_ns", _I64, "ns", "push"),
+        column("end_ns", _I64, "ns", "pop"),
+        column("device", _I32, "", "CUDA device ordinal", null=True),
+        column("host_ns", _I64, "ns", "time of the range on its thread, less that of the ranges inside"),
+        *_TIMES,
+        column("inclusive_launches", _I64, "", "launches, those of the ranges inside included"),
+        column("inclusive_kernel_ns", _I64, "ns", "kernel_ns, that of the ranges inside included"),
+    ]
+)
+"""``ranges.arrow`` of a join: one row per hooked call; times are its own unless named inclusive."""
+
+_RATES = (
+    column("achieved_tflops", _F64, "TFLOP/s", "tensor_flops / busy_owned_ns", null=True),
+    column("achieved_gbps", _F64, "GB/s", "lower-bound bytes / busy_owned_ns", null=True),
+    column("intensity", _F64, "FLOP/B", "(tensor_flops + vector_flops) / lower-bound bytes", null=True),
+    column("roofline_ns", _I64, "ns", "least time, call by call: the highest of compute, vector and memory time"),
+    column("efficiency", _F64, "", "roofline_ns / busy_owned_ns", null=True),
+    column("bound", WORD, "", "host, compute, memory or latency; unmodelled where nothing is known of its work"),
+    column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
+)
+_PLACE = (
+    column("rank", _I32, "", "process rank"),
+    _PID,
+    column("device", _I32, "", "CUDA device ordinal", null=True),
+    column("stage", WORD, "", "vision, prefill, decode or unknown"),
+)
+
+ROOFLINE = pa.schema(
+    [
+        *_PLACE,
+        column("module", WORD, "", "sam, clip, projector, embed, decoder, lm_head; model for stages"),
+        column("kind", WORD, "", "what it computes; rest: a container's own work"),
+        column("layer", _I32, "", "layer index within the module", null=True),
+        column("calls", _I64, "", "hooked calls"),
+        *COST_COLUMNS,
+        *_TIMES,
+        column("host_ns", _I64, "ns", "time on the calling thread, less that of the ranges inside"),
+        *_RATES,
+    ]
+)
+"""``roofline.arrow``: disjoint rows that add up, one per stage, module, kind and layer."""
+
+STAGES = pa.schema(
+    [
+        *_PLACE,
+        column("steps", _I64, "", "steps of the stage"),
+        column("tokens", _I64, "", "tokens decoded or prefilled, or image tiles' patches seen"),
+        column("calls", _I64, "", "hooked calls"),
+        *COST_COLUMNS,
+        *_TIMES,
+        column("host_ns", _I64, "ns", "time on the calling thread"),
+        *_RATES,
+        column("mfu", _F64, "", "tensor_flops / (wall_ns x datasheet dense peak of the dtype)", null=True),
+        column("mbu", _F64, "", "(weight_bytes + KV bytes) / (wall_ns x datasheet bandwidth)", null=True),
+    ]
+)
+"""``stages.arrow``: one row per stage, the sum of its rows in ``roofline.arrow``."""
+
+
+def conform(columns: Mapping[str, object], schema: pa.Schema, provenance: Mapping[str, str] | None = None) -> pa.Table:
+    """Return a table of exactly ``schema``, with ``provenance`` in its metadata; a missing column is an error."""
+    arrays = [_array(columns[item.name], item.type) for item in schema]
+    metadata = {"schema_version": str(SCHEMA_VERSION), **(provenance or {})}
+    return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
+
+
+def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values if values.type == kind else values.cast(kind)
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, pa.string()).dictionary_encode().cast(kind)
+    return pa.array(values, kind)
