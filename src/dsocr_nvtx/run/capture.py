@@ -1,0 +1,166 @@
+"""One run from beginning to end: build, warm up, record inside the capture window, write the run directory."""
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from attrs import evolve, frozen
+
+from dsocr_nvtx import __version__
+from dsocr_nvtx.errors import Unavailable
+from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.run.advice import next_command, under_nsys
+from dsocr_nvtx.run.directory import check_target, default_directory, replacing_directory, write_manifest, write_output
+from dsocr_nvtx.run.loop import Unobserved, run_pages
+from dsocr_nvtx.run.progress import RunProgress, run_progress
+from dsocr_nvtx.run.workload import RunOptions, Workload, prepare, warm_up_decoding
+from dsocr_nvtx.schema.records import RunManifest
+from dsocr_nvtx.schema.tables import SCHEMA_VERSION
+
+__all__ = ["RunOptions", "capture"]
+
+
+@frozen(kw_only=True)
+class _Recorded:
+    """What the recorded part left: the new tokens of each page, and the hooks' session unless there were none."""
+
+    tokens: list[list[int]]
+    seconds: float
+    session: HookSession | None
+
+
+def capture(options: RunOptions) -> Path:
+    """Make the run that is asked for and return its directory. Everything a user should know goes to stderr."""
+    target = options.out or default_directory()
+    check_target(target, force=options.force)
+    with run_progress() as progress, _memory_is_named():
+        work = prepare(options, progress)
+        _settle(work.device)
+        _warm_up(work, options.warmup, progress)
+        with replacing_directory(target, force=options.force) as directory:
+            recorded = _record(work, options, progress)
+            _write(directory, options, work, recorded)
+        _report(target, options, work, recorded, progress)
+    return target
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # The host only launches; idle worker threads would be sampled by the profiler and fill its report.
+        torch.set_num_threads(1)
+
+
+def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
+    """Run the pages unhooked, so that a report without a capture range has no range of them either."""
+    decoding = warm_up_decoding(work.decoding)
+    for _ in range(times):
+        progress.stage("warm-up", 1 + decoding.max_new_tokens)
+        run_pages(work.model, work.views.model_inputs(), work.prompt, decoding, Unobserved(), progress.step)
+    _wait(work.device)
+
+
+def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Recorded:
+    images = work.views.model_inputs()
+    progress.stage("vision", 1 + work.decoding.max_new_tokens)
+    with ExitStack() as stack:
+        session = None
+        if options.hooks:
+            session = stack.enter_context(hook(work.model, level=options.level, events=options.events, record=True))
+        stack.enter_context(_profiler_window(enabled=options.capture_range))
+        if session is not None:
+            session.announce_all()
+        started = time.perf_counter()
+        tokens = run_pages(work.model, images, work.prompt, work.decoding, session or Unobserved(), progress.step)
+        # The only wait: the events need it, and the window must not close on running kernels.
+        _wait(work.device)
+        seconds = time.perf_counter() - started
+    return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session)
+
+
+@contextmanager
+def _profiler_window(*, enabled: bool) -> Iterator[None]:
+    """Bracket the block with the CUDA profiler's start and stop, which ``--capture-range=cudaProfilerApi`` obeys."""
+    if not enabled:
+        yield
+        return
+    torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _memory_is_named() -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        line = str(error).split("\n", 1)[0]
+        raise Unavailable(f"{line} Take a smaller --batch or --mode, or another --device") from error
+
+
+def _write(directory: Path, options: RunOptions, work: Workload, recorded: _Recorded) -> None:
+    if recorded.session is not None:
+        recorded.session.write(directory)
+    write_output(directory, recorded.tokens, work.texts(recorded.tokens))
+    write_manifest(directory, _manifest(options, work, recorded))
+
+
+def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunManifest:
+    manifest = RunManifest(
+        schema_version=SCHEMA_VERSION,
+        package_version=__version__,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=options.command,
+        device=_device_name(work.device),
+        dtype=str(work.dtype).removeprefix("torch."),
+        level=options.level,
+        mode=options.mode,
+        batch=work.views.batch,
+        pages=work.names,
+        prompt_tokens=work.prompt.shape[1],
+        decode_tokens=len(recorded.tokens[0]) - 1,
+        model=str(options.checkpoint or f"{options.config} configuration, random weights, seed {options.seed}"),
+        versions=_versions(),
+        ranges=0,
+    )
+    if recorded.session is None:
+        return manifest
+    errors = tuple(recorded.session.errors)
+    return evolve(manifest, ranges=len(recorded.session.stats.records), hook_errors=errors)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "cuda": str(torch.version.cuda)}
+    for name in ("torch", "transformers", "nvtx", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _report(target: Path, options: RunOptions, work: Workload, recorded: _Recorded, progress: RunProgress) -> None:
+    steps = len(recorded.tokens[0]) - 1
+    progress.say(f"{work.prompt.shape[1]} prompt tokens, {steps} decode steps, {recorded.seconds:.2f} s of wall time")
+    errors = recorded.session.errors if recorded.session is not None else []
+    if errors:
+        progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
+    progress.say(f"run directory: {target}")
+    command = next_command(target, options.command, capture_range=options.capture_range, profiled=under_nsys())
+    progress.say(f"next: {command}")

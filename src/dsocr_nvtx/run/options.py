@@ -1,0 +1,162 @@
+"""The command line of `dsocr-nvtx run` = `python -m dsocr_nvtx.run`. Imports nothing slow: help is instant."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.schema.records import Level
+
+
+class Mode(StrEnum):
+    """Image sizes of the vendor's modes: 512, 640, 1024, 1280, and 1024 with tiles of 640."""
+
+    TINY = "tiny"
+    SMALL = "small"
+    BASE = "base"
+    LARGE = "large"
+    GUNDAM = "gundam"
+
+
+class ConfigName(StrEnum):
+    """Dimensions of a network with random weights."""
+
+    TRUE = "true"
+    TINY = "tiny"
+
+
+class DtypeName(StrEnum):
+    """Element types of weights and activations."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+class Attention(StrEnum):
+    """Attention implementations that the whole network supports."""
+
+    SDPA = "sdpa"
+    EAGER = "eager"
+
+
+class Experts(StrEnum):
+    """Implementations of the routed experts; `auto` is what transformers' generate uses."""
+
+    AUTO = "auto"
+    EAGER = "eager"
+    GROUPED_MM = "grouped_mm"
+    BATCHED_MM = "batched_mm"
+
+
+def parse_tiles(text: str | None) -> tuple[int, int] | None:
+    """Return (columns, rows) of a text like ``2x3``."""
+    if text is None:
+        return None
+    columns, mark, rows = text.lower().partition("x")
+    if not (mark and columns.isdecimal() and rows.isdecimal() and int(columns) and int(rows)):
+        raise UsageError(f"--tiles is COLUMNSxROWS, such as 2x3, not {text!r}")
+    return int(columns), int(rows)
+
+
+def run_command(
+    pages: Annotated[
+        list[str] | None,
+        typer.Argument(help="PNG, JPEG or PDF files; FILE.pdf#3 is page 3.", show_default="a page drawn here"),
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option(help="Image size: 512, 640, 1024, 1280, or 1024 with tiles of 640.")
+    ] = Mode.GUNDAM,
+    tiles: Annotated[
+        str | None,
+        typer.Option(metavar="CxR", help="Force gundam's grid, columns x rows.", show_default="by the page's shape"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Copies of a single page.", show_default="one of each page given")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="As generate counts: the prefill makes the first.")] = 16,
+    ignore_eos: Annotated[
+        bool | None,
+        typer.Option(
+            "--ignore-eos/--stop-at-eos", help="Never stop early.", show_default="stop with a checkpoint only"
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a DeepSeek-OCR checkpoint, safetensors.", show_default="random weights"),
+    ] = None,
+    config: Annotated[
+        ConfigName, typer.Option(help="Dimensions of the network with random weights.")
+    ] = ConfigName.TRUE,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random weights and the drawn page.")] = 0,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Text after the image; needs a checkpoint's tokenizer.", show_default="convert to markdown"),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.", show_default="cuda:0")] = None,
+    dtype: Annotated[DtypeName | None, typer.Option(show_default="bfloat16; float32 on a CPU")] = None,
+    attention: Annotated[Attention, typer.Option()] = Attention.SDPA,
+    experts: Annotated[
+        Experts, typer.Option(help="auto: grouped_mm, and on a GPU batched_mm to decode.")
+    ] = Experts.AUTO,
+    level: Annotated[
+        Level, typer.Option(help="Finest ranges: one per step, per layer, or per operation in it.")
+    ] = Level.OP,
+    events: Annotated[
+        bool, typer.Option("--events", help="CUDA events around every range, not only every step.")
+    ] = False,
+    hooks: Annotated[bool, typer.Option("--hooks/--no-hooks", help="Attach the hooks.")] = True,
+    warmup: Annotated[int, typer.Option(min=0, help="Times the pages are run first, unhooked and unrecorded.")] = 1,
+    capture_range: Annotated[
+        bool, typer.Option("--capture-range", help="cudaProfilerStart and Stop around the recorded part.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/TIME")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an older run in --out.")] = False,
+) -> None:
+    """Run DeepSeek-OCR on page images with every layer hooked, and write a run directory.
+
+    Without options: the full-size network with random weights on the first GPU, one drawn page, 16 new tokens.
+    Put `nsys profile` in front of it for a timed report.
+    """
+    grid = parse_tiles(tiles)
+    if device != "cpu":
+        _limit_threads()
+    from dsocr_nvtx.run.capture import RunOptions, capture
+
+    capture(
+        RunOptions(
+            pages=tuple(pages or ()),
+            mode=mode.value,
+            tiles=grid,
+            batch=batch,
+            max_new_tokens=max_new_tokens,
+            ignore_eos=ignore_eos,
+            checkpoint=checkpoint,
+            config=config.value,
+            seed=seed,
+            prompt=prompt,
+            device=device,
+            dtype=dtype.value if dtype else None,
+            attention=attention.value,
+            experts=experts.value,
+            level=level.value,
+            events=events,
+            hooks=hooks,
+            warmup=warmup,
+            capture_range=capture_range,
+            out=out,
+            force=force,
+            command=tuple(sys.argv),
+        )
+    )
+
+
+def _limit_threads() -> None:
+    """Keep the CPU libraries to one thread before they start: a GPU run needs no more, and nsys samples every one."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,115 @@
+"""Page images from files: PNG and JPEG through Pillow, a page of a PDF through pypdfium2; anything else is refused."""
+
+import struct
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import frozen
+from PIL import Image, ImageOps
+
+from dsocr_nvtx.errors import Refused, Unavailable
+from dsocr_nvtx.run.drawing import A4_AT_150_DPI, draw_page
+
+PDF_DPI: Final = 144
+"""The resolution at which the vendor's scripts render PDF pages."""
+
+MAX_PIXELS: Final = 80_000_000
+"""An A4 page at 900 dpi. More is a mistake or an attack: the largest mode keeps 1.6 million."""
+
+MIN_SIDE: Final = 8
+MAX_ASPECT: Final = 200
+"""Beyond this the shorter side would round to nothing when the page is fitted into a square."""
+
+IMAGE_FAULTS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for files that are not, or not whole, images; SyntaxError is its word for a broken PNG."""
+
+
+@frozen
+class Page:
+    """One page: its pixels in RGB, and where they came from."""
+
+    name: str
+    image: Image.Image
+
+
+def drawn_page(seed: int = 0) -> Page:
+    """Return the page that a run without images reads."""
+    width, height = A4_AT_150_DPI
+    return Page(f"drawn {width}x{height}, seed {seed}", draw_page(width, height, seed))
+
+
+def load_page(source: str) -> Page:
+    """Return the page in a file; ``report.pdf#3`` is the third page of a PDF, without a number it is the first."""
+    path, number = _split(source)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise Refused(path, error.strerror or "not readable", "give a PNG, JPEG or PDF file") from error
+    if not head:
+        raise Refused(path, "an empty file", "give a PNG, JPEG or PDF file")
+    image = _pdf_image(path, number) if head.startswith(b"%PDF") else _raster_image(path)
+    return Page(source, _checked(path, image))
+
+
+def _split(source: str) -> tuple[Path, int]:
+    name, mark, number = source.rpartition("#")
+    if mark and number.isdecimal() and not Path(source).exists():
+        return Path(name), int(number)
+    return Path(source), 1
+
+
+def _raster_image(path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns at one such limit and raises at twice it; ours, checked before decoding, comes first.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                _check_pixels(path, *image.size)
+                turned = ImageOps.exif_transpose(image)
+                return turned.convert("RGB")
+    except IMAGE_FAULTS as error:
+        found = f"not a whole PNG or JPEG image ({str(error).strip() or type(error).__name__})"
+        raise Refused(path, found, "give a PNG, JPEG or PDF file") from error
+
+
+def _pdf_image(path: Path, number: int) -> Image.Image:
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise Unavailable(f"{path}: PDF pages need pypdfium2; pip install pypdfium2") from error
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        raise Refused(path, f"not a readable PDF ({error})", "give a whole PDF without a password") from error
+    try:
+        return _render(path, document, number)
+    finally:
+        document.close()
+
+
+def _render(path: Path, document: Any, number: int) -> Image.Image:
+    count = len(document)
+    if not 1 <= number <= count:
+        raise Refused(path, f"{count} pages, of which none is number {number}", f"ask for {path}#1 to {path}#{count}")
+    page = document[number - 1]
+    scale = PDF_DPI / 72
+    width, height = page.get_size()
+    _check_pixels(path, int(width * scale), int(height * scale))
+    image: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
+    return image
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        remedy = f"scale it down to at most {MAX_PIXELS // 1_000_000} million pixels"
+        raise Refused(path, f"an image of {width} x {height} pixels", remedy)
+
+
+def _checked(path: Path, image: Image.Image) -> Image.Image:
+    short, long = sorted(image.size)
+    if short < MIN_SIDE or long > MAX_ASPECT * short:
+        found = f"an image of {image.width} x {image.height} pixels"
+        raise Refused(path, found, f"give a page of at least {MIN_SIDE} pixels and no more than {MAX_ASPECT} : 1")
+    return image
