@@ -89,7 +89,7 @@ def write_json(value: object, path: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Return an ``.arrow`` table that this package wrote; refuse what it did not, and what is newer than this version."""
+    """Return an ``.arrow`` table that this package wrote; refuse any other file, and a newer version's."""
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()

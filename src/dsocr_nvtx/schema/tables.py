@@ -77,8 +77,8 @@ NVTX = pa.schema(
         column("end_ns", _I64, "ns", "pop; the last instant of the trace where the range was never closed"),
         column("path", WORD, "", "message"),
         column("stage", WORD, "", "category"),
-        column("payload", pa.binary(), "", "the payload's bytes, without nsys's header", null=True),
-        column("json", pa.string(), "", "the payload as nsys prints it", null=True),
+        column("payload", pa.binary(), "", "one `PAYLOAD_DTYPE` record, from the binary payload", null=True),
+        column("json", pa.binary(), "", "the same record, from the payload printed as JSON", null=True),
     ]
 )
 """Push/pop ranges of the ``dsocr`` domain."""

@@ -1,0 +1,68 @@
+"""Which GPU a process means by its device ordinal, from the target tables of an nsys export.
+
+``deviceId`` is a CUDA ordinal, ``TARGET_INFO_GPU.id`` another numbering, and they differ in practice; the map is
+``TARGET_INFO_CUDA_DEVICE`` (per process, since processes may see different devices), else ``cuDevice``.
+"""
+
+from collections.abc import Iterable
+
+from dsocr_nvtx.ingest.sqlite import NULL, SqliteFile
+from dsocr_nvtx.ingest.trace import Device
+
+_COLUMNS = ("id", "cuDevice", "smCount", "clockRate", "l2CacheSize")
+
+
+def read_devices(report: SqliteFile, used: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Device]:
+    """Return the device behind each (process id, ordinal) in use, nameless where the report does not say."""
+    gpus = _gpus(report)
+    by_ordinal = {ordinal: gpu for gpu, ordinal in gpus.values() if ordinal != NULL}
+    by_process = _by_process(report)
+    return {
+        (pid, ordinal): _with_ordinal(
+            gpus[by_process[pid, ordinal]][0]
+            if by_process.get((pid, ordinal)) in gpus
+            else by_ordinal.get(ordinal, Device(ordinal=ordinal, name="")),
+            ordinal,
+        )
+        for pid, ordinal in used
+    }
+
+
+def _with_ordinal(gpu: Device, ordinal: int) -> Device:
+    return Device(
+        ordinal=ordinal,
+        name=gpu.name,
+        sm_count=gpu.sm_count,
+        clock_hz=gpu.clock_hz,
+        l2_bytes=gpu.l2_bytes,
+        uuid=gpu.uuid,
+    )
+
+
+def _gpus(report: SqliteFile) -> dict[int, tuple[Device, int]]:
+    """Return GPU id -> (device, CUDA ordinal as far as the table knows it)."""
+    table = "TARGET_INFO_GPU" if report.has("TARGET_INFO_GPU") else "TARGET_INFO_CUDA_GPU"
+    if not report.has(table, "id", "name"):
+        return {}
+    numbers = report.integers(table, _COLUMNS)
+    uuid = "uuid" if report.has(table, "uuid") else "''"
+    texts = report.rows(f"SELECT substr(name, 1, 256), {uuid} FROM {table}")  # noqa: S608 - our own names
+    found = {}
+    for row, (name, identity) in enumerate(texts):
+        known = {column: int(numbers[column][row]) for column in _COLUMNS}
+        sizes = {column: max(known[column], 0) for column in _COLUMNS}
+        device = Device(
+            ordinal=sizes["cuDevice"],
+            name=str(name or ""),
+            sm_count=sizes["smCount"],
+            clock_hz=sizes["clockRate"],
+            l2_bytes=sizes["l2CacheSize"],
+            uuid=str(identity or ""),
+        )
+        found[known["id"]] = (device, known["cuDevice"])
+    return found
+
+
+def _by_process(report: SqliteFile) -> dict[tuple[int, int], int]:
+    c = report.integers("TARGET_INFO_CUDA_DEVICE", ("pid", "cudaId", "gpuId"))
+    return {(int(p), int(o)): int(g) for p, o, g in zip(c["pid"], c["cudaId"], c["gpuId"], strict=True)}

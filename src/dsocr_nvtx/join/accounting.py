@@ -1,0 +1,97 @@
+"""What went where, in numbers that must balance: the content of ``join.json``."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from attrs import asdict, frozen
+
+from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.join.attribution import Attribution, Bucket
+from dsocr_nvtx.join.columns import Ints, coded, numbers
+from dsocr_nvtx.join.costs import CostSource, RangeCosts
+from dsocr_nvtx.join.measure import DeviceTime, Measured
+from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.schema.records import LayerKind
+
+
+@frozen
+class Count:
+    """A number of GPU operations and the plain sum of their durations."""
+
+    operations: int
+    ns: int
+
+
+@frozen(kw_only=True)
+class Accounting:
+    """Every operation by bucket, every nanosecond of every device by owner, and where costs came from.
+
+    ``covered`` and ``covered_by_leaves`` are shares of the operation time between the first and the last hooked call:
+    launched inside a range, and inside a range that has no finer one (kind other than ``rest``). ``classes`` is owned
+    busy time by kernel class.
+    """
+
+    operations: int
+    total_ns: int
+    buckets: dict[str, Count]
+    ranges: int
+    cost_sources: dict[str, int]
+    announcements: int
+    covered: float
+    covered_by_leaves: float
+    classes: dict[str, int]
+    devices: tuple[DeviceTime, ...]
+
+    def balances(self) -> bool:
+        """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""
+        counted = sum(count.ns for count in self.buckets.values()) == self.total_ns
+        return counted and all(d.busy_ns + sum(d.idle_ns.values()) == d.wall_ns for d in self.devices)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain data, ready for JSON."""
+        plain = asdict(self)
+        plain["devices"] = [{**asdict(device), "wall_ns": device.wall_ns} for device in self.devices]
+        return plain
+
+
+def account(
+    trace: Trace, kernels: pa.Table, costs: RangeCosts, found: Attribution, measured: Measured, ranges: Forest
+) -> Accounting:
+    """Return the accounting of a join."""
+    start, end = numbers(trace.operations, "start_ns"), numbers(trace.operations, "end_ns")
+    duration = end - start
+    inside = (start >= ranges.start.min()) & (end <= ranges.end.max())
+    in_range = inside & (found.owner >= 0)
+    in_leaf = in_range & _leaves(costs)[ranges.order][found.owner]
+    return Accounting(
+        operations=len(duration),
+        total_ns=int(duration.sum()),
+        buckets={str(b): _count(duration, found.bucket == code) for code, b in enumerate(Bucket)},
+        ranges=len(trace.nvtx),
+        cost_sources={str(source): int((costs.source == code).sum()) for code, source in enumerate(CostSource)},
+        announcements=len(trace.announcements),
+        covered=_share(duration, in_range, inside),
+        covered_by_leaves=_share(duration, in_leaf, inside),
+        classes=_classes(kernels),
+        devices=tuple(measured.devices),
+    )
+
+
+def _leaves(costs: RangeCosts) -> npt.NDArray[np.bool_]:
+    leaves = [code for code, kind in enumerate(LayerKind) if kind is not LayerKind.REST]
+    return np.isin(costs.field("kind"), leaves)
+
+
+def _count(duration: Ints, which: npt.NDArray[np.bool_]) -> Count:
+    return Count(int(which.sum()), int(duration[which].sum()))
+
+
+def _share(duration: Ints, part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> float:
+    total = int(duration[whole].sum())
+    return int(duration[part].sum()) / total if total else 0.0
+
+
+def _classes(kernels: pa.Table) -> dict[str, int]:
+    codes, words = coded(kernels, "class")
+    owned = numbers(kernels, "busy_owned_ns")
+    return {word: int(owned[codes == code].sum()) for code, word in enumerate(words)}

@@ -1,0 +1,148 @@
+"""Device time per hooked call: sums, unions, and the owned busy and idle time that adds up to the wall."""
+
+import numpy as np
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx.join.attribution import Attribution
+from dsocr_nvtx.join.columns import Ints, coded, groups, numbers
+from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.ownership import (
+    Cause,
+    busy_owned,
+    cause_of,
+    gaps,
+    idle_pieces,
+    union_by_group,
+)
+
+IDLE_CAUSES = (Cause.LAUNCH, Cause.SYNC, Cause.MEMORY, Cause.HOST)
+
+
+@frozen(kw_only=True, eq=False)
+class DeviceTime:
+    """One device's wall time and who owns it. ``idle_ns`` is by cause; cause ``none`` has no range to own it."""
+
+    device: int
+    window: tuple[int, int]
+    operations: int
+    busy_ns: int
+    idle_ns: dict[str, int]
+    unknown_thread_ns: int
+
+    @property
+    def wall_ns(self) -> int:
+        """Length of the window: from the first operation or hooked call to the last."""
+        return self.window[1] - self.window[0]
+
+
+@frozen(eq=False)
+class Measured:
+    """Times per operation (``op_busy_ns``), per range of the forest (the rest), and per device."""
+
+    op_busy_ns: Ints
+    launches: Ints
+    kernel_ns: Ints
+    busy_ns: Ints
+    busy_owned_ns: Ints
+    idle_ns: dict[Cause, Ints]
+    devices: list[DeviceTime]
+
+
+def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest) -> Measured:
+    """Return all device times. Every operation and every idle nanosecond of a device's window is counted once."""
+    start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
+    device = numbers(operations, "device")
+    count = len(ranges.order)
+    op_busy = np.zeros(len(start), np.int64)
+    idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
+    calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
+    call_cause = _causes(launches)[calls.order] if len(launches) else np.zeros(0, np.int64)
+    devices = []
+    for ordinal in np.unique(device):
+        mine = np.flatnonzero(device == ordinal)
+        op_busy[mine] = busy_owned(start[mine], end[mine], _tie(operations, mine))
+        window = _window(operations, mine, ranges)
+        devices.append(
+            _idle(ordinal, mine, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy)
+        )
+    owned = np.flatnonzero(found.owner >= 0)
+    owner = found.owner[owned]
+    duration = end - start
+    return Measured(
+        op_busy,
+        np.bincount(owner, minlength=count),
+        _total(owner, duration[owned], count),
+        union_by_group(owner, start[owned], end[owned], count),
+        _total(owner, op_busy[owned], count),
+        idle,
+        devices,
+    )
+
+
+def _total(group: Ints, values: Ints, count: int) -> Ints:
+    total = np.zeros(count, np.int64)
+    np.add.at(total, group, values)
+    return total
+
+
+def _causes(launches: pa.Table) -> Ints:
+    codes, names = coded(launches, "name")
+    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int64)[codes]
+
+
+def _tie(operations: pa.Table, mine: Ints) -> Ints:
+    """Return a rank by what an operation is, so that equal times are ordered the same in any row order."""
+    keys = [numbers(operations, name)[mine] for name in ("bytes", "blocks", "correlation_id", "stream", "pid")]
+    rank = np.empty(len(mine), np.int64)
+    rank[np.lexsort(keys)] = np.arange(len(mine))
+    return rank
+
+
+def _window(operations: pa.Table, mine: Ints, ranges: Forest) -> tuple[int, int]:
+    """Return the device's wall window: its operations and the hooked calls of the processes that use it."""
+    pids = set(np.unique(numbers(operations, "pid")[mine]).tolist())
+    spans = [span for (pid, _), span in ranges.spans.items() if pid in pids]
+    starts = [numbers(operations, "start_ns")[mine], *(ranges.start[span] for span in spans)]
+    ends = [numbers(operations, "end_ns")[mine], *(ranges.end[span] for span in spans)]
+    return int(np.concatenate(starts).min()), int(np.concatenate(ends).max())
+
+
+def _idle(
+    ordinal: int,
+    mine: Ints,
+    window: tuple[int, int],
+    operations: pa.Table,
+    launches: pa.Table,
+    found: Attribution,
+    ranges: Forest,
+    calls: Forest,
+    call_cause: Ints,
+    idle: dict[Cause, Ints],
+    op_busy: Ints,
+) -> DeviceTime:
+    empty = gaps(numbers(operations, "start_ns")[mine], numbers(operations, "end_ns")[mine], window)
+    # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
+    last = mine[np.argmax(numbers(operations, "start_ns")[mine])]
+    next_op = np.where(empty.next_op >= 0, mine[empty.next_op], last)
+    call = found.call[next_op]
+    pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
+    have = np.flatnonzero(call >= 0)
+    number, first = groups(pid[call[have]], tid[call[have]])
+    threads = [(int(pid[call[have[i]]]), int(tid[call[have[i]]])) for i in first]
+    thread = np.full(len(call), -1)
+    thread[have] = number
+    pieces = idle_pieces(empty, threads, thread, ranges, calls, call_cause)
+    length = pieces.end - pieces.start
+    for cause in IDLE_CAUSES:
+        at = np.flatnonzero((pieces.cause == list(Cause).index(cause)) & (pieces.owner >= 0))
+        np.add.at(idle[cause], pieces.owner[at], length[at])
+    by_cause = {str(c): int(length[pieces.cause == code].sum()) for code, c in enumerate(Cause)}
+    return DeviceTime(
+        device=int(ordinal),
+        window=window,
+        operations=len(mine),
+        busy_ns=int(op_busy[mine].sum()),
+        idle_ns=by_cause,
+        unknown_thread_ns=int((empty.end - empty.start)[thread < 0].sum()),
+    )

@@ -1,0 +1,84 @@
+"""Ranges that nest on one thread: who contains whom, and which is innermost at an instant.
+
+Contract: a `Forest` holds intervals of any number of threads; within a thread they nest or are disjoint, as pushes and
+pops make them. All searches are vectorised and take O(log n) rounds.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from attrs import frozen
+
+from dsocr_nvtx.join.columns import Ints, groups
+
+
+@frozen(eq=False)
+class Forest:
+    """Intervals sorted by (thread, start, longest first), each with its parent's position, or -1.
+
+    ``order`` maps a position here to the row that the interval came from. ``spans`` maps a thread to its slice.
+    """
+
+    order: Ints
+    start: Ints
+    end: Ints
+    parent: Ints
+    depth: Ints
+    spans: dict[tuple[int, int], slice]
+
+    @classmethod
+    def build(cls, pid: Ints, tid: Ints, start: Ints, end: Ints) -> "Forest":
+        """Sort intervals into threads and find each one's parent."""
+        order = np.lexsort((-end, start, tid, pid))
+        start, end = start[order], end[order]
+        thread, _ = groups(pid[order], tid[order])
+        edges = np.append(np.flatnonzero(np.diff(thread, prepend=-1)), len(order))
+        spans = {(int(pid[order[lo]]), int(tid[order[lo]])): slice(int(lo), int(hi)) for lo, hi in pairwise(edges)}
+        parent = _parents(end, thread)
+        return cls(order, start, end, parent, _depths(parent), spans)
+
+    def innermost(self, thread: tuple[int, int], times: Ints, *, closed: bool) -> Ints:
+        """Return the position of the innermost interval open at each instant on a thread, or -1.
+
+        ``closed``: an interval still counts as open at its end (how an API call at that instant is judged), else the
+        instant belongs to what follows (how time is divided).
+        """
+        span = self.spans.get(thread)
+        if span is None:
+            return np.full(len(times), -1)
+        found = np.searchsorted(self.start[span], times, side="right") - 1
+        found = np.where(found < 0, -1, found + span.start)
+        while True:
+            over = self.end[found] < times if closed else self.end[found] <= times
+            over &= found >= 0
+            if not over.any():
+                return found
+            found[over] = self.parent[found[over]]
+
+    def upward(self, values: Ints) -> Ints:
+        """Return each interval's value plus those of all intervals inside it."""
+        total = values.copy()
+        for level in range(int(self.depth.max(initial=0)), 0, -1):
+            at = np.flatnonzero(self.depth == level)
+            np.add.at(total, self.parent[at], total[at])
+        return total
+
+
+def _parents(end: Ints, thread: Ints) -> Ints:
+    # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
+    # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
+    candidate = np.arange(-1, len(end) - 1)
+    while True:
+        wrong = (candidate >= 0) & ((end[candidate] < end) | (thread[candidate] != thread))
+        if not wrong.any():
+            return candidate
+        candidate[wrong] = candidate[candidate[wrong]]
+
+
+def _depths(parent: Ints) -> Ints:
+    depth = np.zeros(len(parent), np.int64)
+    above = parent.copy()
+    while (up := above >= 0).any():
+        depth[up] += 1
+        above[up] = parent[above[up]]
+    return depth

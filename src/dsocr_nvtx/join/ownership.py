@@ -1,0 +1,137 @@
+"""Who owns each nanosecond of a device: busy time by operation, idle time by the range open on the launching thread.
+
+Busy: an instant in which operations run belongs to the one that started first. Idle: an instant without work belongs to
+the innermost range open at that instant on the thread that makes the device's next launch, and has a cause: what that
+thread was doing. Both divide the device's wall time without remainder.
+"""
+
+from enum import StrEnum
+
+import numpy as np
+from attrs import frozen
+
+from dsocr_nvtx.join.columns import Ints
+from dsocr_nvtx.join.nesting import Forest
+
+
+class Cause(StrEnum):
+    """What the launching thread did while the device was idle; the position is the code."""
+
+    LAUNCH = "launch"
+    SYNC = "sync"
+    MEMORY = "memory"
+    HOST = "host"
+    NONE = "none"
+
+
+_SYNC_WORDS = ("Synchronize", "EventQuery", "StreamQuery")
+_LAUNCH_WORDS = ("Launch",)
+_MEMORY_WORDS = ("Malloc", "Free", "Memcpy", "Memset", "MemAlloc", "MemPrefetch", "cuMem", "HostRegister", "HostAlloc")
+
+
+def cause_of(call: str) -> Cause:
+    """Return what kind of wait an API call is, by its name."""
+    for cause, parts in ((Cause.LAUNCH, _LAUNCH_WORDS), (Cause.SYNC, _SYNC_WORDS), (Cause.MEMORY, _MEMORY_WORDS)):
+        if any(part in call for part in parts):
+            return cause
+    return Cause.HOST
+
+
+def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
+    """Return the busy time each operation of one device owns; their sum is the union of all of them.
+
+    ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
+    """
+    order = np.lexsort((tie, -end, start))
+    finished = np.maximum.accumulate(end[order])
+    before = np.concatenate([start[order[:1]], finished[:-1]])
+    owned = np.empty(len(start), np.int64)
+    owned[order] = np.maximum(0, end[order] - np.maximum(start[order], before))
+    return owned
+
+
+def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
+    """Return, per group, the length of the union of its intervals."""
+    order = np.lexsort((start, group))
+    group, start, end = group[order], start[order], end[order]
+    # Ends as ranks, each group lifted above the last: one running maximum serves all groups and cannot overflow.
+    by_end = np.argsort(end, kind="stable")
+    rank = np.empty(len(end), np.int64)
+    rank[by_end] = np.arange(len(end))
+    lift = group * len(end)
+    running = np.maximum.accumulate(rank + lift)
+    first = np.diff(group, prepend=-1) != 0
+    before = np.where(first, start, end[by_end[np.maximum(np.roll(running, 1) - lift, 0)]])
+    total = np.zeros(count, np.int64)
+    np.add.at(total, group, np.maximum(0, end - np.maximum(start, before)))
+    return total
+
+
+@frozen(eq=False)
+class Gaps:
+    """Idle intervals of one device, in time order; ``next_op`` is the operation that ends each, -1 after the last."""
+
+    start: Ints
+    end: Ints
+    next_op: Ints
+
+
+def gaps(start: Ints, end: Ints, window: tuple[int, int]) -> Gaps:
+    """Return the intervals of ``window`` in which none of a device's operations runs; the window covers them all."""
+    order = np.argsort(start, kind="stable")
+    finished = np.maximum.accumulate(np.concatenate([[window[0]], end[order]]))
+    begins = np.concatenate([start[order], [window[1]]])
+    idle = np.flatnonzero(begins > finished)
+    next_op = np.concatenate([order, [-1]])
+    return Gaps(finished[idle], begins[idle], next_op[idle])
+
+
+@frozen(eq=False)
+class IdlePieces:
+    """Idle time cut where owner or cause changes: position in the range forest (-1: no range open), cause code."""
+
+    start: Ints
+    end: Ints
+    owner: Ints
+    cause: Ints
+    gap: Ints
+
+
+def idle_pieces(
+    found: Gaps, thread: list[tuple[int, int]], launch_thread: Ints, ranges: Forest, calls: Forest, call_cause: Ints
+) -> IdlePieces:
+    """Cut gaps at every range and call boundary of the thread that makes the next launch.
+
+    ``launch_thread`` is an index into ``thread`` per gap, -1 where the launching thread is not known; ``call_cause`` a
+    cause code per position of ``calls``. The pieces of a gap cover it exactly.
+    """
+    parts = [
+        _cut(found, np.flatnonzero(launch_thread == index), key, ranges, calls, call_cause)
+        for index, key in enumerate(thread)
+    ]
+    lost = np.flatnonzero(launch_thread < 0)
+    unknown = np.full(len(lost), -1)
+    none = np.full(len(lost), list(Cause).index(Cause.NONE))
+    parts.append((found.start[lost], found.end[lost], unknown, none, lost))
+    return IdlePieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _cut(
+    found: Gaps, which: Ints, key: tuple[int, int], ranges: Forest, calls: Forest, call_cause: Ints
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    start, end = found.start[which], found.end[which]
+    edges = np.unique(np.concatenate([start, end, *_edges(ranges, key), *_edges(calls, key)]))
+    # Gaps are disjoint and ordered, so the gap that a piece lies in is found by its start alone.
+    gap = np.searchsorted(start, edges[:-1], side="right") - 1
+    inside = (gap >= 0) & (edges[:-1] < end[gap]) if len(start) else np.zeros(len(edges) - 1, bool)
+    begin, finish, gap = edges[:-1][inside], edges[1:][inside], gap[inside]
+    owner = ranges.innermost(key, begin, closed=False)
+    call = calls.innermost(key, begin, closed=False)
+    host, none = list(Cause).index(Cause.HOST), list(Cause).index(Cause.NONE)
+    cause = np.where(call >= 0, call_cause[call] if len(call_cause) else host, host)
+    return begin, finish, owner, np.where(owner >= 0, cause, none), which[gap]
+
+
+def _edges(forest: Forest, key: tuple[int, int]) -> tuple[Ints, Ints]:
+    span = forest.spans.get(key, slice(0, 0))
+    return forest.start[span], forest.end[span]

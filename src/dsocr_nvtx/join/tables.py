@@ -1,0 +1,135 @@
+"""The joined tables: one row per GPU operation, and one row per hooked call with its costs and times."""
+
+import numpy as np
+import pyarrow as pa
+
+from dsocr_nvtx.join.attribution import Attribution, Bucket
+from dsocr_nvtx.join.classes import classify
+from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, recoded
+from dsocr_nvtx.join.costs import CostSource, RangeCosts
+from dsocr_nvtx.join.measure import Measured
+from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage
+from dsocr_nvtx.schema.tables import KERNELS, MEASURED, OPERATIONS, conform
+
+_PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
+_MODULES = ("sam", "clip", "projector", "embed", "decoder", "lm_head")
+
+
+def module_of(path: str) -> str:
+    """Return the module column for a path: its first part, or ``model`` for what spans modules."""
+    head = path.split(".", 1)[0]
+    return head if head in _MODULES else "model"
+
+
+def kernel_table(
+    operations: pa.Table, launches: pa.Table, nvtx: pa.Table, found: Attribution, costs: RangeCosts,
+    measured: Measured, ranges: Forest,
+) -> pa.Table:  # fmt: skip
+    """Return KERNELS, in time order."""
+    owner = np.where(found.owner >= 0, ranges.order[found.owner] if len(ranges.order) else -1, -1)
+    call = found.call
+    codes, names = coded(operations, "name")
+    kinds, rules = zip(*(classify(name) for name in names), strict=True) if names else ((), ())
+    columns: dict[str, object] = {field.name: operations[field.name] for field in OPERATIONS}
+    columns |= {
+        "event_id": _taken(costs.field("event_id"), owner),
+        "stage": _taken_words(nvtx, "stage", owner),
+        "step": _taken(costs.field("step"), owner),
+        "path": _taken_words(nvtx, "path", owner),
+        "launch_tid": _taken(numbers(launches, "tid"), call),
+        "launch_ns": _taken(numbers(launches, "start_ns"), call),
+        "bucket": recoded(found.bucket, list(Bucket)),
+        "class": recoded(codes, [str(kind) for kind in kinds]),
+        "rule": recoded(codes, list(rules)),
+        "busy_owned_ns": measured.op_busy_ns,
+    }
+    order = np.lexsort([numbers(operations, n) for n in ("correlation_id", "stream", "end_ns", "start_ns", "device")])
+    return conform(columns, KERNELS).take(order)
+
+
+def _taken(values: Ints, rows: Ints) -> pa.Array:
+    return pa.array(values[rows] if len(values) else np.zeros(len(rows), np.int64), mask=rows < 0)
+
+
+def _taken_words(table: pa.Table, name: str, rows: Ints) -> pa.DictionaryArray:
+    codes, words = coded(table, name)
+    return recoded(np.where(rows >= 0, codes[rows] if len(codes) else -1, -1), words)
+
+
+def measured_table(
+    nvtx: pa.Table, operations: pa.Table, found: Attribution, costs: RangeCosts, measured: Measured, ranges: Forest
+) -> pa.Table:
+    """Return MEASURED, in order of (process, thread, start)."""
+    order = ranges.order
+    parent = np.where(ranges.parent >= 0, costs.field("event_id")[order][ranges.parent], -1)
+    start, end = numbers(nvtx, "start_ns")[order], numbers(nvtx, "end_ns")[order]
+    inside = np.zeros(len(order), np.int64)
+    have = np.flatnonzero(ranges.parent >= 0)
+    np.add.at(inside, ranges.parent[have], (end - start)[have])
+    idle = {f"idle_{cause}_ns": values for cause, values in measured.idle_ns.items()}
+    idle_owned = sum(idle.values(), np.zeros(len(order), np.int64))
+    device = _devices(nvtx, operations, found, measured, ranges)
+    columns: dict[str, object] = {
+        **{name: costs.field(name)[order] for name in (*_PLAIN, *COST_FIELDS, "own_activation_bytes")},
+        **_labels(nvtx, costs, order),
+        "pid": numbers(nvtx, "pid")[order],
+        "tid": numbers(nvtx, "tid")[order],
+        "parent_id": pa.array(parent, mask=ranges.parent < 0),
+        "cost_source": recoded(costs.source[order], list(CostSource)),
+        "start_ns": start,
+        "end_ns": end,
+        "device": pa.array(device.astype(np.int32), mask=device < 0),
+        "host_ns": (end - start) - inside,
+        "launches": measured.launches,
+        "kernel_ns": measured.kernel_ns,
+        "busy_ns": measured.busy_ns,
+        "busy_owned_ns": measured.busy_owned_ns,
+        "idle_owned_ns": idle_owned,
+        **idle,
+        "wall_ns": measured.busy_owned_ns + idle_owned,
+        "inclusive_launches": ranges.upward(measured.launches),
+        "inclusive_kernel_ns": ranges.upward(measured.kernel_ns),
+    }  # fmt: skip
+    return conform(columns, MEASURED)
+
+
+def _labels(nvtx: pa.Table, costs: RangeCosts, order: Ints) -> dict[str, object]:
+    path, paths = coded(nvtx, "path")
+    stage, stages = coded(nvtx, "stage")
+    layer = costs.field("layer")[order]
+    kind = _code(costs.field("kind"), LayerKind)[order]
+    return {
+        "path": recoded(path[order], paths),
+        "module": recoded(path[order], [module_of(p) for p in paths]),
+        "stage": recoded(stage[order], stages),
+        "kind": recoded(np.where(kind < 0, list(LayerKind).index(LayerKind.REST), kind), list(LayerKind)),
+        "level": recoded(np.maximum(_code(costs.field("level"), Level), 0)[order], list(Level)),
+        "layer": pa.array(layer.astype(np.int32), mask=layer < 0),
+        "dtype": recoded(np.maximum(_code(costs.field("dtype"), DTYPE_BYTES), 0)[order], list(DTYPE_BYTES)),
+    }
+
+
+def _code(values: Ints, members: type[LayerKind] | type[Level] | type[Stage] | dict[str, int]) -> Ints:
+    """Return codes as they are where they name a member, else -1: a stranger's payload may hold any number."""
+    return np.where((values >= 0) & (values < len(members)), values, -1)
+
+
+def _devices(nvtx: pa.Table, operations: pa.Table, found: Attribution, measured: Measured, ranges: Forest) -> Ints:
+    """Return the device of each range: that of most of its operations, else that of its process's most."""
+    device = numbers(operations, "device")
+    answer = np.full(len(ranges.order), -1)
+    by_process = _most_used(numbers(operations, "pid"), device)
+    for pid, ordinal in by_process.items():
+        answer[numbers(nvtx, "pid")[ranges.order] == pid] = ordinal
+    owned = np.flatnonzero(found.owner >= 0)
+    if len(measured.devices) > 1:
+        for owner, ordinal in _most_used(found.owner[owned], device[owned]).items():
+            answer[owner] = ordinal
+    return answer
+
+
+def _most_used(key: Ints, device: Ints) -> dict[int, int]:
+    number, first = groups(key, device)
+    count = np.bincount(number, minlength=len(first))
+    return {int(key[first[i]]): int(device[first[i]]) for i in np.argsort(count, kind="stable")}

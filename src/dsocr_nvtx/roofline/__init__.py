@@ -1,0 +1,1 @@
+"""Joined tables against a device's roofs: least times, efficiencies, bounds. Formats and draws nothing."""

@@ -1,0 +1,60 @@
+"""What each range does itself, once the ranges inside it are reported on their own, so that rows are disjoint.
+
+Every cost but activations is additive: a container's own share is its cost less that of the ranges inside it, of the
+same stage. Lower bounds of activations do not subtract (a fused layer reads less than its parts), so the payload
+carries a container's own. A range with nothing inside keeps its whole cost, at whatever level it is.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.columns import Ints, coded, groups, numbers
+from dsocr_nvtx.schema.records import COST_FIELDS
+
+
+def own_costs(ranges: pa.Table) -> dict[str, Ints]:
+    """Return, per row of a MEASURED table, its own share of every `Cost` field.
+
+    A container without a cost of its own (a step that was opened by hand) owns nothing, and its parts count for the
+    range around it. Refused: a container whose parts cost more than it does.
+    """
+    costs = {name: numbers(ranges, name) for name in COST_FIELDS}
+    modelled = np.logical_or.reduce([values > 0 for values in costs.values()])
+    parent = _parents(ranges)
+    while (skip := (parent >= 0) & ~modelled[parent]).any():
+        parent[skip] = parent[parent[skip]]
+    stage, _ = coded(ranges, "stage")
+    part = np.flatnonzero(modelled & (parent >= 0) & (stage == stage[parent]))
+    container = np.zeros(len(ranges), bool)
+    container[parent[part]] = True
+    own = {name: values - _inside(values, parent, part) for name, values in costs.items()}
+    own["activation_bytes"] = np.where(container, numbers(ranges, "own_activation_bytes"), costs["activation_bytes"])
+    _check(ranges, own)
+    return own
+
+
+def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
+    total = np.zeros(len(values), np.int64)
+    np.add.at(total, parent[part], values[part])
+    return total
+
+
+def _parents(ranges: pa.Table) -> Ints:
+    """Return each row's parent row, or -1. Event ids are unique within a process."""
+    pid, event, parent = (numbers(ranges, n) for n in ("pid", "event_id", "parent_id"))
+    missing = ranges["parent_id"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    count = len(ranges)
+    key, _ = groups(np.concatenate([pid, pid]), np.concatenate([event, parent]))
+    row = np.full(int(key.max(initial=-1)) + 1, -1)
+    row[key[:count]] = np.arange(count)
+    return np.where(missing, -1, row[key[count:]])
+
+
+def _check(ranges: pa.Table, own: dict[str, Ints]) -> None:
+    for name, values in own.items():
+        short = np.flatnonzero(values < 0)
+        if len(short):
+            path = ranges["path"][int(short[0])].as_py()
+            found = f"the ranges inside {path} cost more than {path} itself ({name} by {-int(values[short[0]])})"
+            raise Refused("report", found, "the report mixes runs or was altered; record it again")

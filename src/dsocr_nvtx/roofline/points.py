@@ -1,0 +1,184 @@
+"""Roofline rows: disjoint, one per (process, device, stage, module, kind, layer), and their sums per stage.
+
+A row's least time is the sum over its calls of the call's own (`dsocr_nvtx.roofline.least`).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
+from dsocr_nvtx.join.ownership import union_by_group
+from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
+from dsocr_nvtx.roofline.own import own_costs
+from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
+from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
+from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
+
+_TIMES = (
+    "launches", "kernel_ns", "busy_owned_ns", "idle_owned_ns", "idle_launch_ns", "idle_sync_ns",
+    "idle_memory_ns", "idle_host_ns", "wall_ns", "host_ns",
+)  # fmt: skip
+
+
+@frozen(eq=False)
+class Roofline:
+    """The two tables that people look at, and the roofs behind them."""
+
+    rows: pa.Table
+    stages: pa.Table
+    roofs: Ceilings
+    level: str
+
+
+def roofline(
+    kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None, rank: int = 0
+) -> Roofline:
+    """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata."""
+    own = own_costs(ranges)
+    calls = _Calls(ranges, own, least_times(own, coded(ranges, "dtype"), roofs), *_operations(kernels, ranges), rank)
+    level = _finest(ranges)
+    about = {
+        **(provenance or {}),
+        "level": level,
+        "roofs": f"{roofs.device}: {roofs.source}",
+        "bound_threshold": str(THRESHOLD),
+    }
+    keys = ["pid", "device", "stage", "module", "kind", "layer"]
+    rows = conform(_sums(calls, keys), ROOFLINE, about)
+    staged = _sums(calls, keys[:3]) | _stage_columns(ranges, own, keys[:3], roofs)
+    stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
+    return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
+
+
+def _finest(ranges: pa.Table) -> str:
+    present = set(ranges["level"].unique().to_pylist())
+    return max(present, key=list(Level).index) if present else str(Level.STAGE)
+
+
+def _in_order(stages: pa.Table) -> pa.Table:
+    order = [list(Stage).index(Stage(stage)) for stage in stages["stage"].to_pylist()]
+    return stages.take(np.argsort(np.array(order, np.int64), kind="stable"))
+
+
+def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
+    if pa.types.is_dictionary(ranges.schema.field(name).type):
+        return coded(ranges, name)
+    return np.where(known(ranges, name), numbers(ranges, name), -1), None
+
+
+@frozen(eq=False)
+class _Calls:
+    """Every hooked call's own costs and least times, and the operations of each as (row, start, end)."""
+
+    ranges: pa.Table
+    own: Mapping[str, Ints]
+    least: LeastTimes
+    op_row: Ints
+    op_start: Ints
+    op_end: Ints
+    rank: int
+
+
+def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints]:
+    mine = np.flatnonzero(known(kernels, "event_id"))
+    pid, event, start, end = (numbers(kernels, n)[mine] for n in ("pid", "event_id", "start_ns", "end_ns"))
+    rows = len(ranges)
+    pids, events = np.concatenate([numbers(ranges, "pid"), pid]), np.concatenate([numbers(ranges, "event_id"), event])
+    key, _ = groups(pids, events)
+    row = np.zeros(int(key.max(initial=-1)) + 1, np.int64)
+    row[key[:rows]] = np.arange(rows)
+    return row[key[rows:]], start, end
+
+
+def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
+    ranges = calls.ranges
+    columns = {name: _key(ranges, name) for name in keys}
+    group, first = groups(*(values for values, _ in columns.values()))
+    count = len(first)
+    labels: dict[str, object] = {
+        name: recoded(values[first], words) if words is not None else pa.array(values[first], mask=values[first] < 0)
+        for name, (values, words) in columns.items()
+    }
+    cost = {name: _total(group, calls.own[name], count) for name in COST_FIELDS}
+    time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
+    time["busy_ns"] = union_by_group(group[calls.op_row], calls.op_start, calls.op_end, count)
+    least = {n: _float_total(group, getattr(calls.least, n), count) for n in ("compute", "memory", "roofline")}
+    return {
+        "rank": np.full(count, calls.rank, np.int32),
+        **labels,
+        "calls": np.bincount(group, minlength=count),
+        **cost,
+        **time,
+        **_rates(cost, time, least),
+    }
+
+
+def _total(group: Ints, values: Ints, count: int) -> Ints:
+    total = np.zeros(count, np.int64)
+    np.add.at(total, group, values)
+    return total
+
+
+def _float_total(group: Ints, values: Floats, count: int) -> Floats:
+    return np.bincount(group, values, count).astype(np.float64)
+
+
+def _rates(cost: Mapping[str, Ints], time: Mapping[str, Ints], least: Mapping[str, Floats]) -> dict[str, object]:
+    busy, idle = time["busy_owned_ns"], time["idle_owned_ns"]
+    moved = np.sum([cost[name] for name in MOVED], axis=0)
+    floor = np.rint(least["roofline"]).astype(np.int64)
+    return {
+        "achieved_tflops": ratio(cost["tensor_flops"], busy * 1e3),
+        "achieved_gbps": ratio(moved, busy),
+        "intensity": ratio(cost["tensor_flops"] + cost["vector_flops"], moved),
+        "roofline_ns": floor,
+        "efficiency": ratio(least["roofline"], busy),
+        "bound": recoded(bound_of(busy, idle, least["compute"], least["memory"]), BOUNDS),
+        "lost_ns": time["wall_ns"] - floor,
+    }
+
+
+def ratio(part: Ints | Floats, whole: Ints | Floats) -> pa.Array:
+    """Return part / whole, null where the whole is zero."""
+    return pa.array(part / np.where(whole > 0, whole, 1), mask=np.asarray(whole <= 0))
+
+
+def _nominal(roofs: Ceilings) -> Ceilings:
+    """Return the datasheet entry that MFU and MBU are stated against; measured roofs only where there is none."""
+    return DATASHEET.get(roofs.device, roofs)
+
+
+def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], roofs: Ceilings) -> dict[str, object]:
+    group, first = groups(*(_key(ranges, name)[0] for name in keys))
+    count, nominal = len(first), _nominal(roofs)
+    codes, words = coded(ranges, "dtype")
+    peak = np.array([nominal.tensor_peak(word) or 0 for word in words], np.float64)[codes]
+    wall = _total(group, numbers(ranges, "wall_ns"), count) / 1e9
+    least_tensor = np.bincount(
+        group, np.divide(own["tensor_flops"], peak, where=peak > 0, out=np.zeros(len(peak))), count
+    )
+    traffic = own["weight_bytes"] + own["kv_read_bytes"] + own["kv_write_bytes"]
+    _, one = groups(group, numbers(ranges, "step"))
+    return {
+        "steps": np.bincount(group[one], minlength=count),
+        "tokens": _total(group, _tokens(ranges), count),
+        "mfu": ratio(_float_total(group, matrix_seconds, count), wall),
+        "mbu": ratio(_total(group, traffic, count) / nominal.bandwidth, wall),
+    }
+
+
+def _tokens(ranges: pa.Table) -> Ints:
+    """Return the tokens a range stands for in its stage's total: those of the model or vision call, once per step.
+
+    Where a stage has no such call (the vendor's vision runs inside prefill), the projector's rows are its tokens.
+    """
+    rows = numbers(ranges, "batch") * numbers(ranges, "tokens")
+    paths, words = coded(ranges, "path")
+    stage, _ = coded(ranges, "stage")
+    whole = np.isin(paths, [code for code, word in enumerate(words) if word in ("model", "vision")])
+    has_whole = np.isin(stage, stage[whole])
+    projector = np.isin(paths, [code for code, word in enumerate(words) if word == "projector"])
+    return np.where(whole | (projector & ~has_whole), rows, 0)
