@@ -5,6 +5,8 @@ every layer stays random, with a warning only. So the configuration is built her
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
+from transformers.utils import logging
 
 from dsocr_nvtx.errors import Refused
 
@@ -50,14 +53,31 @@ def load_checkpoint(
         "local_files_only": True,
         "trust_remote_code": False,
         "output_loading_info": True,
+        # Reported like the other faults, with the names, and then refused; the library's own error names none.
+        "ignore_mismatched_sizes": True,
     }
     try:
-        loaded, report = UnlimitedOcrForConditionalGeneration.from_pretrained(str(folder), **options)
+        with _quiet_library():
+            loaded, report = UnlimitedOcrForConditionalGeneration.from_pretrained(str(folder), **options)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise Refused(folder, _first_line(error), "give a whole DeepSeek-OCR checkpoint") from error
     _check_report(folder, report)
     model: nn.Module = loaded
     return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Keep the library's own bar and report off the terminal: what it would warn of is checked and refused here."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def checkpoint_config(folder: Path) -> UnlimitedOcrConfig:
@@ -95,6 +115,7 @@ def _vendor_config(folder: Path, values: dict[str, Any]) -> UnlimitedOcrConfig:
             raise Refused(folder, f"language_config with {key}", "this network is not DeepSeek-OCR's")
     known = {key: text[key] for key in VENDOR_TEXT_KEYS if text.get(key) is not None}
     try:
+        known.setdefault("num_key_value_heads", known["num_attention_heads"])
         known["layer_types"] = ["full_attention"] * int(known["num_hidden_layers"])
         return UnlimitedOcrConfig(text_config=known, vision_config=_vendor_vision(values.get("vision_config", {})))
     except (KeyError, TypeError, ValueError) as error:
@@ -148,7 +169,7 @@ def _check_report(folder: Path, report: dict[str, Any]) -> None:
         f"{len(keys)} weights {what}, such as {min(map(str, keys))}" for what, keys in faults.items() if keys
     )
     if found:
-        raise Refused(folder, found, "give a whole DeepSeek-OCR checkpoint; weights left random would cost the same")
+        raise Refused(folder, found, "give a whole DeepSeek-OCR checkpoint")
 
 
 def _first_line(error: Exception) -> str:

@@ -123,7 +123,7 @@ def _fill_buffers(model: nn.Module) -> None:
         buffers = dict(module.named_buffers(recurse=False))
         if not buffers:
             continue
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             fresh = dict(_rebuilt(module).named_buffers(recurse=False))
         for name, buffer in buffers.items():
             buffer.copy_(fresh[name])
