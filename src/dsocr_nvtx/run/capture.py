@@ -2,27 +2,46 @@
 
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from attrs import evolve, frozen
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.errors import Unavailable
-from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.directory import check_target, default_directory, replacing_directory, write_manifest, write_output
-from dsocr_nvtx.run.loop import Unobserved, run_pages
+from dsocr_nvtx.run.loop import StepSession, Unobserved, run_pages
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.workload import RunOptions, Workload, prepare, warm_up_decoding
-from dsocr_nvtx.schema.records import RunManifest
+from dsocr_nvtx.schema.records import RangeRecord, RunManifest
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
 __all__ = ["RunOptions", "capture"]
+
+
+class _Stats(Protocol):
+    @property
+    def records(self) -> Sequence[RangeRecord]: ...
+
+
+class _HookSession(StepSession, Protocol):
+    """What a run needs of the hooks."""
+
+    @property
+    def stats(self) -> _Stats: ...
+
+    @property
+    def errors(self) -> Sequence[str]: ...
+
+    def announce_all(self) -> None: ...
+
+    def write(self, directory: Path) -> None: ...
 
 
 @frozen(kw_only=True)
@@ -31,7 +50,7 @@ class _Recorded:
 
     tokens: list[list[int]]
     seconds: float
-    session: HookSession | None
+    session: _HookSession | None
 
 
 def capture(options: RunOptions) -> Path:
@@ -67,11 +86,9 @@ def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
 
 def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Recorded:
     images = work.views.model_inputs()
-    progress.stage("vision", 1 + work.decoding.max_new_tokens)
+    progress.stage("recording", 1 + work.decoding.max_new_tokens)
     with ExitStack() as stack:
-        session = None
-        if options.hooks:
-            session = stack.enter_context(hook(work.model, level=options.level, events=options.events, record=True))
+        session = stack.enter_context(_hooked(work, options)) if options.hooks else None
         stack.enter_context(_profiler_window(enabled=options.capture_range))
         if session is not None:
             session.announce_all()
@@ -81,6 +98,13 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
         _wait(work.device)
         seconds = time.perf_counter() - started
     return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session)
+
+
+def _hooked(work: Workload, options: RunOptions) -> AbstractContextManager[_HookSession]:
+    # Imported here so that --no-hooks runs where nvtx is not installed.
+    from dsocr_nvtx.hooks import hook
+
+    return hook(work.model, level=options.level, events=options.events, record=True)
 
 
 @contextmanager
@@ -158,7 +182,7 @@ def _versions() -> dict[str, str]:
 def _report(target: Path, options: RunOptions, work: Workload, recorded: _Recorded, progress: RunProgress) -> None:
     steps = len(recorded.tokens[0]) - 1
     progress.say(f"{work.prompt.shape[1]} prompt tokens, {steps} decode steps, {recorded.seconds:.2f} s of wall time")
-    errors = recorded.session.errors if recorded.session is not None else []
+    errors = recorded.session.errors if recorded.session is not None else ()
     if errors:
         progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
     progress.say(f"run directory: {target}")

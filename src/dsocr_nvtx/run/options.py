@@ -2,13 +2,15 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.errors import Unavailable, UsageError
 from dsocr_nvtx.schema.records import Level
 
 
@@ -125,7 +127,8 @@ def run_command(
     grid = parse_tiles(tiles)
     if device != "cpu":
         _limit_threads()
-    from dsocr_nvtx.run.capture import RunOptions, capture
+    with _missing_packages_are_named():
+        from dsocr_nvtx.run.capture import RunOptions, capture
 
     capture(
         RunOptions(
@@ -153,6 +156,17 @@ def run_command(
             command=tuple(sys.argv),
         )
     )
+
+
+@contextmanager
+def _missing_packages_are_named() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        # Also an older transformers, which lacks the class.
+        raise Unavailable(
+            f"a run needs torch and transformers >= 5.20 ({error}); pip install dsocr-nvtx[run]"
+        ) from error
 
 
 def _limit_threads() -> None:

@@ -27,14 +27,16 @@ class RunProgress:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, name: str, total: int) -> None:
-        """Start a stage of ``total`` steps."""
+        """Start something of ``total`` steps."""
+        if not self.console.is_terminal:
+            self.say(name)
         self.bar.reset(self.task, description=name, total=total)
         self._draw(at_once=True)
 
     def step(self, stage: str, step: int) -> None:
         """Note that a stage has made step number ``step``; draws only if the last drawing is old enough."""
-        self.bar.update(self.task, description=stage, advance=1)
-        self._draw(at_once=step < 0)
+        self.bar.update(self.task, description=f"{stage} {step}", advance=1)
+        self._draw(at_once=False)
 
     def _draw(self, *, at_once: bool) -> None:
         now = time.monotonic()
