@@ -1,0 +1,151 @@
+"""The decoder's attention with its KV cache, and the rotary embedding it takes.
+
+Shapes: ``batch`` sequences of ``tokens`` new tokens; ``kv_len`` keys once they are appended, 0 without a cache;
+``kv_slots`` is the length of a static cache, told from a dynamic one by being longer than ``kv_len``.
+"""
+
+from attrs import frozen
+
+from dsocr_nvtx.analytic import ops
+from dsocr_nvtx.analytic.layer import Layer
+from dsocr_nvtx.analytic.ops import FLOAT_BYTES, INDEX_BYTES, VECTOR_FLOPS
+from dsocr_nvtx.schema.records import CallShape, Cost, LayerKind
+
+
+@frozen(kw_only=True)
+class LlamaRotaryEmbedding(Layer):
+    """Cosine and sine of every position, computed in float32 once per forward and shared by the layers."""
+
+    head_dim: int
+
+    def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
+        """Return the cost of one table of positions, which all sequences share."""
+        angles, size = shape.tokens * self.head_dim, shape.itemsize
+        outer = (INDEX_BYTES + 2 * FLOAT_BYTES) * shape.tokens + FLOAT_BYTES * angles // 2
+        moved = 5 * 2 * FLOAT_BYTES * angles + 2 * ops.cast_bytes(angles, size)
+        return Cost(
+            vector_flops=VECTOR_FLOPS["trigonometry"] * angles,
+            activation_bytes=INDEX_BYTES * shape.tokens + 2 * angles * size,
+            op_bytes=outer + moved,
+        )
+
+
+@frozen(kw_only=True)
+class LlamaFlashAttention2(Layer):
+    """Multi-head attention, grouped if there are fewer key heads; whichever backend ``shape.attention`` names.
+
+    ``bias`` and ``out_bias`` say which projections have one. ``queries`` belongs to deepseek_ocr2's vision encoder:
+    the numbers of learned queries it can append to the image's tokens, which see each other without a mask.
+    """
+
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    bias: bool = False
+    out_bias: bool = False
+    queries: tuple[int, ...] = ()
+    kind = LayerKind.ATTENTION
+
+    def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
+        """Return the cost of projections, rotation, cache, scores, softmax and weighted sum."""
+        rows, size = shape.rows, shape.itemsize
+        projections = 2 * ops.matmul_flops(rows, self.width, self._out + self._kv)
+        pairs, rectangle = shape.batch * self.pairs(shape), rows * self._kernel_keys(shape)
+        per_pair = VECTOR_FLOPS["scale"] + VECTOR_FLOPS["softmax"]
+        vector = VECTOR_FLOPS["rotary"] * rows * (self._out + self._kv) + per_pair * self.heads * pairs
+        cached = 2 * shape.batch * self._kv * size
+        return Cost(
+            tensor_flops=projections + ops.attention_flops(pairs, self._out),
+            tensor_flops_unmasked=projections + ops.attention_flops(rectangle, self._out),
+            vector_flops=vector + rows * self._biases,
+            weight_bytes=self.own_parameters() * size,
+            activation_bytes=2 * (rows * self.width + shape.tokens * self.head_dim) * size,
+            kv_read_bytes=cached * shape.kv_len,
+            kv_write_bytes=cached * shape.tokens if shape.kv_len else 0,
+            op_bytes=self._op_bytes(shape),
+        )
+
+    def own_parameters(self) -> int:
+        """Return the four projections."""
+        return 2 * self.width * (self._out + self._kv) + self._biases
+
+    def kv_cache_bytes(self, shape: CallShape) -> int:
+        """Return the bytes of the cache's keys and values after the call."""
+        held = max(shape.kv_slots, shape.kv_len)
+        return 2 * shape.batch * self._kv * held * shape.itemsize
+
+    def scratch_bytes(self, shape: CallShape) -> int:
+        """Return queries, keys and values, and for eager attention the scores in both precisions."""
+        pairs = 3 * self.heads * shape.rows * shape.slots if shape.attention == "eager" else 0
+        return (shape.rows * (self._out + 2 * self._kv) + pairs) * shape.itemsize
+
+    def pairs(self, shape: CallShape) -> int:
+        """Return the (query, key) pairs of one sequence that the mask leaves."""
+        if not self.queries:
+            return ops.causal_pairs(shape.tokens, shape.keys)
+        return ops.prefix_pairs(shape.tokens - self.appended(shape.tokens), shape.tokens)
+
+    def appended(self, tokens: int) -> int:
+        """Return how many of the tokens are learned queries: the first number that covers the image's tokens."""
+        return next((count for count in self.queries if tokens - count <= count), self.queries[-1])
+
+    @property
+    def _out(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def _kv(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def _biases(self) -> int:
+        return (self._out + 2 * self._kv if self.bias else 0) + (self.width if self.out_bias else 0)
+
+    def _kernel_keys(self, shape: CallShape) -> int:
+        """Return the keys per query in the kernel: all slots, but the prompt's own for the first call into them.
+
+        transformers cuts a fresh static cache to the prompt so that fused attention can use its causal flag; eager
+        attention, and a prompt of one token, take all slots under a mask.
+        """
+        fresh = 1 < shape.tokens == shape.keys
+        return shape.tokens if fresh and shape.attention != "eager" else shape.slots
+
+    def _mask_bytes(self, shape: CallShape) -> int:
+        """Return the bytes of the mask fused attention reads: none if "causal" or "everything" says the same."""
+        static = shape.kv_slots > shape.kv_len
+        chunk = 1 < shape.tokens < shape.keys
+        fresh = 1 < shape.tokens == shape.keys
+        needed = bool(self.queries) or chunk or (static and not fresh)
+        return shape.rows * self._kernel_keys(shape) if needed and shape.attention == "sdpa" else 0
+
+    def _op_bytes(self, shape: CallShape) -> int:
+        """Return the traffic of the dispatched operators."""
+        rows, size, angles = shape.rows, shape.itemsize, shape.tokens * self.head_dim
+        moved = ops.linear_elements(rows, self.width, self._out, self.bias)
+        moved += 2 * ops.linear_elements(rows, self.width, self._kv, self.bias)
+        moved += ops.linear_elements(rows, self._out, self.width, self.out_bias)
+        moved += ops.rotary_elements(rows * self._out, angles) + ops.rotary_elements(rows * self._kv, angles)
+        queries, keys = rows * self._out, shape.batch * self._kernel_keys(shape) * self._out
+        mask = self._mask_bytes(shape)
+        if self.heads != self.kv_heads and (shape.attention == "eager" or (mask and shape.tokens > 1)):
+            moved += 2 * (keys + keys * self.kv_heads // self.heads)  # every query head is given its own copy
+        elif self.heads != self.kv_heads:
+            keys = keys * self.kv_heads // self.heads
+        if shape.attention != "eager":
+            moved += ops.fused_attention_elements(queries, keys)
+            return moved * size + mask + self._cache_bytes(shape)
+        pairs = self.heads * rows * shape.slots
+        masked = 2 * pairs + 2 * pairs + rows * shape.slots  # scale, then add the mask
+        copies = 2 * queries * ((shape.batch > 1) + 1) if shape.tokens > 1 else 0
+        eager = ops.eager_attention_bytes(pairs, queries, keys, size)
+        return (moved + masked + copies) * size + eager + self._cache_bytes(shape)
+
+    def _cache_bytes(self, shape: CallShape) -> int:
+        """Return the traffic of appending: a dynamic cache is concatenated anew, a static one written in place."""
+        if not shape.kv_len:
+            return 0
+        new = shape.batch * shape.tokens * self._kv * shape.itemsize
+        if shape.kv_slots > shape.kv_len:
+            return 2 * (2 * new + INDEX_BYTES * shape.tokens) + 4 * INDEX_BYTES * (shape.tokens + 1)
+        return 2 * 2 * shape.batch * shape.kv_len * self._kv * shape.itemsize

@@ -1,0 +1,152 @@
+"""The whole network: the vision tower over images, the language model over tokens."""
+
+from attrs import frozen
+
+from dsocr_nvtx.analytic.attention import LlamaRotaryEmbedding
+from dsocr_nvtx.analytic.clip import VitModel
+from dsocr_nvtx.analytic.decoder import (
+    DeepseekV2DecoderLayer,
+    Qwen2VisionEncoder,
+    TokenEmbedding,
+    without_cache,
+)
+from dsocr_nvtx.analytic.layer import Child, Layer
+from dsocr_nvtx.analytic.mlp import LmHead, MlpProjector
+from dsocr_nvtx.analytic.norms import DeepseekV2RMSNorm
+from dsocr_nvtx.analytic.sam import ImageEncoderViT
+from dsocr_nvtx.schema.records import CallShape, Cost
+
+
+@frozen(kw_only=True)
+class VisionTower(Layer):
+    """SAM, CLIP on top of it, and the projector over both. Shapes: ``batch`` images of ``height`` x ``width`` pixels.
+
+    ``newlines`` says that every row of the grid ends in a learned token; deepseek_ocr2 has none.
+    """
+
+    sam: ImageEncoderViT
+    clip: VitModel | Qwen2VisionEncoder
+    projector: MlpProjector
+    newlines: bool = True
+
+    def children(self, shape: CallShape) -> tuple[Child, ...]:
+        """Return the three parts."""
+        height, width = self.sam.grid(shape)
+        inside = self.clip.call(shape.batch, height * width, shape)
+        features = CallShape(batch=shape.batch, tokens=self._features(inside), dtype=shape.dtype)
+        return (
+            Child(name="sam", description=self.sam, shape=shape),
+            Child(name="clip", description=self.clip, shape=inside),
+            Child(name="projector", description=self.projector, shape=features),
+        )
+
+    def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
+        """Return the cost of joining SAM's and CLIP's features, and of laying the result out with newlines."""
+        height, width = self.sam.grid(shape)
+        rows = shape.batch * self._features(self.clip.call(shape.batch, height * width, shape))
+        joined = 2 * rows * self.projector.width if isinstance(self.clip, VitModel) else 0
+        newlines = shape.batch * height if self.newlines else 0
+        laid_out = 2 * (rows + newlines) * self.projector.columns
+        moved = (joined + 2 * laid_out) * shape.itemsize
+        weights = self.own_parameters() * shape.itemsize
+        least = (joined + laid_out) * shape.itemsize
+        return Cost(weight_bytes=weights, activation_bytes=least, op_bytes=moved)
+
+    def own_parameters(self) -> int:
+        """Return the newline, if there is one, and the separator of views."""
+        return (2 if self.newlines else 1) * self.projector.columns
+
+    def io_bytes(self, shape: CallShape) -> int:
+        """Return the pixels and the tokens they become."""
+        height, width = self.sam.grid(shape)
+        rows = shape.batch * self._features(self.clip.call(shape.batch, height * width, shape))
+        pixels = shape.batch * shape.height * shape.width * self.sam.patch_embed.channels
+        return (pixels + rows * self.projector.columns) * shape.itemsize
+
+    def _features(self, inside: CallShape) -> int:
+        """Return the rows the second encoder hands on for each image."""
+        if isinstance(self.clip, VitModel):
+            return self.clip.features(inside.tokens - 1)
+        return self.clip.features(inside.tokens)
+
+
+@frozen(kw_only=True)
+class DeepseekOCRModel(Layer):
+    """The model over a prompt or a decode step, and, apart from it, its vision tower.
+
+    ``children``, ``own`` and ``cost`` are those of a forward over tokens with logits of the last row of each
+    sequence; `text_children` takes another number of rows. ``vision`` has its own shape, pixels.
+    """
+
+    vision: VisionTower
+    embed: TokenEmbedding
+    rotary: LlamaRotaryEmbedding
+    layers: tuple[DeepseekV2DecoderLayer, ...]
+    norm: DeepseekV2RMSNorm
+    lm_head: LmHead
+
+    @property
+    def sam(self) -> ImageEncoderViT:
+        """The first image encoder."""
+        return self.vision.sam
+
+    @property
+    def clip(self) -> VitModel | Qwen2VisionEncoder:
+        """The second image encoder."""
+        return self.vision.clip
+
+    @property
+    def projector(self) -> MlpProjector:
+        """The step into the decoder's width."""
+        return self.vision.projector
+
+    def children(self, shape: CallShape) -> tuple[Child, ...]:
+        """Return the calls of a forward that computes the last row's logits."""
+        return self.text_children(shape, logits=1)
+
+    def text_children(self, shape: CallShape, logits: int) -> tuple[Child, ...]:
+        """Return embedding, rotary embedding, layers, norm, and the head over ``logits`` rows of each sequence."""
+        flat = without_cache(shape)
+        head = CallShape(batch=shape.batch, tokens=logits, dtype=shape.dtype)
+        layers = (
+            Child(name=f"decoder.{index}", description=layer, shape=shape, layer=index)
+            for index, layer in enumerate(self.layers)
+        )
+        return (
+            Child(name="embed", description=self.embed, shape=flat),
+            Child(name="decoder.rotary", description=self.rotary, shape=flat),
+            *layers,
+            Child(name="decoder.norm", description=self.norm, shape=flat),
+            Child(name="lm_head", description=self.lm_head, shape=head),
+        )
+
+    def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
+        """Return the cost of building the masks."""
+        return Cost(op_bytes=mask_bytes(shape))
+
+    def merge_cost(self, shape: CallShape, image_tokens: int) -> Cost:
+        """Return the cost of putting image features into the prompt: they are joined, then scattered under a mask."""
+        elements, features = shape.rows * self.embed.width, shape.batch * image_tokens * self.embed.width
+        scattered = (2 * elements + features) * shape.itemsize + shape.rows
+        joined = 2 * features * shape.itemsize
+        return Cost(activation_bytes=2 * features * shape.itemsize, op_bytes=scattered + joined)
+
+    def io_bytes(self, shape: CallShape) -> int:
+        """Return the token numbers and the logits."""
+        return 8 * shape.rows + shape.batch * self.lm_head.columns * shape.itemsize
+
+    def parameters(self) -> int:
+        """Return all weights, the vision tower's included."""
+        return super().parameters() + self.vision.parameters()
+
+
+def mask_bytes(shape: CallShape) -> int:
+    """Return the traffic of building the causal masks, one byte per (query, key) and operand.
+
+    transformers builds the reference-sliding mask in every forward, whether a layer uses it or not: 21 such operands;
+    the full one, where fused attention needs it, takes 5; eager attention turns both into numbers.
+    """
+    rectangle = shape.tokens * shape.slots
+    full = shape.attention == "eager" or 1 < shape.tokens < shape.keys or shape.kv_slots > shape.kv_len
+    numbers = 2 * (1 + shape.itemsize) if shape.attention == "eager" else 0
+    return rectangle * (21 + (5 if full else 0) + numbers)
