@@ -40,7 +40,6 @@ def test_a_run_says_what_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert text.out == ""
     assert str(tmp_path / "run") in text.err.replace("\n", "")
     assert "nsys profile" in text.err
-    assert "python -m dsocr_nvtx.run --batch 2" in text.err
 
 
 def test_runs_repeat_under_their_seed(tmp_path: Path) -> None:

@@ -186,5 +186,8 @@ def _report(target: Path, options: RunOptions, work: Workload, recorded: _Record
     if errors:
         progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
     progress.say(f"run directory: {target}")
+    if work.device.type == "cpu":
+        progress.say("next, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run")
+        return
     command = next_command(target, options.command, capture_range=options.capture_range, profiled=under_nsys())
     progress.say(f"next: {command}")

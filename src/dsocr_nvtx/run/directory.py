@@ -1,6 +1,5 @@
 """The run directory: written under a temporary name and moved into place whole."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from typing import Final
 from attrs import asdict
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.schema.files import write_json
 from dsocr_nvtx.schema.records import RunManifest
 
 MANIFEST: Final = "run.json"
@@ -55,16 +55,12 @@ def replacing_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 def write_manifest(directory: Path, manifest: RunManifest) -> None:
     """Write ``run.json``."""
-    _write_json(directory / MANIFEST, asdict(manifest))
+    write_json(asdict(manifest), directory / MANIFEST)
 
 
 def write_output(directory: Path, tokens: list[list[int]], text: list[str] | None) -> None:
     """Write ``output.json``: the new tokens of each page, and their text where there is a tokenizer."""
-    _write_json(directory / "output.json", {"tokens": tokens, "text": text})
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json({"tokens": tokens, "text": text}, directory / "output.json")
 
 
 def _umask() -> int:

@@ -69,10 +69,11 @@ def run_pages(
     """
     network = cast("_Network", model)
     with torch.inference_mode():
+        # Made before the first step: its own few small operations belong to no stage of the model.
+        state = _State(network, prompt, decoding)
         with session.step("vision"):
             features = network.model.get_image_features(**images, return_dict=True)
         progress("vision", 0)
-        state = _State(network, prompt, decoding)
         with session.step("prefill"):
             state.advance(prompt, mm_encoder_outputs={"image": features})
         progress("prefill", 0)

@@ -76,15 +76,14 @@ def prepare(options: RunOptions, progress: RunProgress) -> Workload:
     copies = (options.batch or 1) if len(pages) == 1 else 1
     views = page_views([page.image for page in pages], options.mode, options.tiles, base_side(config)).repeated(copies)
     prompt = prompt_ids(views.image_tokens(), config, tokenizer, options.prompt)
-    progress.say(
-        f"{views.batch} x {pages[0].name}, {options.mode} {_grid_text(views)}: {prompt.shape[1]} prompt tokens"
-    )
+    names = tuple(page.name for page in pages) * copies
+    progress.say(f"{_pages_text(names)}: {options.mode}, {_grid_text(views)}, {prompt.shape[1]} prompt tokens")
     model = _model(options, config, device, dtype, progress)
     return Workload(
         model=model,
         device=device,
         dtype=dtype,
-        names=tuple(page.name for page in pages) * copies,
+        names=names,
         views=views.to(device, dtype),
         prompt=prompt.to(device),
         decoding=_decoding(options, config),
@@ -141,9 +140,13 @@ def _pages(options: RunOptions) -> tuple[Page, ...]:
     return tuple(load_page(source) for source in options.pages) or (drawn_page(options.seed),)
 
 
+def _pages_text(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
 def _grid_text(views: PageViews) -> str:
     columns, rows = views.grids[0]
-    return f"{columns}x{rows}" if views.num_local_patches[0] else "whole"
+    return f"{columns}x{rows} tiles" if views.num_local_patches[0] else "no tiles"
 
 
 def _decoding(options: RunOptions, config: Any) -> Decoding:
