@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
-from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.run.drawing import draw_page
 from dsocr_nvtx.run.loop import Decoding, Unobserved, run_pages, stop_ids_of
 from dsocr_nvtx.run.model import base_side, random_model, tiny_config
-from dsocr_nvtx.run.prompt import prompt_ids
+from dsocr_nvtx.run.prompt import TextTokenizer, load_tokenizer, prompt_ids, text_ids
 from dsocr_nvtx.run.views import PageViews, page_views
 
 CONFIG = tiny_config()
@@ -113,6 +115,40 @@ def test_pages_with_unequal_tokens_are_refused() -> None:
 def test_a_prompt_text_needs_a_tokenizer() -> None:
     with pytest.raises(UsageError, match="tokenizer"):
         prompt_ids([10], CONFIG, None, "Free OCR.")
+
+
+def _tokenizer(folder: Path) -> TextTokenizer:
+    words = {word: index + 5 for index, word in enumerate(("free", "ocr", "unknown"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="unknown"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    loaded = load_tokenizer(folder)
+    assert loaded is not None
+    return loaded
+
+
+def test_a_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
+    tokenizer = _tokenizer(tmp_path)
+    assert text_ids(CONFIG, tokenizer, "free ocr free") == [5, 6, 5]
+    assert len(text_ids(CONFIG, tokenizer)) > 0
+    assert tokenizer.decode([5, 6], skip_special_tokens=False) == "free ocr"
+
+
+def test_a_folder_without_tokenizer_has_none(tmp_path: Path) -> None:
+    assert load_tokenizer(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json"])
+def test_a_broken_tokenizer_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(Refused, match="not a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_on_the_cpu(dtype: torch.dtype) -> None:
+    views = _views("tiny").to("cpu", dtype)
+    assert _run(random_model(CONFIG, dtype=dtype), views, Decoding(max_new_tokens=2)).shape == (1, 2)
 
 
 def test_stop_ids_come_from_the_configuration() -> None:

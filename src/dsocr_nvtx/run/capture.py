@@ -18,7 +18,7 @@ from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.directory import check_target, default_directory, replacing_directory, write_manifest, write_output
 from dsocr_nvtx.run.loop import StepSession, Unobserved, run_pages
 from dsocr_nvtx.run.progress import RunProgress, run_progress
-from dsocr_nvtx.run.workload import RunOptions, Workload, prepare, warm_up_decoding
+from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
 from dsocr_nvtx.schema.records import RangeRecord, RunManifest
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
@@ -58,8 +58,8 @@ def capture(options: RunOptions) -> Path:
     target = options.out or default_directory()
     check_target(target, force=options.force)
     with run_progress() as progress, _memory_is_named():
+        _settle(choose_device(options))
         work = prepare(options, progress)
-        _settle(work.device)
         _warm_up(work, options.warmup, progress)
         with replacing_directory(target, force=options.force) as directory:
             recorded = _record(work, options, progress)
