@@ -9,17 +9,10 @@ from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.measure import Measured
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage
+from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, OPERATIONS, conform
 
 _PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
-_MODULES = ("sam", "clip", "projector", "embed", "decoder", "lm_head")
-
-
-def module_of(path: str) -> str:
-    """Return the module column for a path: its first part, or ``model`` for what spans modules."""
-    head = path.split(".", 1)[0]
-    return head if head in _MODULES else "model"
 
 
 def kernel_table(

@@ -171,14 +171,14 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
 
 
 def _tokens(ranges: pa.Table) -> Ints:
-    """Return the tokens a range stands for in its stage's total: those of the model or vision call, once per step.
+    """Return the tokens a range stands for in its stage's total: those of the model or image-feature call.
 
     Where a stage has no such call (the vendor's vision runs inside prefill), the projector's rows are its tokens.
     """
     rows = numbers(ranges, "batch") * numbers(ranges, "tokens")
     paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
-    whole = np.isin(paths, [code for code, word in enumerate(words) if word in ("model", "vision")])
+    whole = np.isin(paths, [code for code, word in enumerate(words) if word in ("model", "image_features")])
     has_whole = np.isin(stage, stage[whole])
     projector = np.isin(paths, [code for code, word in enumerate(words) if word == "projector"])
     return np.where(whole | (projector & ~has_whole), rows, 0)

@@ -64,6 +64,16 @@ def code_of(member: Stage | Level | LayerKind) -> int:
     return list(type(member)).index(member)
 
 
+MODULES = ("sam", "clip", "projector", "embed", "decoder", "lm_head")
+"""Values of the module column, besides ``model`` for what spans them."""
+
+
+def module_of(path: str) -> str:
+    """Return the module column for a path: its first part, or ``model`` for what spans modules."""
+    head = path.split(".", 1)[0]
+    return head if head in MODULES else "model"
+
+
 def _count() -> Any:
     return field(default=0, validator=[instance_of(int), ge(0)])
 

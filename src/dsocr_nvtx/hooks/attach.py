@@ -1,0 +1,63 @@
+"""`with hook(model):` puts ranges around the parts of a model; leaving the block takes every one of them away."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.hooks.bindings import bindings
+from dsocr_nvtx.hooks.emit import Emitter, Silent, nvtx_emitter
+from dsocr_nvtx.hooks.session import HookSession
+from dsocr_nvtx.hooks.stats import use_analytic_run_stats
+from dsocr_nvtx.schema.records import Level
+
+
+@contextmanager
+def hook(
+    model: nn.Module,
+    *,
+    level: str = "op",
+    events: bool = False,
+    record: bool = True,
+    emitter: Emitter | None = None,
+) -> Iterator[HookSession]:
+    """Emit a range around every call of the model's stages, layers or operations, down to ``level``.
+
+    Each range carries its analytic cost to the NVTX tool that is attached, if one is; with ``record`` the calls are
+    also kept in the session's ``stats``. CUDA events are recorded around each stage's steps where the model lies on a
+    GPU, around every range with ``events``. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the
+    environment, nothing is attached at all. ``emitter`` replaces NVTX, for tests.
+
+    Outputs are those of the model without hooks, bit for bit: only shapes are read. Raises `UsageError` for an unknown
+    level, and `Refused` for a model that is not DeepSeek-OCR's network, before anything is attached.
+    """
+    if level not in set(Level):
+        raise UsageError(f"no level is called {level!r}; say one of {', '.join(Level)}")
+    off = os.environ.get("DSOCR_NVTX") == "0"
+    session = HookSession(
+        Silent() if off else (emitter or nvtx_emitter()),
+        record=record and not off,
+        make_event=_event_maker(model),
+        events=events,
+    )
+    use_analytic_run_stats(session.stats)
+    found = [] if session.off else bindings(model, Level(level))
+    try:
+        for binding in found:
+            session.wrap(binding.owner, binding.method, binding.place)
+        yield session
+    finally:
+        session.detach()
+
+
+def _event_maker(model: nn.Module) -> Callable[[], Any] | None:
+    """Return what makes a timing event, where the model lies on a GPU."""
+    parameter = next(model.parameters(), None)
+    if parameter is None or parameter.device.type != "cuda":
+        return None
+    import torch
+
+    return lambda: torch.cuda.Event(enable_timing=True)

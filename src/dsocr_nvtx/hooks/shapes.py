@@ -1,0 +1,198 @@
+"""Reading the shape of a call from its arguments: sizes only, never a tensor's values.
+
+Contract: a reader takes (args, kwargs, thread) and returns a tuple, the key that the call's cost depends on; `shape_of`
+turns that key into a `CallShape`. Hidden states come as the first positional argument or by name, whichever the
+network's author chose.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from attrs import field, frozen
+
+from dsocr_nvtx.hooks.tap import Key, Thread
+from dsocr_nvtx.schema.records import CallShape
+
+_Args = tuple[Any, ...]
+_Kwargs = dict[str, Any]
+
+
+def _hidden(args: _Args, kwargs: _Kwargs) -> Any:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def rows(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+    """Return (batch, tokens, height, width) of [B, S, C], [B, h, w, C] or flattened [T, C]."""
+    size = _hidden(args, kwargs).shape
+    if len(size) == 3:
+        return (size[0], size[1], 0, 0)
+    if len(size) == 4:
+        return (size[0], size[1] * size[2], size[1], size[2])
+    return (1, size[0], 0, 0)
+
+
+def ids(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+    """Return (batch, tokens, 0, 0) of token numbers [B, S]."""
+    size = (args[0] if args else kwargs["input"]).shape
+    return (size[0], size[1], 0, 0)
+
+
+def positions(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+    """Return (1, tokens, 0, 0) of position numbers [B, S] given to a rotary embedding."""
+    given = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+    return (1, given.shape[-1], 0, 0)
+
+
+def channels_first(args: _Args, _kwargs: _Kwargs, _thread: Thread) -> Key:
+    """Return (batch, tokens, height, width) of [B, C, h, w]."""
+    size = args[0].shape
+    return (size[0], size[2] * size[3], size[2], size[3])
+
+
+def neck(width: int) -> Any:
+    """Return the reader of SAM's neck, which takes [B, h, w, width] in one layout and [B, width, h, w] in another."""
+
+    def read(args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
+        return (rows if args[0].shape[-1] == width else channels_first)(args, kwargs, thread)
+
+    return read
+
+
+def clip_input(args: _Args, _kwargs: _Kwargs, _thread: Thread) -> Key:
+    """Return (batch, tokens, 0, 0) of SAM's grid [B, C, h, w], the last argument; the class token is counted."""
+    size = args[-1].shape
+    return (size[0], size[2] * size[3] + 1, 0, 0)
+
+
+def images(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+    """Return ((batch, height, width), ...) of the global views and, where there are any, the tiles."""
+    views = [args[0] if args else kwargs["pixel_values"]]
+    local = args[1] if len(args) > 1 else kwargs.get("pixel_values_local")
+    if local is not None and local.shape[0]:
+        views.append(local)
+    return tuple((view.shape[0], view.shape[2], view.shape[3]) for view in views)
+
+
+@frozen(eq=False)
+class Caches:
+    """How many tokens each KV cache holds, without asking the device.
+
+    A dynamic cache's keys have the length of what is in them; a static one's have that of its slots, and its own count
+    lies on the device, so tokens are counted as they go by.
+    """
+
+    counted: MutableMapping[Any, int] = field(factory=WeakKeyDictionary)
+
+    def before(self, cache: Any, layer: int) -> tuple[int, int]:
+        """Return (tokens held, slots) of a layer before the call; slots is 0 for a cache that grows."""
+        if isinstance(cache, tuple | list):  # the oldest form: (keys, values) per layer
+            return (cache[layer][0].shape[-2], 0) if len(cache) > layer else (0, 0)
+        keys = getattr(cache, "key_cache", None)  # transformers before 4.54
+        if keys is not None:
+            return (keys[layer].shape[-2] if len(keys) > layer and len(keys[layer]) else 0, 0)
+        held = cache.layers[layer] if len(cache.layers) > layer else None
+        slots = getattr(held, "max_cache_len", 0) if held is not None and not hasattr(held, "prefill_keys") else 0
+        if slots:
+            return self.counted.get(cache, 0), slots
+        if held is None or not held.is_initialized:
+            return 0, 0
+        return held.keys.shape[-2], 0
+
+    def count(self, cache: Any, tokens: int) -> None:
+        """Note that a static cache has been given more tokens."""
+        self.counted[cache] = self.counted.get(cache, 0) + tokens
+
+
+@frozen(eq=False)
+class ModelReader:
+    """Reads a whole forward: (batch, tokens, kv_len, kv_slots, experts, logits), and tells it to the layers inside."""
+
+    caches: Caches
+    config: Any
+    uses_cache: bool
+
+    def __call__(self, args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
+        """Read one forward and leave its KV length and experts implementation for the calls inside it."""
+        given = kwargs.get("input_ids")
+        if given is None:
+            given = args[0] if args else kwargs["inputs_embeds"]
+        batch, tokens = given.shape[:2]
+        kv = self._kv(kwargs, tokens)
+        thread.kv = kv
+        thread.experts = getattr(self.config, "_experts_implementation", None) or "eager"
+        return (batch, tokens, *kv, thread.experts, _logits(kwargs.get("logits_to_keep", 0), tokens))
+
+    def _kv(self, kwargs: _Kwargs, tokens: int) -> tuple[int, int]:
+        cache = kwargs.get("past_key_values")
+        if cache is None:
+            wanted = kwargs.get("use_cache")
+            # With use_cache and none given, the network makes a cache of its own.
+            return (tokens if (self.uses_cache if wanted is None else wanted) else 0, 0)
+        held, slots = self.caches.before(cache, 0)
+        if slots:
+            self.caches.count(cache, tokens)
+        return held + tokens, slots
+
+
+def _logits(keep: Any, tokens: int) -> int:
+    if isinstance(keep, int):
+        return min(keep, tokens) if keep else tokens
+    return int(keep.shape[0])
+
+
+@frozen(eq=False)
+class LayerReader:
+    """Reads a decoder layer or its attention: (batch, tokens, kv_len, kv_slots, experts)."""
+
+    caches: Caches
+    config: Any
+    layer: int
+
+    def __call__(self, args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
+        """Read one call; a layer called outside of any forward looks at its own cache."""
+        size = _hidden(args, kwargs).shape
+        kv = thread.kv
+        if kv is None:
+            kv = self._kv(kwargs, size[1])
+        experts = thread.experts or getattr(self.config, "_experts_implementation", None) or "eager"
+        return (size[0], size[1], *kv, experts)
+
+    def _kv(self, kwargs: _Kwargs, tokens: int) -> tuple[int, int]:
+        cache = kwargs.get("past_key_values", kwargs.get("past_key_value"))
+        if cache is None:
+            return 0, 0
+        held, slots = self.caches.before(cache, self.layer)
+        return held + tokens, slots
+
+
+@frozen(eq=False)
+class ExpertsReader:
+    """Reads a mixture of experts: (batch, tokens, experts). The implementation is read at every call: it can change."""
+
+    config: Any
+
+    def __call__(self, args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
+        """Read one call."""
+        batch, tokens, *_ = rows(args, kwargs, thread)
+        return (batch, tokens, thread.experts or getattr(self.config, "_experts_implementation", None) or "eager")
+
+
+def grid_shape(key: Key, dtype: str, attention: str) -> CallShape:
+    """Return the shape behind a key (batch, tokens, height, width)."""
+    batch, tokens, height, width = key
+    return CallShape(batch=batch, tokens=tokens, height=height, width=width, dtype=dtype, attention=attention)
+
+
+def cached_shape(key: Key, dtype: str, attention: str) -> CallShape:
+    """Return the shape behind a key (batch, tokens, kv_len, kv_slots, experts, ...)."""
+    batch, tokens, kv_len, kv_slots, experts = key[:5]
+    return CallShape(
+        batch=batch, tokens=tokens, kv_len=kv_len, kv_slots=kv_slots, dtype=dtype, attention=attention, experts=experts
+    )
+
+
+def experts_shape(key: Key, dtype: str, attention: str) -> CallShape:
+    """Return the shape behind a key (batch, tokens, experts)."""
+    batch, tokens, experts = key
+    return CallShape(batch=batch, tokens=tokens, dtype=dtype, attention=attention, experts=experts)

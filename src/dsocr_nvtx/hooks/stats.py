@@ -1,0 +1,163 @@
+"""What the hooks recorded, as records, as the run directory's table, and as the plan's per-step lists."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+
+from attrs import define, field
+
+from dsocr_nvtx.hooks.tap import Row
+from dsocr_nvtx.schema.files import write_json, write_table
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage, module_of
+from dsocr_nvtx.schema.tables import RANGES, conform
+
+_STAGES = tuple(Stage)
+_TERA, _GIGA = 1e12, 1e9
+_VISION_NAMES = {"sam": "image_encoder_vit", "clip": "vit_model", "projector": "mlp_projector"}
+
+
+@define
+class AnalyticRunStats:
+    """The calls of one hooked run, in the order in which they ended."""
+
+    rows: list[Row] = field(factory=list)
+
+    @property
+    def records(self) -> list[RangeRecord]:
+        """Every hooked call, in the order in which they began. Synchronises with the GPU where events were recorded."""
+        return sorted((_record(row) for row in self.rows), key=lambda record: (record.host_start_ns, record.event_id))
+
+    def clear(self) -> None:
+        """Forget everything recorded so far."""
+        self.rows.clear()
+
+    def decoder_steps(self) -> list[dict[str, object]]:
+        """Return the plan's list: one entry per call of a decoder layer, in TFLOPs, terabytes and gigabytes."""
+        return [
+            {
+                "layer_idx": record.layer,
+                "stage": str(record.stage),
+                "step": record.step,
+                "tokens": record.shape.rows,
+                "flops_tflops": record.cost.flops / _TERA,
+                "io_tb": record.cost.min_bytes / _TERA,
+                "kv_gb": _kv_bytes(record) / _GIGA,
+                "flops": record.cost.flops,
+                "io_bytes": record.cost.min_bytes,
+                "kv_bytes": _kv_bytes(record),
+            }
+            for record in self._at(lambda path: path.startswith("decoder.") and path.count(".") == 1)
+            if record.layer is not None
+        ]
+
+    def vision_steps(self) -> list[dict[str, object]]:
+        """Return the plan's list: one entry per call of SAM, CLIP and the projector."""
+        return [
+            {
+                "module": _VISION_NAMES[record.path],
+                "stage": str(record.stage),
+                "batch": record.shape.batch,
+                "flops_tflops": record.cost.flops / _TERA,
+                "io_tb": record.cost.min_bytes / _TERA,
+                "act_gb": record.cost.activation_bytes / _GIGA,
+                "w_gb": record.cost.weight_bytes / _GIGA,
+                "flops": record.cost.flops,
+                "io_bytes": record.cost.min_bytes,
+            }
+            for record in self._at(_VISION_NAMES.__contains__)
+        ]
+
+    def _at(self, wanted: Callable[[str], bool]) -> Iterator[RangeRecord]:
+        return (record for record in self.records if wanted(record.path))
+
+    def write(self, directory: Path) -> None:
+        """Write ``ranges.arrow``, ``analytic_hooks/decoder_steps.json`` and ``vision_steps.json`` into a directory."""
+        write_table(conform(_columns(self.records), RANGES), directory / "ranges.arrow")
+        self.write_steps(directory / "analytic_hooks")
+
+    def write_steps(self, directory: Path) -> None:
+        """Write the plan's two lists into a directory."""
+        write_json(self.decoder_steps(), directory / "decoder_steps.json")
+        write_json(self.vision_steps(), directory / "vision_steps.json")
+
+
+def _record(row: Row) -> RangeRecord:
+    place, priced = row.place, row.priced
+    return RangeRecord(
+        event_id=row.event_id,
+        parent_id=row.parent_id,
+        path=place.path,
+        kind=place.kind,
+        level=place.level,
+        layer=place.layer,
+        stage=_STAGES[row.stage],
+        step=row.step,
+        shape=priced.shape,
+        cost=priced.cost,
+        own_activation_bytes=priced.own_activation_bytes,
+        host_start_ns=row.start_ns,
+        host_end_ns=row.end_ns,
+        thread_id=row.thread_id,
+        device_ns=_elapsed(row),
+    )
+
+
+def _elapsed(row: Row) -> int | None:
+    if row.events is None:
+        return None
+    start, end = row.events
+    end.synchronize()
+    milliseconds: float = start.elapsed_time(end)
+    return round(milliseconds * 1e6)
+
+
+def _kv_bytes(record: RangeRecord) -> int:
+    """Return the layer's cache after the call: each token's keys and values, counted from what one token writes."""
+    per_token = record.cost.kv_write_bytes // max(record.shape.tokens, 1)
+    return per_token * record.shape.kv_len
+
+
+def _columns(records: Sequence[RangeRecord]) -> dict[str, object]:
+    columns: dict[str, object] = {
+        name: [getattr(record.cost, name) for record in records] for name in PAYLOAD_FIELDS if name in COST_FIELDS
+    }
+    columns |= {name: [getattr(record.shape, name) for record in records] for name in ("batch", "tokens", "kv_len")}
+    columns |= {
+        name: [getattr(record, name) for record in records]
+        for name in (
+            "event_id", "parent_id", "path", "step", "layer", "own_activation_bytes", "host_start_ns", "host_end_ns",
+            "device_ns", "thread_id",
+        )
+    }  # fmt: skip
+    columns |= {name: [str(getattr(record, name)) for record in records] for name in ("kind", "level", "stage")}
+    columns["dtype"] = [record.shape.dtype for record in records]
+    columns["module"] = [module_of(record.path) for record in records]
+    return columns
+
+
+_STATS: ContextVar[AnalyticRunStats | None] = ContextVar("dsocr_analytic_run_stats", default=None)
+
+
+def use_analytic_run_stats(stats: AnalyticRunStats) -> None:
+    """Make these the statistics that `get_analytic_run_stats` returns in this context."""
+    _STATS.set(stats)
+
+
+def get_analytic_run_stats() -> AnalyticRunStats:
+    """Return the statistics of the hooks attached last in this context; empty ones where there were none."""
+    stats = _STATS.get()
+    if stats is None:
+        stats = AnalyticRunStats()
+        _STATS.set(stats)
+    return stats
+
+
+def reset_analytic_run_stats() -> None:
+    """Forget what the hooks attached last in this context have recorded."""
+    get_analytic_run_stats().clear()
+
+
+def write_analytic_run_stats(path: Path) -> None:
+    """Write the plan's ``decoder_steps.json`` and ``vision_steps.json`` into directory ``path``."""
+    get_analytic_run_stats().write_steps(Path(path))
