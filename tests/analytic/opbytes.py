@@ -20,7 +20,6 @@ FREE = {
     "_assert_async",
     "_local_scalar_dense",
     "_reshape_alias",
-    "_to_copy.meta",
     "_unsafe_view",
     "alias",
     "as_strided",
@@ -127,6 +126,14 @@ class OpBytes(TorchDispatchMode):
             self._quiet = before
 
 
+def _attention_as_on_cuda(function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return the result laid out row by row, as the flash and memory-efficient kernels on CUDA do.
+
+    The decomposition on the meta device lays it out head by head, and the model would then copy it.
+    """
+    return function(*args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
+
+
 class _FusedAttention(TorchFunctionMode):
     """Counts scaled dot product attention as one operator: queries, keys, values, mask and result."""
 
@@ -139,6 +146,6 @@ class _FusedAttention(TorchFunctionMode):
     ) -> Any:
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        result = self.counter.run_quietly(func, args, kwargs or {})
+        result = self.counter.run_quietly(_attention_as_on_cuda, (func, *args), kwargs or {})
         self.counter.count("attention", [*tensors(args), *tensors(kwargs)], [result])
         return result

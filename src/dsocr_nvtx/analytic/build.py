@@ -47,7 +47,8 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
     if sam.proj.steps[-1] != fed:
         found = f"ends in {sam.proj.steps[-1]} channels, but the encoder after it is {fed} wide"
         raise sam_section.refuse("downsample_channels", found)
-    width = text.count("hidden_size")
+    width, sparse = text.count("hidden_size"), _sparse_layers(text)
+    kinds = {kind: _decoder_layer(text, kind) for kind in set(sparse)}  # equal layers share one description
     tower = VisionTower(
         sam=sam,
         clip=second or clip,
@@ -58,7 +59,7 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
         vision=tower,
         embed=TokenEmbedding(vocabulary=text.count("vocab_size"), width=width),
         rotary=LlamaRotaryEmbedding(head_dim=_head_dim(text)),
-        layers=tuple(_decoder_layer(text, sparse) for sparse in _sparse_layers(text)),
+        layers=tuple(kinds[kind] for kind in sparse),
         norm=DeepseekV2RMSNorm(width=width),
         lm_head=LmHead(width=width, columns=text.count("vocab_size")),
     )

@@ -24,13 +24,13 @@ def build_sam(section: Section) -> ImageEncoderViT:
         raise section.refuse("image_size", "is smaller than one patch")
     everywhere = section.indices("global_attn_indexes", layers)
     channels = section.count("output_channels", 256)
-    blocks = (_sam_block(section, grid, 0 if index in everywhere else None) for index in range(layers))
+    windowed, whole = _sam_block(section, grid, None), _sam_block(section, grid, 0)
     return ImageEncoderViT(
         patch_embed=PatchEmbed(
             channels=section.count("num_channels", 3), patch=section.side("patch_size"), width=width
         ),
         position_grid=grid if section.flag("use_abs_pos", True) else 0,
-        blocks=tuple(blocks),
+        blocks=tuple(whole if index in everywhere else windowed for index in range(layers)),
         neck=SamNeck(width=width, channels=channels),
         proj=SamProj(channels=channels, steps=section.counts("downsample_channels")),
     )
