@@ -2,12 +2,12 @@
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import evolve, frozen
@@ -16,32 +16,16 @@ from dsocr_nvtx import __version__
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.directory import check_target, default_directory, replacing_directory, write_manifest, write_output
-from dsocr_nvtx.run.loop import StepSession, Unobserved, run_pages
+from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
-from dsocr_nvtx.schema.records import RangeRecord, RunManifest
+from dsocr_nvtx.schema.records import RunManifest
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks import HookSession
+
 __all__ = ["RunOptions", "capture"]
-
-
-class _Stats(Protocol):
-    @property
-    def records(self) -> Sequence[RangeRecord]: ...
-
-
-class _HookSession(StepSession, Protocol):
-    """What a run needs of the hooks."""
-
-    @property
-    def stats(self) -> _Stats: ...
-
-    @property
-    def errors(self) -> Sequence[str]: ...
-
-    def announce_all(self) -> None: ...
-
-    def write(self, directory: Path) -> None: ...
 
 
 @frozen(kw_only=True)
@@ -50,7 +34,7 @@ class _Recorded:
 
     tokens: list[list[int]]
     seconds: float
-    session: _HookSession | None
+    session: "HookSession | None"
 
 
 def capture(options: RunOptions) -> Path:
@@ -100,7 +84,7 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
     return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session)
 
 
-def _hooked(work: Workload, options: RunOptions) -> AbstractContextManager[_HookSession]:
+def _hooked(work: Workload, options: RunOptions) -> "AbstractContextManager[HookSession]":
     # Imported here so that --no-hooks runs where nvtx is not installed.
     from dsocr_nvtx.hooks import hook
 
