@@ -1,3 +1,3 @@
-"""DeepSeek-OCR's layers against what the hardware allows: hooks that carry analytic costs, and the join that times them."""
+"""DeepSeek-OCR's layers against what the hardware allows: hooks that carry costs, and the join that times them."""
 
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -60,4 +61,4 @@ def _event_maker(model: nn.Module) -> Callable[[], Any] | None:
         return None
     import torch
 
-    return lambda: torch.cuda.Event(enable_timing=True)
+    return partial(torch.cuda.Event, enable_timing=True)

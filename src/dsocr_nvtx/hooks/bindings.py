@@ -217,7 +217,7 @@ def _text(model: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: 
     yield Binding(owner=find(text, "embed_tokens"), place=part.place("embed", embed, Level.OP, None, shapes.ids))
     if hasattr(text, "rotary_emb"):  # the vendor computes it inside every attention
         place = part.place("decoder.rotary", network.rotary, Level.OP, None, shapes.positions)
-        yield Binding(owner=text.rotary_emb, place=place)
+        yield Binding(owner=find(text, "rotary_emb"), place=place)
     yield Binding(owner=find(text, "norm"), place=part.place("decoder.norm", network.norm, Level.OP, None, shapes.rows))
     head = part.place("lm_head", network.lm_head, Level.LAYER, None, shapes.rows)
     yield Binding(owner=find(model, "lm_head"), place=head)

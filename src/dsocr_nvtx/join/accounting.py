@@ -11,7 +11,6 @@ from dsocr_nvtx.join.columns import Ints, coded, numbers
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.measure import DeviceTime, Measured
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.schema.records import LayerKind
 
 
 @frozen
@@ -27,7 +26,7 @@ class Accounting:
     """Every operation by bucket, every nanosecond of every device by owner, and where costs came from.
 
     ``covered`` and ``covered_by_leaves`` are shares of the operation time between the first and the last hooked call:
-    launched inside a range, and inside a range that has no finer one (kind other than ``rest``). ``classes`` is owned
+    launched inside a range, and inside one that has none inside it. ``classes`` is owned
     busy time by kernel class.
     """
 
@@ -62,7 +61,7 @@ def account(
     duration = end - start
     inside = (start >= ranges.start.min()) & (end <= ranges.end.max())
     in_range = inside & (found.owner >= 0)
-    in_leaf = in_range & _leaves(costs)[ranges.order][found.owner]
+    in_leaf = in_range & _leaves(ranges)[found.owner]
     return Accounting(
         operations=len(duration),
         total_ns=int(duration.sum()),
@@ -77,9 +76,10 @@ def account(
     )
 
 
-def _leaves(costs: RangeCosts) -> npt.NDArray[np.bool_]:
-    leaves = [code for code, kind in enumerate(LayerKind) if kind is not LayerKind.REST]
-    return np.isin(costs.field("kind"), leaves)
+def _leaves(ranges: Forest) -> npt.NDArray[np.bool_]:
+    leaf = np.ones(len(ranges.parent), bool)
+    leaf[ranges.parent[ranges.parent >= 0]] = False
+    return leaf
 
 
 def _count(duration: Ints, which: npt.NDArray[np.bool_]) -> Count:

@@ -29,9 +29,11 @@ def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
 
 
 def recoded(codes: Ints, words: list[str]) -> pa.DictionaryArray:
-    """Return codes (-1: null) and their words as a dictionary column."""
-    indices = pa.array(codes.astype(np.int32), mask=codes < 0)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(words, pa.string()))
+    """Return codes (-1: null) and their words as a dictionary column; words that repeat become one."""
+    unique = {word: code for code, word in enumerate(dict.fromkeys(words))}
+    recode = np.array([unique[word] for word in words] or [0], np.int32)
+    indices = pa.array(recode[np.maximum(codes, 0)], mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(unique), pa.string()))
 
 
 def groups(*keys: Ints) -> tuple[Ints, Ints]:

@@ -61,7 +61,8 @@ def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
     lift = group * len(end)
     running = np.maximum.accumulate(rank + lift)
     first = np.diff(group, prepend=-1) != 0
-    before = np.where(first, start, end[by_end[np.maximum(np.roll(running, 1) - lift, 0)]])
+    earlier = np.where(first, 0, np.roll(running, 1) - lift)
+    before = np.where(first, start, end[by_end[earlier]])
     total = np.zeros(count, np.int64)
     np.add.at(total, group, np.maximum(0, end - np.maximum(start, before)))
     return total

@@ -4,8 +4,10 @@ A row's least time is the sum over its calls of the call's own (`dsocr_nvtx.roof
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
@@ -16,6 +18,8 @@ from dsocr_nvtx.roofline.own import own_costs
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
+
+Numbers = npt.NDArray[np.integer[Any] | np.floating[Any]]
 
 _TIMES = (
     "launches", "kernel_ns", "busy_owned_ns", "idle_owned_ns", "idle_launch_ns", "idle_sync_ns",
@@ -141,7 +145,7 @@ def _rates(cost: Mapping[str, Ints], time: Mapping[str, Ints], least: Mapping[st
     }
 
 
-def ratio(part: Ints | Floats, whole: Ints | Floats) -> pa.Array:
+def ratio(part: Numbers, whole: Numbers) -> pa.Array:
     """Return part / whole, null where the whole is zero."""
     return pa.array(part / np.where(whole > 0, whole, 1), mask=np.asarray(whole <= 0))
 
@@ -157,16 +161,14 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
     codes, words = coded(ranges, "dtype")
     peak = np.array([nominal.tensor_peak(word) or 0 for word in words], np.float64)[codes]
     wall = _total(group, numbers(ranges, "wall_ns"), count) / 1e9
-    least_tensor = np.bincount(
-        group, np.divide(own["tensor_flops"], peak, where=peak > 0, out=np.zeros(len(peak))), count
-    )
+    matrix_seconds = np.divide(own["tensor_flops"], peak, where=peak > 0, out=np.zeros(len(peak)))
     traffic = own["weight_bytes"] + own["kv_read_bytes"] + own["kv_write_bytes"]
     _, one = groups(group, numbers(ranges, "step"))
     return {
         "steps": np.bincount(group[one], minlength=count),
         "tokens": _total(group, _tokens(ranges), count),
         "mfu": ratio(_float_total(group, matrix_seconds, count), wall),
-        "mbu": ratio(_total(group, traffic, count) / nominal.bandwidth, wall),
+        "mbu": ratio(_total(group, traffic, count) / float(nominal.bandwidth), wall),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,40 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def check_directory(target: Path, marker: str, *, force: bool) -> None:
+    """Refuse a directory that holds something; with ``force``, only one without ``marker``, which is not ours."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise Refused(target, "a file", "name a directory")
+    if not any(target.iterdir()):
+        return
+    if not force:
+        raise Refused(target, "a directory that is not empty", "name another, or replace it with --force")
+    if not (target / marker).is_file():
+        raise Refused(target, f"a directory without {marker}, so none of ours", "name another; it is not deleted")
+
+
+@contextmanager
+def replacing_directory(target: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty directory beside ``target``; move it into place when the block ends well, remove it when not.
+
+    Rules of `check_directory` hold at both ends: what came to stand there meanwhile is not overwritten either.
+    """
+    check_directory(target, marker, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        check_directory(target, marker, force=force)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

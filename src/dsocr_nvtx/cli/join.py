@@ -1,0 +1,81 @@
+"""`join` and `demo`: a report in; tables, accounting and verdict out."""
+
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from dsocr_nvtx import __version__
+from dsocr_nvtx.ingest.report import read_report
+from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.report.terminal import show
+from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.points import Roofline, roofline
+from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
+
+MARKER = "join.json"
+_DEMO = "demo/h200-gundam-2x3.sqlite.xz"
+
+
+def join_report(
+    report: Path, *, run: Path | None, out: Path | None, hardware: str | None, ceilings: Path | None, force: bool
+) -> None:
+    """Join a report, write every table into a directory, and print the verdict."""
+    target = out or default_out(report)
+    check_directory(target, MARKER, force=force)
+    trace = read_report(report)
+    joined = join(trace, str(report))
+    if run is not None:
+        check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
+    found = _roofline(trace, joined, hardware, ceilings)
+    _write(target, trace, joined, found, force=force)
+    console = Console(stderr=False)
+    show(console, found, joined.accounting)
+    console.print(f"\ntables: {target}", highlight=False, soft_wrap=True)
+
+
+def demo(out: Path | None, *, force: bool) -> None:
+    """Join the capture inside the package, as `join` would."""
+    with resources.as_file(resources.files("dsocr_nvtx") / _DEMO) as path:
+        trace = read_report(path)
+    joined = join(trace, path.name)
+    found = _roofline(trace, joined, None, None)
+    if out is not None:
+        _write(out, trace, joined, found, force=force)
+    console = Console()
+    console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
+    show(console, found, joined.accounting)
+    console.print(
+        "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
+    )
+
+
+def default_out(report: Path) -> Path:
+    """Return where the tables of a report go: beside it, under its name."""
+    name = report.name.removesuffix(".xz")
+    return report.with_name(name.rsplit(".", 1)[0] + ".dsocr")
+
+
+def _roofline(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None) -> Roofline:
+    roofs = roofs_of(trace.devices.values(), hardware, ceilings)
+    return roofline(joined.kernels, joined.ranges, roofs, _provenance(trace))
+
+
+def _provenance(trace: Trace) -> dict[str, str]:
+    devices = ", ".join(sorted({device.name for device in trace.devices.values() if device.name}))
+    return {**trace.source, "dsocr_nvtx": __version__, "device": devices}
+
+
+def _write(target: Path, trace: Trace, joined: Joined, found: Roofline, *, force: bool) -> None:
+    about = _provenance(trace)
+    with replacing_directory(target, MARKER, force=force) as folder:
+        for name, table in {
+            "kernels": joined.kernels.replace_schema_metadata({**(joined.kernels.schema.metadata or {}), **about}),
+            "ranges": joined.ranges.replace_schema_metadata({**(joined.ranges.schema.metadata or {}), **about}),
+            "roofline": found.rows,
+            "stages": found.stages,
+        }.items():
+            write_table(table, folder / f"{name}.arrow")
+        write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, folder / MARKER)

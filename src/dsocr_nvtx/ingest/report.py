@@ -1,0 +1,68 @@
+"""Opening whatever a user calls a report: an nsys SQLite export, plain or xz-packed, or a ``.nsys-rep``."""
+
+import hashlib
+import lzma
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import evolve
+
+from dsocr_nvtx.errors import Refused, Unavailable
+from dsocr_nvtx.ingest import nsys
+from dsocr_nvtx.ingest.trace import Trace
+
+
+def read_report(path: Path) -> Trace:
+    """Read a report whole. The source says its file name and the hash of its bytes."""
+    with _as_sqlite(path) as sqlite:
+        trace = nsys.read(sqlite)
+    return evolve(trace, source={**trace.source, "report": path.name, "sha256": _digest(path)})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _as_sqlite(path: Path) -> Iterator[Path]:
+    """Yield a SQLite export of the report: the file itself, or a temporary one that goes when the block ends."""
+    if path.suffix not in (".nsys-rep", ".xz"):
+        yield path
+        return
+    if not path.is_file():
+        raise Refused(path, "no such file", "give the path of a report")
+    with tempfile.TemporaryDirectory(prefix="dsocr-") as folder:
+        target = Path(folder) / f"{path.name.removesuffix(path.suffix)}.sqlite"
+        if path.suffix == ".xz":
+            _unpack(path, target)
+        else:
+            _export(path, target)
+        yield target
+
+
+def _unpack(path: Path, target: Path) -> None:
+    try:
+        with lzma.open(path) as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    except (lzma.LZMAError, EOFError) as cause:
+        raise Refused(path, "not an xz file, or cut short", "pack it again") from cause
+
+
+def _export(path: Path, target: Path) -> None:
+    """Let nsys export a report with its payloads; an nsys too old for that option exports without them."""
+    nsys_path = shutil.which("nsys")
+    if nsys_path is None:
+        remedy = f"where nsys is, run: nsys export -t sqlite --include-blobs true {path.name}, and join the .sqlite"
+        raise Unavailable(f"{path}: reading a .nsys-rep needs Nsight Systems' nsys on the PATH; {remedy}")
+    command = [nsys_path, "export", "-t", "sqlite", "--force-overwrite", "true", "-o", str(target)]
+    for options in (["--include-blobs", "true"], []):
+        done = subprocess.run([*command, *options, str(path)], capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode == 0 and target.is_file():
+            return
+    lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    raise Refused(path, f"nsys export failed: {lines[-1] if lines else 'it said nothing'}", "is it a whole .nsys-rep?")

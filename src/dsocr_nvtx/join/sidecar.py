@@ -1,0 +1,36 @@
+"""The run directory's own table against the report: two records of one run must tell the same."""
+
+import numpy as np
+import pyarrow as pa
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.columns import coded, numbers
+from dsocr_nvtx.schema.records import COST_FIELDS
+
+_COMPARED = ("step", "batch", "tokens", "kv_len", *COST_FIELDS, "own_activation_bytes")
+
+
+def check_run(ranges: pa.Table, recorded: pa.Table, where: str) -> int:
+    """Return how many ranges both records hold; refuse a run directory that is another run's.
+
+    ``ranges`` is a MEASURED table, ``recorded`` a RANGES table. Calls are matched by event id; a report may hold fewer
+    of them (a capture window), never other ones.
+    """
+    if len(ranges["pid"].unique()) != 1:
+        raise Refused(where, "a run directory holds one process, the report several", "join without --run")
+    event, known = numbers(ranges, "event_id"), numbers(recorded, "event_id")
+    order = np.argsort(known)
+    place = np.minimum(np.searchsorted(known[order], event), max(len(known) - 1, 0))
+    if not len(known) or (known[order][place] != event)[event >= 0].any():
+        raise Refused(where, "the report has calls that this run did not record", "give the directory of the same run")
+    row = order[place]
+    told = np.flatnonzero((event >= 0) & (coded(ranges, "cost_source")[0] != _none(ranges)))
+    for name in _COMPARED:
+        if (numbers(ranges, name)[told] != numbers(recorded, name)[row][told]).any():
+            raise Refused(where, f"its {name} differ from the report's", "give the directory of the same run")
+    return len(told)
+
+
+def _none(ranges: pa.Table) -> int:
+    words = coded(ranges, "cost_source")[1]
+    return words.index("none") if "none" in words else -1

@@ -1,0 +1,1 @@
+"""What people look at. Computes no number: tables come in, text goes out."""

@@ -1,0 +1,71 @@
+"""Numbers and verdicts as people read them."""
+
+from collections.abc import Mapping
+
+Record = Mapping[str, object]
+
+_BOUND_WORDS = {
+    "host": "waiting for the host",
+    "compute": "compute-bound",
+    "memory": "memory-bound",
+    "latency": "latency-bound",
+}
+
+
+def milliseconds(ns: object) -> str:
+    """Return nanoseconds as milliseconds."""
+    return f"{_number(ns) / 1e6:,.2f}"
+
+
+def percent(share: object) -> str:
+    """Return a share as a percentage, a dash where it is not known."""
+    return "-" if share is None else f"{_number(share):.1%}"
+
+
+def decimal(value: object, digits: int = 1) -> str:
+    """Return a number with few digits, a dash where it is not known."""
+    return "-" if value is None else f"{_number(value):,.{digits}f}"
+
+
+def bound(value: object) -> str:
+    """Return what a row is bound by, in words."""
+    return "-" if value is None else _BOUND_WORDS.get(str(value), str(value))
+
+
+def verdict(stage: Record) -> str:
+    """Return one sentence: what binds a stage, how much of its wall time that is, and how far the roof is."""
+    wall, busy, idle = (_number(stage[name]) for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns"))
+    if not wall:
+        return f"{stage['stage']}: no device time"
+    causes = {name: _number(stage[f"idle_{name}_ns"]) for name in ("host", "launch", "sync", "memory")}
+    cause = max(causes, key=lambda name: causes[name])
+    what = {
+        "host": f"the device idles {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
+        "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
+        "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
+        "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof",
+    }[str(stage["bound"])]
+    floor = _number(stage["roofline_ns"])
+    per_step = wall / max(_number(stage["steps"]), 1) / 1e6
+    times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
+    return f"{stage['stage']} is {bound(stage['bound'])}: {what}; {per_step:,.2f} ms a step, {times}"
+
+
+_CAUSE_WORDS = {
+    "host": "host code between launches",
+    "launch": "launch calls",
+    "sync": "synchronising calls",
+    "memory": "allocations and copies",
+}
+
+
+def place(row: Record) -> str:
+    """Return where a row is in the network, like ``decoder.3 experts``."""
+    layer = "" if row["layer"] is None else f".{row['layer']}"
+    return f"{row['module']}{layer} {row['kind']}"
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"not a number: {value!r}")
+    return float(value)
