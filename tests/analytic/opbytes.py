@@ -67,7 +67,7 @@ def tensors(tree: Any) -> Iterator[torch.Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
-class OpBytes(TorchDispatchMode):
+class OpBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While entered, adds up operand and result bytes: ``total``, and by operator in ``by_operator``.
 
     ``hits`` says how many experts the first operand of a grouped product holds that have rows: on the meta device
@@ -75,7 +75,7 @@ class OpBytes(TorchDispatchMode):
     """
 
     def __init__(self, hits: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
         self.by_operator: dict[str, int] = defaultdict(int)
         self.calls: list[tuple[str, int, list[tuple[int, ...]]]] = []
@@ -84,15 +84,15 @@ class OpBytes(TorchDispatchMode):
         self._quiet = False
 
     def __enter__(self) -> Self:
-        super().__enter__()
-        self._fused.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._fused.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._fused.__exit__(kind, error, trace)
-        super().__exit__(kind, error, trace)
+        self._fused.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

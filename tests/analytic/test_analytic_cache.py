@@ -8,7 +8,7 @@ from dsocr_nvtx.schema.records import CallShape
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from networks import empty, kv_cache, true_network  # noqa: E402 - needs what was just made sure of
+from tests.analytic.networks import empty, kv_cache, true_network  # noqa: E402 - needs what was just made sure of
 
 
 def held(kv: Any) -> int:

@@ -11,8 +11,9 @@ from dsocr_nvtx.schema.records import CallShape, Stage
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from networks import empty, kv_cache, true_network  # noqa: E402 - needs what was just made sure of
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from tests.analytic.networks import empty, kv_cache, true_network  # noqa: E402 - needs what was just made sure of
 
 VIEWS = [(1, 512), (1, 640), (6, 640), (1, 1024), (1, 1280)]
 SHAPES = [  # batch, new tokens, tokens before them
@@ -58,7 +59,7 @@ def test_dense_and_moe_layers_count_what_torch_counts(batch: int, tokens: int, p
     for index, block in enumerate(network.model.language_model.layers):
         kv = kv_cache(network, batch, past)
         call = {"position_embeddings": rotary, "past_key_values": kv, "attention_mask": None}
-        if 1 < tokens and past:
+        if tokens > 1 and past:
             call["attention_mask"] = empty(batch, 1, tokens, past + tokens, dtype=torch.bool)
         assert counted(lambda: block(empty(batch, tokens, 1280), **call)) == said(layers.layers[index], shape)  # noqa: B023
 

@@ -12,8 +12,8 @@ from dsocr_nvtx.schema.records import CallShape, Stage
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from networks import empty, kv_cache, small_network, true_network  # noqa: E402 - needs what was just made sure of
-from opbytes import OpBytes  # noqa: E402
+from tests.analytic.networks import empty, kv_cache, small_network, true_network  # noqa: E402 - needs what was just made sure of
+from tests.analytic.opbytes import OpBytes  # noqa: E402
 
 
 def moved(call: Callable[[], Any], hits: int | None = None) -> int:
@@ -49,7 +49,7 @@ DECODE = [(1, 1, 912, 0), (4, 1, 8191, 0), (1, 1, 500, 1024), (2, 1, 500, 1024)]
 def block_call(network: Any, index: int, batch: int, tokens: int, past: int, slots: int) -> dict[str, Any]:
     """Return what a decoder layer is called with; the mask is there where transformers makes one."""
     eager = network.config.text_config._attn_implementation == "eager"
-    chunk, static = 1 < tokens and past > 0, slots > 0 and not (past == 0 and tokens > 1)
+    chunk, static = tokens > 1 and past > 0, slots > 0 and not (past == 0 and tokens > 1)
     mask = None
     if eager:
         mask = empty(batch, 1, tokens, slots or past + tokens)
@@ -125,7 +125,7 @@ def test_small_modules_move_what_torch_dispatches() -> None:
         (layers.lm_head, lambda: network.lm_head(empty(2, 50, 1280))),
         (layers.embed, lambda: text.embed_tokens(empty(2, 50, dtype=torch.long))),
         (layers.projector, lambda: network.model.multi_modal_projector(empty(2, 50, 2048))),
-        (dict((c.name, c.description) for c in moe.children(rows))["gate"], lambda: block.gate(empty(100, 1280))),
+        ({c.name: c.description for c in moe.children(rows)}["gate"], lambda: block.gate(empty(100, 1280))),
     ]
     for layer, call in pairs:
         assert near(layer.cost(rows).op_bytes, moved(call)), layer

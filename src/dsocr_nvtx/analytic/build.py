@@ -115,14 +115,14 @@ def _decoder_layer(text: Section, sparse: bool) -> DeepseekV2DecoderLayer:
 def _attention(text: Section) -> LlamaFlashAttention2:
     if text.has("use_mla") and text.flag("use_mla", False):
         raise text.refuse("use_mla", "is true: latent attention is not what DeepSeek-OCR has")
-    heads = text.count("num_attention_heads")
-    kv_heads = text.divides("num_key_value_heads", "num_attention_heads") if text.has("num_key_value_heads") else 1
+    heads, head_dim = text.count("num_attention_heads"), _head_dim(text)
+    groups = text.divides("num_key_value_heads", "num_attention_heads") if text.has("num_key_value_heads") else 1
     bias = text.flag("attention_bias", False)
     return LlamaFlashAttention2(
         width=text.count("hidden_size"),
         heads=heads,
-        kv_heads=heads // kv_heads,
-        head_dim=_head_dim(text),
+        kv_heads=heads // groups,
+        head_dim=head_dim,
         bias=bias,
         out_bias=bias,
     )
