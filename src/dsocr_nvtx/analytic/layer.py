@@ -50,7 +50,10 @@ class Layer:
         own, parts = self.own(shape, hit), self.children(shape)
         if not parts:
             return own
-        inside = [part.description.cost(part.shape, hit) for part in parts]
+        # Equal layers share one description, and one call's children share shapes: each pair is computed once.
+        known = {(id(part.description), id(part.shape)): part for part in parts}
+        costs = {at: part.description.cost(part.shape, hit) for at, part in known.items()}
+        inside = [costs[id(part.description), id(part.shape)] for part in parts]
         return evolve(total([own, *inside]), activation_bytes=self.io_bytes(shape))
 
     def parameters(self) -> int:

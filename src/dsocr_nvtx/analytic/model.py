@@ -41,16 +41,20 @@ class VisionTower(Layer):
         )
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
-        """Return the cost of joining SAM's and CLIP's features, and of laying the result out with newlines."""
+        """Return the cost of joining SAM's and CLIP's features and of laying the result out as prompt tokens.
+
+        Laying out copies three times: each row with its newline, each page's views with a separator, the batch's
+        pages; then the language model's prompt takes the result up.
+        """
         height, width = self.sam.grid(shape)
         rows = shape.batch * self._features(self.clip.call(shape.batch, height * width, shape))
         joined = 2 * rows * self.projector.width if isinstance(self.clip, VitModel) else 0
-        newlines = shape.batch * height if self.newlines else 0
-        laid_out = 2 * (rows + newlines) * self.projector.columns
-        moved = (joined + 2 * laid_out) * shape.itemsize
-        weights = self.own_parameters() * shape.itemsize
-        least = (joined + laid_out) * shape.itemsize
-        return Cost(weight_bytes=weights, activation_bytes=least, op_bytes=moved)
+        features = (rows + (shape.batch * height if self.newlines else 0)) * self.projector.columns
+        return Cost(
+            weight_bytes=self.own_parameters() * shape.itemsize,
+            activation_bytes=(joined + 2 * features) * shape.itemsize,
+            op_bytes=(joined + 7 * features) * shape.itemsize,
+        )
 
     def own_parameters(self) -> int:
         """Return the newline, if there is one, and the separator of views."""
@@ -121,15 +125,14 @@ class DeepseekOCRModel(Layer):
         )
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
-        """Return the cost of building the masks."""
-        return Cost(op_bytes=mask_bytes(shape))
+        """Return the cost of building the masks, and of scattering image features into a prompt.
 
-    def merge_cost(self, shape: CallShape, image_tokens: int) -> Cost:
-        """Return the cost of putting image features into the prompt: they are joined, then scattered under a mask."""
-        elements, features = shape.rows * self.embed.width, shape.batch * image_tokens * self.embed.width
-        scattered = (2 * elements + features) * shape.itemsize + shape.rows
-        joined = 2 * features * shape.itemsize
-        return Cost(activation_bytes=2 * features * shape.itemsize, op_bytes=scattered + joined)
+        That a prompt holds images is taken for granted; the features themselves are counted where they are made.
+        """
+        if not 1 < shape.tokens == shape.keys:
+            return Cost(op_bytes=mask_bytes(shape))
+        prompt = 2 * shape.rows * self.embed.width * shape.itemsize
+        return Cost(activation_bytes=prompt, op_bytes=mask_bytes(shape) + prompt + shape.rows)
 
     def io_bytes(self, shape: CallShape) -> int:
         """Return the token numbers and the logits."""

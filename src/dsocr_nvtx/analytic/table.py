@@ -161,8 +161,6 @@ def _entries(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[tuple[K
     shape = text_shape(request, prompt, prompt, request.experts)
     for node in walk_text(layers, shape, prompt if request.logits == "all" else 1):
         yield _key(Stage.PREFILL, node), 1, node.description.own(node.shape)
-    merged = layers.merge_cost(shape, image_tokens(layers, request))
-    yield (Stage.PREFILL, "model", LayerKind.REST, None), 0, merged
     yield from _decode(layers, request, prompt)
 
 
