@@ -93,7 +93,18 @@ def test_decode_of_one_token_needs_what_the_literature_says() -> None:
     assert copied.op_bytes - step.op_bytes == pytest.approx(11 * 2 * 41_287_680, rel=1e-2)
 
 
-@pytest.mark.parametrize("change", [{"logits": "some"}, {"dtype": "int3"}, {"batch": 0}, {"decode_tokens": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logits": "some"},
+        {"dtype": "int3"},
+        {"attention": "flash"},
+        {"experts": "group"},
+        {"decode_experts": ""},
+        {"batch": 0},
+        {"decode_tokens": -1},
+    ],
+)
 def test_a_wrong_request_is_a_usage_error(change: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         evolve(PAGE, **change)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from dsocr_nvtx.analytic.attention import LlamaFlashAttention2, LlamaRotaryEmbedding
 from dsocr_nvtx.analytic.build_vision import build_clip, build_qwen, build_sam
+from dsocr_nvtx.analytic.clip import VitModel
 from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer, TokenEmbedding
 from dsocr_nvtx.analytic.dims import Section
 from dsocr_nvtx.analytic.experts import DeepseekV2MoE, MoEGate, RoutedExperts
@@ -34,35 +35,29 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
     """
     root = Section(config)
     text = _text_section(root)
-    vision = root.section("vision_config")
-    sam_section, encoder_section = _vision_sections(vision)
-    sam, second = build_sam(sam_section), None
-    if encoder_section.has("intermediate_size") and encoder_section.has("rms_norm_eps"):
-        second = build_qwen(encoder_section)
-        features = second.norm.width
-    else:
-        clip = build_clip(encoder_section)
-        features = clip.pre_norm.width + sam.proj.steps[-1]
-    fed = second.norm.width if second else clip.pre_norm.width
-    if sam.proj.steps[-1] != fed:
-        found = f"ends in {sam.proj.steps[-1]} channels, but the encoder after it is {fed} wide"
-        raise sam_section.refuse("downsample_channels", found)
     width, sparse = text.count("hidden_size"), _sparse_layers(text)
     kinds = {kind: _decoder_layer(text, kind) for kind in set(sparse)}  # equal layers share one description
-    tower = VisionTower(
-        sam=sam,
-        clip=second or clip,
-        projector=MlpProjector(width=features, columns=width),
-        newlines=second is None,
-    )
     return DeepseekOCRModel(
-        vision=tower,
+        vision=_vision_tower(root.section("vision_config"), width),
         embed=TokenEmbedding(vocabulary=text.count("vocab_size"), width=width),
         rotary=LlamaRotaryEmbedding(head_dim=_head_dim(text)),
         layers=tuple(kinds[kind] for kind in sparse),
         norm=DeepseekV2RMSNorm(width=width),
         lm_head=LmHead(width=width, columns=text.count("vocab_size")),
     )
+
+
+def _vision_tower(vision: Section, width: int) -> VisionTower:
+    """Return both encoders and the projector; an encoder with an RMS norm is deepseek_ocr2's, else it is CLIP."""
+    sam_section, encoder = _vision_sections(vision)
+    sam, second = build_sam(sam_section), build_qwen(encoder) if encoder.has("rms_norm_eps") else build_clip(encoder)
+    is_clip, channels = isinstance(second, VitModel), sam.proj.steps[-1]
+    if channels != second.width:
+        found = f"ends in {channels} channels, but the encoder after it is {second.width} wide"
+        raise sam_section.refuse("downsample_channels", found)
+    features = second.width + (channels if is_clip else 0)  # CLIP's and SAM's features are joined
+    projector = MlpProjector(width=features, columns=width)
+    return VisionTower(sam=sam, clip=second, projector=projector, newlines=is_clip)
 
 
 def _text_section(root: Section) -> Section:

@@ -151,6 +151,11 @@ class VitModel(Layer):
         width = self.pre_norm.width
         return (shape.batch * (shape.tokens - 1) + shape.rows) * width * shape.itemsize
 
+    @property
+    def width(self) -> int:
+        """Width of a row."""
+        return self.pre_norm.width
+
     def call(self, batch: int, patches: int, shape: CallShape) -> CallShape:
         """Return the call over ``patches`` of SAM's rows: one more, the class token."""
         return CallShape(batch=batch, tokens=patches + 1, dtype=shape.dtype, attention=shape.attention)

@@ -104,6 +104,11 @@ class Qwen2VisionEncoder(Layer):
         """Return SAM's rows and the queries' results."""
         return shape.rows * self.norm.width * shape.itemsize
 
+    @property
+    def width(self) -> int:
+        """Width of a row."""
+        return self.norm.width
+
     def call(self, batch: int, patches: int, shape: CallShape) -> CallShape:
         """Return the call over ``patches`` of SAM's rows: the queries are appended."""
         tokens = patches + self.features(2 * patches)

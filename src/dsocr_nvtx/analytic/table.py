@@ -17,6 +17,9 @@ from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, CallShape, Cost,
 PROMPT_TEXT_TOKENS = 10
 """Begin-of-sequence and "<|grounding|>Convert the document to markdown.", roughly: prompts differ by a few."""
 
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+EXPERTS = ("grouped_mm", "batched_mm", "eager", "deepgemm", "sonicmoe")
+
 ROW_COLUMNS: tuple[str, ...] = ("stage", "module", "kind", "layer", "calls", *COST_FIELDS)
 
 
@@ -45,8 +48,10 @@ class PageRequest:
     def __attrs_post_init__(self) -> None:
         if self.logits not in ("last", "all"):
             raise UsageError(f"logits are computed for the last row or for all, not for {self.logits!r}")
-        if self.dtype not in DTYPE_BYTES:
-            raise UsageError(f"no dtype {self.dtype!r}; there are {', '.join(DTYPE_BYTES)}")
+        named = {"dtype": DTYPE_BYTES, "attention": ATTENTIONS, "experts": EXPERTS, "decode_experts": (None, *EXPERTS)}
+        for name, known in named.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"no {name} {getattr(self, name)!r}; there are {', '.join(filter(None, known))}")
         if self.batch < 1 or self.decode_tokens < 0 or (self.prompt_tokens is not None and self.prompt_tokens < 1):
             raise UsageError("a page has a batch and a prompt of at least one, and no fewer than zero decode tokens")
 
@@ -165,15 +170,21 @@ def _entries(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[tuple[K
 
 
 def _decode(layers: DeepseekOCRModel, request: PageRequest, prompt: int) -> Iterator[tuple[Key, int, Cost]]:
-    """Yield the decode steps, each key longer by one. Equal layers share one description, computed once per shape."""
-    known: dict[tuple[int, CallShape], Cost] = {}
-    for step in range(request.decode_tokens):
-        shape = text_shape(request, 1, prompt + step + 1, request.decode_experts or request.experts)
-        for node in walk_text(layers, shape):
-            at = (id(node.description), node.shape)
-            if at not in known:
-                known[at] = node.description.own(node.shape)
-            yield _key(Stage.DECODE, node), 1, known[at]
+    """Yield the decode steps, each key longer by one.
+
+    What does not see the cache costs the same at every step; of the rest, equal layers share one description.
+    """
+    experts, steps = request.decode_experts or request.experts, request.decode_tokens
+    shapes = [text_shape(request, 1, prompt + step + 1, experts) for step in range(steps)]
+    summed: dict[int, Cost] = {}
+    for node in walk_text(layers, shapes[0]) if shapes else ():
+        description = node.description
+        if node.shape is not shapes[0]:
+            yield _key(Stage.DECODE, node), steps, description.own(node.shape) * steps
+            continue
+        if id(description) not in summed:
+            summed[id(description)] = total(description.own(shape) for shape in shapes)
+        yield _key(Stage.DECODE, node), steps, summed[id(description)]
 
 
 def _key(stage: Stage, node: Node) -> Key:
