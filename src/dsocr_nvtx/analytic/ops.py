@@ -6,8 +6,11 @@
   "unmasked" count takes the full rectangle, which is what the counter (and a kernel without skipping) does.
 - Vector FLOPs: per element by `VECTOR_FLOPS`; a transcendental function counts one, so the numbers are the same on
   any hardware. Casts, copies and gathers count nothing: they are bytes.
-- Bytes, lower bound: each weight the call needs once, its inputs once, its outputs once, the keys and values it
-  attends to once, the new ones written once. What lies between two operators of one call could stay on chip.
+- Bytes, lower bound: each weight the call needs once, its inputs once, its outputs once, the new keys and values
+  written once. What lies between two operators of one call could stay on chip.
+- Keys and values read: all that the call attends to, its own included, since they are attended to in the cache; so
+  the bytes read at every step are the bytes a dynamic cache then holds. A static cache's empty slots are no part of
+  the lower bound, but of ``op_bytes`` and of the cache's size.
 - ``op_bytes``: operand and result bytes of the operators that PyTorch dispatches on a GPU, one by one, views and
   allocations free. Fused attention is one operator. Indexed reads and writes count the elements they touch
   (``weight[ids]`` reads what it returns, an expanded operand what it stands on), since no kernel moves the rest.
