@@ -1,7 +1,7 @@
 """From a Hugging Face configuration to layer descriptions: native, deepseek_ocr2, and the vendor's remote code.
 
-Nothing is read but sizes; a layer's attention type is not, because each call says how many keys it attends to. What the vendor's code hard-wires instead of configuring stands in `VENDOR_SAM` and
-`VENDOR_CLIP`, once.
+Nothing is read but sizes; a layer's attention type is not, because each call says how many keys it attends to. What
+the vendor's code hard-wires instead of configuring stands in `VENDOR_SAM` and `VENDOR_CLIP`, once.
 """
 
 from typing import Any, Final
