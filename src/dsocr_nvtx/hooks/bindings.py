@@ -4,14 +4,15 @@ The tree of layer descriptions is walked beside the tree of modules; a table say
 keeps a part. No class name is asked for, so the native network, the vendor's and their likes bind alike.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 from torch import nn
 
 from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
-from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer, TokenEmbedding
+from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer
 from dsocr_nvtx.analytic.experts import DeepseekV2MoE, RoutedExperts
 from dsocr_nvtx.analytic.forward import TextForward, VisionViews
 from dsocr_nvtx.analytic.layer import Layer
@@ -19,8 +20,9 @@ from dsocr_nvtx.analytic.model import DeepseekOCRModel
 from dsocr_nvtx.analytic.sam import SamProj
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks import shapes
-from dsocr_nvtx.hooks.tap import Key, Place, Priced
-from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, LayerKind, Level
+from dsocr_nvtx.hooks.parts import MISSING, Binding, Prices, Tower, find, tower
+from dsocr_nvtx.hooks.places import Key, Place, Priced, Rest
+from dsocr_nvtx.schema.records import CallShape, LayerKind, Level
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "norm1": ("layer_norm1", "norm1"),
@@ -35,61 +37,8 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
 """Attributes under which layouts keep a part whose name differs from ours; the first that exists is taken."""
 
 _BLOCKS = ("layers", "blocks", "encoder.layers", "transformer.layers")
-_MISSING = "hooks bind to the native and the vendor's DeepSeek-OCR network; check the model's class and version"
-
-
-@frozen(kw_only=True)
-class Binding:
-    """A method to put a range around, and what the range says."""
-
-    owner: nn.Module
-    place: Place
-    method: str = "forward"
-
-
-@frozen(kw_only=True)
-class _Part:
-    """One tower of the network: its type, its attention implementation, and whether it is part of vision."""
-
-    dtype: str
-    attention: str
-    is_vision: bool
-
-    def place(
-        self, path: str, description: Layer, level: Level, layer: int | None, read: Callable[..., Key],
-        shape_of: Callable[[Key, str, str], CallShape] = shapes.grid_shape, kind: LayerKind | None = None,
-    ) -> Place:  # fmt: skip
-        """Return a place priced by a layer description."""
-
-        def price(key: Key) -> Priced:
-            return priced(description, shape_of(key, self.dtype, self.attention))
-
-        return Place(
-            path=path,
-            kind=kind or description.kind,
-            level=level,
-            layer=layer,
-            read=read,
-            price=price,
-            is_vision=self.is_vision,
-            dtype=self.dtype,
-        )
-
-
-def priced(description: Layer, shape: CallShape) -> Priced:
-    """Return a call's cost with what its own operators must move, for when the calls inside are reported apart."""
-    return Priced(shape, description.cost(shape), description.own(shape).activation_bytes)
-
-
-def find(module: nn.Module, *names: str) -> Any:
-    """Return the first of several dotted attributes that a module has; refuse a module that has none of them."""
-    for name in names:
-        found: Any = module
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        if found is not None:
-            return found
-    raise Refused(type(module).__name__, f"no attribute {' or '.join(names)}", _MISSING)
+_BEFORE_REST = ("norm1", "attention", "mlp", "shared_experts")
+"""Calls after which their container works on: it cuts windows after a norm, and adds residuals or shared experts."""
 
 
 def bindings(model: nn.Module, level: Level) -> list[Binding]:
@@ -97,73 +46,69 @@ def bindings(model: nn.Module, level: Level) -> list[Binding]:
     network = build_analytic_layers_from_config(model.config)
     inner = find(model, "model")
     text = getattr(inner, "language_model", inner)
-    caches = shapes.Caches()
+    caches, prices = shapes.Caches(), Prices()
     everything = [
-        *_stages(model, inner, text, network, caches),
-        *_vision(inner, network),
-        *_text(model, text, network, caches),
+        *_stages(model, inner, text, network, caches, prices),
+        *_vision(inner, network, prices),
+        *_text(model, text, network, caches, prices),
     ]
     order = list(Level)
     return [binding for binding in everything if order.index(binding.place.level) <= order.index(level)]
 
 
-def _part(module: nn.Module, is_vision: bool, fallback: str) -> _Part:
-    parameter = next(module.parameters())
-    dtype = str(parameter.dtype).removeprefix("torch.")
-    if dtype not in DTYPE_BYTES:
-        raise Refused(type(module).__name__, f"its weights are {dtype}", f"load it as one of {', '.join(DTYPE_BYTES)}")
-    attention = getattr(getattr(module, "config", None), "_attn_implementation", None) or fallback
-    return _Part(dtype=dtype, attention=attention, is_vision=is_vision)
-
-
 def _stages(
-    model: nn.Module, inner: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: shapes.Caches
-) -> Iterator[Binding]:
-    part = _part(text, False, "eager")
+    model: nn.Module, inner: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: shapes.Caches,
+    prices: Prices,
+) -> Iterator[Binding]:  # fmt: skip
+    part = tower(text, prices, is_vision=False)
     config = getattr(text, "config", model.config)
     reader = shapes.ModelReader(caches, config, bool(getattr(config, "use_cache", True)))
 
+    @cache
+    def forward(logits: int) -> TextForward:
+        return TextForward(model=network, logits=logits)
+
     def price(key: Key) -> Priced:
-        return priced(TextForward(model=network, logits=key[5]), shapes.cached_shape(key, part.dtype, part.attention))
+        return prices(forward(key[5]), shapes.cached_shape(key, part.dtype, part.attention))
 
     yield Binding(
         owner=model,
         place=Place(
             path="model", kind=LayerKind.REST, level=Level.STAGE, layer=None, read=reader, price=price, is_model=True,
-            dtype=part.dtype,
+            dtype=part.dtype, rest=Rest(path="sampling", container=None),
         ),
     )  # fmt: skip
     if hasattr(inner, "get_image_features"):
-        yield _image_features(inner, network)
+        yield _image_features(inner, network, prices)
 
 
-def _image_features(inner: nn.Module, network: DeepseekOCRModel) -> Binding:
-    tower = _part(find(inner, "vision_tower.sam_encoder"), True, "sdpa")
+def _image_features(inner: nn.Module, network: DeepseekOCRModel, prices: Prices) -> Binding:
+    sam = tower(find(inner, "vision_tower.sam_encoder"), prices, is_vision=True)
 
     def price(key: Key) -> Priced:
         calls = tuple(
-            CallShape(batch=batch, height=height, width=width, dtype=tower.dtype, attention=tower.attention)
+            CallShape(batch=batch, height=height, width=width, dtype=sam.dtype, attention=sam.attention)
             for batch, height, width in key
         )
         views = VisionViews(tower=network.vision, views=calls)
-        return priced(views, CallShape(tokens=views.tokens(), dtype=tower.dtype))
+        return prices(views, CallShape(tokens=views.tokens(), dtype=sam.dtype))
 
     place = Place(
         path="image_features", kind=LayerKind.REST, level=Level.STAGE, layer=None, read=shapes.images, price=price,
-        is_vision=True, dtype=tower.dtype,
+        is_vision=True, dtype=sam.dtype,
     )  # fmt: skip
     return Binding(owner=inner, method="get_image_features", place=place)
 
 
-def _vision(inner: nn.Module, network: DeepseekOCRModel) -> Iterator[Binding]:
+def _vision(inner: nn.Module, network: DeepseekOCRModel, prices: Prices) -> Iterator[Binding]:
     sam = find(inner, "vision_tower.sam_encoder", "sam_model")
     clip = find(inner, "vision_tower.vision_encoder", "vision_model")
     projector = find(inner, "multi_modal_projector", "projector")
-    part = _part(sam, True, "sdpa")
+    part = tower(sam, prices, is_vision=True)
     yield Binding(owner=sam, place=part.place("sam", network.sam, Level.LAYER, None, shapes.channels_first))
     yield from _sam_ends(sam, network, part)
     yield from _blocks(sam, "sam", network.sam.blocks, part)
-    part = _part(clip, True, "sdpa")
+    part = tower(clip, prices, is_vision=True)
     yield Binding(owner=clip, place=part.place("clip", network.clip, Level.LAYER, None, shapes.clip_input))
     yield from _clip_ends(clip, network, part)
     yield from _blocks(clip, "clip", network.clip.blocks, part)
@@ -171,10 +116,10 @@ def _vision(inner: nn.Module, network: DeepseekOCRModel) -> Iterator[Binding]:
     yield Binding(owner=projector, place=place)
 
 
-def _sam_ends(sam: nn.Module, network: DeepseekOCRModel, part: _Part) -> Iterator[Binding]:
+def _sam_ends(sam: nn.Module, network: DeepseekOCRModel, part: Tower) -> Iterator[Binding]:
     layers = network.sam
     read = shapes.neck(layers.neck.width)
-    patch = part.place("sam.patch_embed", layers.patch_embed, Level.OP, None, shapes.channels_first)
+    patch = part.place("sam.patch_embed", layers.patch_embed, Level.OP, None, shapes.channels_first, rest="sam")
     yield Binding(owner=find(sam, "patch_embed"), place=patch)
     yield Binding(owner=find(sam, "neck"), place=part.place("sam.neck", layers.neck, Level.OP, None, read))
     if hasattr(sam, "net_2"):  # the vendor keeps the two halvings apart
@@ -190,7 +135,7 @@ def _sam_ends(sam: nn.Module, network: DeepseekOCRModel, part: _Part) -> Iterato
         yield Binding(owner=find(sam, name), place=place)
 
 
-def _clip_ends(clip: nn.Module, network: DeepseekOCRModel, part: _Part) -> Iterator[Binding]:
+def _clip_ends(clip: nn.Module, network: DeepseekOCRModel, part: Tower) -> Iterator[Binding]:
     for child in network.clip.children(CallShape()):
         if child.layer is None and not (child.name == "rotary" and not hasattr(clip, "rotary_emb")):
             is_input = child.name == "embeddings"
@@ -199,22 +144,25 @@ def _clip_ends(clip: nn.Module, network: DeepseekOCRModel, part: _Part) -> Itera
             yield Binding(owner=find(clip, *_ATTRIBUTES.get(child.name, (child.name,))), place=place)
 
 
-def _blocks(tower: nn.Module, path: str, described: tuple[Layer, ...], part: _Part) -> Iterator[Binding]:
+def _blocks(tower: nn.Module, path: str, described: tuple[Layer, ...], part: Tower) -> Iterator[Binding]:
     modules = find(tower, *_BLOCKS)
     if len(modules) != len(described):
-        raise Refused(type(tower).__name__, f"{len(modules)} blocks, its config says {len(described)}", _MISSING)
+        raise Refused(type(tower).__name__, f"{len(modules)} blocks, its config says {len(described)}", MISSING)
     for index, (module, description) in enumerate(zip(modules, described, strict=True)):
         above = f"{path}.{index}"
         yield Binding(owner=module, place=part.place(above, description, Level.LAYER, index, shapes.rows))
         for child in description.children(CallShape()):
-            place = part.place(f"{above}.{child.name}", child.description, Level.OP, index, shapes.rows)
+            rest = above if child.name in _BEFORE_REST else None
+            place = part.place(f"{above}.{child.name}", child.description, Level.OP, index, shapes.rows, rest=rest)
             yield Binding(owner=find(module, *_ATTRIBUTES.get(child.name, (child.name,))), place=place)
 
 
-def _text(model: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: shapes.Caches) -> Iterator[Binding]:
-    part = _part(text, False, "eager")
-    embed: TokenEmbedding = network.embed
-    yield Binding(owner=find(text, "embed_tokens"), place=part.place("embed", embed, Level.OP, None, shapes.ids))
+def _text(
+    model: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: shapes.Caches, prices: Prices
+) -> Iterator[Binding]:
+    part = tower(text, prices, is_vision=False)
+    place = part.place("embed", network.embed, Level.OP, None, shapes.ids, rest="model")
+    yield Binding(owner=find(text, "embed_tokens"), place=place)
     if hasattr(text, "rotary_emb"):  # the vendor computes it inside every attention
         place = part.place("decoder.rotary", network.rotary, Level.OP, None, shapes.positions)
         yield Binding(owner=find(text, "rotary_emb"), place=place)
@@ -225,14 +173,14 @@ def _text(model: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: 
     modules = find(text, "layers")
     if len(modules) != len(network.layers):
         found = f"{len(modules)} decoder layers, its config says {len(network.layers)}"
-        raise Refused(type(text).__name__, found, _MISSING)
+        raise Refused(type(text).__name__, found, MISSING)
     for index, (module, description) in enumerate(zip(modules, network.layers, strict=True)):
         reader = shapes.LayerReader(caches, config, index)
         yield from _decoder_layer(module, description, index, part, reader)
 
 
 def _decoder_layer(
-    module: nn.Module, description: DeepseekV2DecoderLayer, index: int, part: _Part, reader: shapes.LayerReader
+    module: nn.Module, description: DeepseekV2DecoderLayer, index: int, part: Tower, reader: shapes.LayerReader
 ) -> Iterator[Binding]:
     path = f"decoder.{index}"
     place = part.place(path, description, Level.LAYER, index, reader, shapes.cached_shape)
@@ -241,20 +189,22 @@ def _decoder_layer(
         owner = find(module, *_ATTRIBUTES.get(child.name, (child.name,)))
         below = f"{path}.{child.name}"
         if child.name == "attention":
-            place = part.place(below, child.description, Level.OP, index, reader, shapes.cached_shape)
+            place = part.place(below, child.description, Level.OP, index, reader, shapes.cached_shape, rest=path)
         elif isinstance(child.description, DeepseekV2MoE):
             yield from _moe(owner, child.description, below, index, part, reader.config)
             continue
         else:
-            place = part.place(below, child.description, Level.OP, index, shapes.rows)
+            rest = path if child.name in _BEFORE_REST else None
+            place = part.place(below, child.description, Level.OP, index, shapes.rows, rest=rest)
         yield Binding(owner=owner, place=place)
 
 
 def _moe(
-    module: nn.Module, description: DeepseekV2MoE, path: str, index: int, part: _Part, config: Any
+    module: nn.Module, description: DeepseekV2MoE, path: str, index: int, part: Tower, config: Any
 ) -> Iterator[Binding]:
     read = shapes.ExpertsReader(config)
-    place = part.place(path, description, Level.OP, index, read, shapes.experts_shape)
+    layer = path.rsplit(".", 1)[0]
+    place = part.place(path, description, Level.OP, index, read, shapes.experts_shape, rest=layer)
     yield Binding(owner=module, place=place)
     for child in description.children(CallShape()):
         below = f"{path}.{child.name}"
@@ -265,5 +215,6 @@ def _moe(
             owner, method = (module, "moe_infer") if of_list else (find(module, child.name), "forward")
             yield Binding(owner=owner, method=method, place=place)
         else:
-            place = part.place(below, child.description, Level.OP, index, shapes.rows)
+            rest = path if child.name in _BEFORE_REST else None
+            place = part.place(below, child.description, Level.OP, index, shapes.rows, rest=rest)
             yield Binding(owner=find(module, child.name), place=place)

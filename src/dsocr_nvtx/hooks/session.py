@@ -1,6 +1,5 @@
 """The hooks of one model while they are attached: what a `with hook(model)` block yields."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
 from dsocr_nvtx.hooks.stage import analytic_stage
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
-from dsocr_nvtx.hooks.tap import NOTHING, Counters, Place, Tap, Thread
+from dsocr_nvtx.hooks.tap import Shared, Tap
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage
 
 _log = logging.getLogger(__name__)
@@ -29,43 +30,50 @@ class HookSession:
         self.stats = AnalyticRunStats()
         self.errors: list[str] = []
         self.off = not (record or emitter.active)
-        self._emitter, self._record, self._make_event, self._events = emitter, record, make_event, events
-        self._thread = Thread(itertools.count().__next__)
-        self._counters = Counters()
-        self._taps: list[tuple[nn.Module, str, object]] = []
-        self._steps = {stage: self._tap(_step_place(stage)) for stage in Stage}
-
-    def _tap(self, place: Place) -> Tap:
-        rows = self.stats.rows if self._record else None
-        return Tap(place, self._emitter, self._thread, self._counters, rows, self._make_event, self._events)
+        self._shared = Shared(emitter, self.stats.rows if record else None, make_event, every_event=events)
+        self._attached: list[tuple[nn.Module, str, object]] = []
+        self._steps = {stage: Tap(_step_place(stage), self._shared) for stage in Stage}
+        self._rests: dict[str, Tap] = {}
 
     def wrap(self, owner: nn.Module, method: str, place: Place) -> None:
         """Put a range around a method of a module, on this instance only; `detach` takes it away again."""
-        from torch.compiler import is_compiling
-
-        inner = getattr(owner, method)
-        tap, fail = self._tap(place), self._fail
+        inner, tap, shared = getattr(owner, method), Tap(place, self._shared), self._shared
+        if place.rest is not None:
+            tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), shared))
 
         def hooked(*args: Any, **kwargs: Any) -> Any:
             if is_compiling():  # under torch.compile's tracing the hooks step aside
                 return inner(*args, **kwargs)
-            try:
-                opened = tap.enter(args, kwargs)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                fail(place.path, error)
-                return inner(*args, **kwargs)
+            opened = self._enter(tap, args, kwargs)
             try:
                 return inner(*args, **kwargs)
             finally:
-                tap.leave(opened)
+                if opened is not None:
+                    self._leave(tap, opened)
 
-        self._taps.append((owner, method, owner.__dict__.get(method, _ABSENT)))
+        self._attached.append((owner, method, owner.__dict__.get(method, _ABSENT)))
         setattr(owner, method, hooked)
+
+    def _enter(self, tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened | None:
+        try:
+            if self._shared.muted:
+                tap.rehearse(args, kwargs)
+                return None
+            return tap.enter(args, kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            self._fail(tap.place.path, error)
+            return None
+
+    def _leave(self, tap: Tap, opened: Opened) -> None:
+        try:
+            tap.leave(opened)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            self._fail(tap.place.path, error)
 
     def detach(self) -> None:
         """Take every range away, newest first, so that what was there before is there again."""
-        while self._taps:
-            owner, method, before = self._taps.pop()
+        while self._attached:
+            owner, method, before = self._attached.pop()
             if before is _ABSENT:
                 owner.__dict__.pop(method, None)
             else:
@@ -81,24 +89,31 @@ class HookSession:
     def step(self, stage: str) -> Iterator[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
         with analytic_stage(stage):
-            if self.off:
-                yield
-                return
-            tap = self._steps[Stage(stage)]
-            opened = tap.enter((), {})
+            opened = None if self.off else self._enter(self._steps[Stage(stage)], (), {})
             try:
                 yield
             finally:
-                tap.leave(opened)
+                if opened is not None:
+                    self._leave(self._steps[Stage(stage)], opened)
+
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Emit and record nothing inside the block, but price its calls: a warm-up warms the hooks up as well."""
+        before, self._shared.muted = self._shared.muted, True
+        try:
+            yield
+        finally:
+            self._shared.muted = before
+            self._shared.thread.kv = self._shared.thread.experts = None
 
     def announce_all(self) -> None:
         """Let every module announce its cost again at its next call: call this where a capture starts."""
-        self._counters.epoch += 1
+        self._shared.counters.epoch += 1
 
     def discard(self) -> None:
         """Forget what was recorded so far, as after a warm-up; steps are counted from 0 again."""
         self.stats.clear()
-        self._counters.steps[:] = [-1] * len(self._counters.steps)
+        self._shared.counters.steps[:] = [-1] * len(self._shared.counters.steps)
         self.announce_all()
 
     def write(self, directory: Path) -> None:
@@ -115,6 +130,6 @@ def _step_place(stage: Stage) -> Place:
         kind=LayerKind.REST,
         level=Level.STAGE,
         layer=None,
-        read=lambda _args, _kwargs, _thread: (),
-        price=lambda _key: NOTHING,
+        read=no_key,
+        price=nothing,
     )

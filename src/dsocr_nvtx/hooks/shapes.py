@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from attrs import field, frozen
 
-from dsocr_nvtx.hooks.tap import Key, Thread
+from dsocr_nvtx.hooks.places import Key, Thread
 from dsocr_nvtx.schema.records import CallShape
 
 _Args = tuple[Any, ...]

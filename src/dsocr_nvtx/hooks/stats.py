@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from dsocr_nvtx.hooks.tap import Row
+from dsocr_nvtx.hooks.places import Row
 from dsocr_nvtx.schema.files import write_json, write_table
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage, module_of

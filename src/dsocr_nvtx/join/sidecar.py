@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import coded, numbers
+from dsocr_nvtx.join.columns import numbers
 from dsocr_nvtx.schema.records import COST_FIELDS
 
 _COMPARED = ("step", "batch", "tokens", "kv_len", *COST_FIELDS, "own_activation_bytes")
@@ -24,13 +24,9 @@ def check_run(ranges: pa.Table, recorded: pa.Table, where: str) -> int:
     if not len(known) or (known[order][place] != event)[event >= 0].any():
         raise Refused(where, "the report has calls that this run did not record", "give the directory of the same run")
     row = order[place]
-    told = np.flatnonzero((event >= 0) & (coded(ranges, "cost_source")[0] != _none(ranges)))
+    priced = np.logical_or.reduce([numbers(ranges, name) > 0 for name in COST_FIELDS])
+    told = np.flatnonzero((event >= 0) & priced)
     for name in _COMPARED:
         if (numbers(ranges, name)[told] != numbers(recorded, name)[row][told]).any():
             raise Refused(where, f"its {name} differ from the report's", "give the directory of the same run")
     return len(told)
-
-
-def _none(ranges: pa.Table) -> int:
-    words = coded(ranges, "cost_source")[1]
-    return words.index("none") if "none" in words else -1

@@ -6,7 +6,7 @@ import pyarrow as pa
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
 from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, recoded
-from dsocr_nvtx.join.costs import CostSource, RangeCosts
+from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.measure import Measured
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
@@ -69,7 +69,6 @@ def measured_table(
         "pid": numbers(nvtx, "pid")[order],
         "tid": numbers(nvtx, "tid")[order],
         "parent_id": pa.array(parent, mask=ranges.parent < 0),
-        "cost_source": recoded(costs.source[order], list(CostSource)),
         "start_ns": start,
         "end_ns": end,
         "device": pa.array(device.astype(np.int32), mask=device < 0),

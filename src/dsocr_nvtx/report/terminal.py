@@ -82,15 +82,15 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
         "",
         f"roofs: {found.roofs.device}, {found.roofs.source}; level {found.level}",
         f"{accounting.operations:,} GPU operations, {words.milliseconds(accounting.total_ns)} ms; between the first "
-        f"and the last hooked call {accounting.covered:.2%} of that time has a range, {accounting.covered_by_leaves:.2%} "
-        "a leaf range",
+        f"and the last hooked call {accounting.covered:.2%} of that time has a range, "
+        f"{accounting.covered_by_leaves:.2%} a leaf range",
     ]
     for bucket, count in accounting.buckets.items():
         if bucket != "attributed" and count.operations:
             text = f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations"
             lines.append(f"{text}, {words.milliseconds(count.ns)} ms")
     if accounting.cost_sources.get("none"):
-        lines.append(f"{accounting.cost_sources['none']:,} ranges have no cost in this report; their work is missing")
+        lines.append(f"{accounting.cost_sources['none']:,} ranges have no cost in this report: their work is missing")
     for device in accounting.devices:
         unowned = device.idle_ns.get("none", 0)
         lines.append(

@@ -4,10 +4,9 @@ Whole numbers throughout: FLOPs, bytes and nanoseconds, named ``_flops``, ``_byt
 """
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
-from attrs import define, evolve, field, fields, frozen
-from attrs.validators import ge, instance_of
+from attrs import define, evolve, fields, frozen
 
 
 class Stage(StrEnum):
@@ -74,10 +73,6 @@ def module_of(path: str) -> str:
     return head if head in MODULES else "model"
 
 
-def _count() -> Any:
-    return field(default=0, validator=[instance_of(int), ge(0)])
-
-
 @frozen(kw_only=True)
 class Cost:
     """What one call must do and move: whole, non-negative numbers. Conventions: `dsocr_nvtx.analytic.ops`.
@@ -87,14 +82,21 @@ class Cost:
     ``kv_write_bytes`` are lower bounds; ``op_bytes`` is what this implementation moves operator by operator.
     """
 
-    tensor_flops: int = _count()
-    tensor_flops_unmasked: int = _count()
-    vector_flops: int = _count()
-    weight_bytes: int = _count()
-    activation_bytes: int = _count()
-    kv_read_bytes: int = _count()
-    kv_write_bytes: int = _count()
-    op_bytes: int = _count()
+    tensor_flops: int = 0
+    tensor_flops_unmasked: int = 0
+    vector_flops: int = 0
+    weight_bytes: int = 0
+    activation_bytes: int = 0
+    kv_read_bytes: int = 0
+    kv_write_bytes: int = 0
+    op_bytes: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        # One loop, not a validator per field: hooks price a growing KV cache with every token.
+        for name in COST_FIELDS:
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} must be a whole number, not negative: {value!r}")
 
     def __add__(self, other: Self) -> Self:
         """Return the cost of doing both, nothing shared."""

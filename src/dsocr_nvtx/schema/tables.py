@@ -174,7 +174,6 @@ MEASURED = pa.schema(
         *_CALL,
         *COST_COLUMNS,
         _OWN,
-        column("cost_source", WORD, "", "binary, json, announcement, or none where the report has no cost for it"),
         column("tid", _I64, "", "calling thread"),
         column("start_ns", _I64, "ns", "push"),
         column("end_ns", _I64, "ns", "pop"),

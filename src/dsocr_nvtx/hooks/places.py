@@ -1,0 +1,161 @@
+"""Where taps sit and what they hold: places and their prices, open ranges, finished rows, bound payloads."""
+
+from collections.abc import Callable
+from threading import get_native_id, local
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from attrs import field, frozen
+
+from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, CallShape, Cost, LayerKind, Level, code_of
+
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.tap import Tap
+
+Key = tuple[Any, ...]
+
+
+@frozen(eq=False)
+class Priced:
+    """A call's shape with what it costs, ``own_activation_bytes`` as in `RangeRecord`; ``words``: both as payload."""
+
+    shape: CallShape
+    cost: Cost
+    own_activation_bytes: int
+    words: npt.NDArray[np.int64] = field(init=False)
+
+    @words.default
+    def _words(self) -> npt.NDArray[np.int64]:
+        shape, costs = self.shape, [getattr(self.cost, name) for name in COST_FIELDS]
+        return np.array([shape.batch, shape.tokens, shape.kv_len, *costs, self.own_activation_bytes], "<i8")
+
+
+NOTHING = Priced(CallShape(), Cost(), 0)
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where a tap sits in the network, and how its calls are read and priced.
+
+    ``read`` turns a call's arguments into the key that its cost depends on; ``price`` turns the key into a cost.
+    ``is_vision`` and ``is_model`` say how the stage is inferred where nobody set one. ``rest`` names a range for what
+    the container does itself after this call (residual additions, reshapes, masks, sampling), so that a timeline shows
+    it by name.
+    """
+
+    path: str
+    kind: LayerKind
+    level: Level
+    layer: int | None
+    read: Callable[[tuple[Any, ...], dict[str, Any], "Thread"], Key]
+    price: Callable[[Key], Priced]
+    is_vision: bool = False
+    is_model: bool = False
+    dtype: str = "bfloat16"
+    rest: "Rest | None" = None
+
+
+@frozen(kw_only=True)
+class Rest:
+    """A container's own work after one of its calls: the range's path, and the container (None: any step)."""
+
+    path: str
+    container: str | None
+
+    def place(self, like: Place) -> Place:
+        """Return the place of that range, beside the call that it follows."""
+        layer = like.layer if self.container else None
+        return Place(
+            path=self.path,
+            kind=LayerKind.REST,
+            level=Level.OP,
+            layer=layer,
+            read=no_key,
+            price=nothing,
+            dtype=like.dtype,
+        )
+
+
+def no_key(_args: tuple[Any, ...], _kwargs: dict[str, Any], _thread: "Thread") -> Key:
+    """Return the key of a range whose cost depends on nothing."""
+    return ()
+
+
+def nothing(_key: Key) -> Priced:
+    """Return the cost of a range that has none of its own."""
+    return NOTHING
+
+
+class Open(NamedTuple):
+    """A range that is open on a thread."""
+
+    event_id: int
+    stage: int
+    place: Place
+
+
+class Row(NamedTuple):
+    """A finished call, as cheap to make as possible; `dsocr_nvtx.hooks.stats` turns it into a `RangeRecord`."""
+
+    event_id: int
+    parent_id: int | None
+    place: Place
+    priced: Priced
+    stage: int
+    step: int
+    start_ns: int
+    end_ns: int
+    thread_id: int
+    events: tuple[Any, Any] | None
+
+
+class Opened(NamedTuple):
+    """What `Tap.leave` needs of the range that `Tap.enter` opened."""
+
+    event_id: int
+    parent_id: int | None
+    priced: Priced
+    stage: int
+    step: int
+    event: Any
+    outer: tuple[tuple[int, int] | None, str | None]
+    start_ns: int
+
+
+class Thread(local):
+    """What a thread has open. Event ids of different threads lie in different blocks of 2**40, so they never meet."""
+
+    def __init__(self, taken: Callable[[], int]) -> None:
+        self.next_id = taken() << 40
+        self.native_id = get_native_id()
+        self.open: list[Open] = []
+        self.kv: tuple[int, int] | None = None
+        self.experts: str | None = None
+        self.rest: tuple[Tap, Opened] | None = None
+
+
+class Slot:
+    """A tap in one stage: its bound range attributes, its payload, and the key that the payload holds now."""
+
+    __slots__ = ("array", "attributes", "epoch", "key", "priced", "words")
+
+    def __init__(self, place: Place, stage: int, emitter: Emitter) -> None:
+        self.array = np.zeros(len(PAYLOAD_FIELDS), "<i8")
+        self.words = self.array.data  # a flat view: writing an element takes a third of what numpy's own takes
+        self.key: Key | None = None
+        self.priced = NOTHING
+        self.epoch = -1
+        self.words[FIELD_INDEX["stage"]] = stage
+        self.words[FIELD_INDEX["layer"]] = -1 if place.layer is None else place.layer
+        self.words[FIELD_INDEX["kind"]] = code_of(place.kind)
+        self.words[FIELD_INDEX["level"]] = code_of(place.level)
+        self.words[FIELD_INDEX["dtype"]] = list(DTYPE_BYTES).index(place.dtype)
+        self.attributes = emitter.prepare(place.path, stage, self.array)
+
+    def hold(self, key: Key, priced: Priced) -> None:
+        """Put another call's cost into the payload; it is announced before the next push."""
+        self.array[FIELD_INDEX["batch"] :] = priced.words
+        self.key, self.priced, self.epoch = key, priced, -1
