@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +15,11 @@ from attrs import evolve, frozen
 from dsocr_nvtx import __version__
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.advice import next_command, under_nsys
-from dsocr_nvtx.run.directory import check_target, default_directory, replacing_directory, write_manifest, write_output
+from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
 from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
+from dsocr_nvtx.schema.files import check_directory, replacing_directory
 from dsocr_nvtx.schema.records import RunManifest
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
@@ -40,12 +41,11 @@ class _Recorded:
 def capture(options: RunOptions) -> Path:
     """Make the run that is asked for and return its directory. Everything a user should know goes to stderr."""
     target = options.out or default_directory()
-    check_target(target, force=options.force)
+    check_directory(target, MANIFEST, force=options.force)
     with run_progress() as progress, _memory_is_named():
         _settle(choose_device(options))
         work = prepare(options, progress)
-        _warm_up(work, options.warmup, progress)
-        with replacing_directory(target, force=options.force) as directory:
+        with replacing_directory(target, MANIFEST, force=options.force) as directory:
             recorded = _record(work, options, progress)
             _write(directory, options, work, recorded)
         _report(target, options, work, recorded, progress)
@@ -60,7 +60,7 @@ def _settle(device: torch.device) -> None:
 
 
 def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
-    """Run the pages unhooked, so that a report without a capture range has no range of them either."""
+    """Run the pages without ranges, so that a report without a capture range has none of them either."""
     decoding = warm_up_decoding(work.decoding)
     for _ in range(times):
         progress.stage("warm-up", 1 + decoding.max_new_tokens)
@@ -70,9 +70,12 @@ def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
 
 def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Recorded:
     images = work.views.model_inputs()
-    progress.stage("recording", 1 + work.decoding.max_new_tokens)
     with ExitStack() as stack:
         session = stack.enter_context(_hooked(work, options)) if options.hooks else None
+        # Muted hooks price what they see, so that no cost is computed for the first time while time is measured.
+        with session.muted() if session is not None else nullcontext():
+            _warm_up(work, options.warmup, progress)
+        progress.stage("recording", 1 + work.decoding.max_new_tokens)
         stack.enter_context(_profiler_window(enabled=options.capture_range))
         if session is not None:
             session.announce_all()
@@ -135,7 +138,10 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
         dtype=str(work.dtype).removeprefix("torch."),
         level=options.level,
         mode=options.mode,
+        tiles=tuple(f"{columns}x{rows}" for columns, rows in work.views.grids),
         batch=work.views.batch,
+        attention=options.attention,
+        experts=options.experts,
         pages=work.names,
         prompt_tokens=work.prompt.shape[1],
         decode_tokens=len(recorded.tokens[0]) - 1,

@@ -50,7 +50,7 @@ class Decoding:
     ``switch_experts``: between prefill and decode, change the experts' implementation as `generate` would.
     """
 
-    max_new_tokens: int = 16
+    max_new_tokens: int = 32
     stop_ids: tuple[int, ...] = ()
     switch_experts: bool = True
 

@@ -80,7 +80,7 @@ def run_command(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Copies of a single page.", show_default="one of each page given")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="As generate counts: the prefill makes the first.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="As generate counts: the prefill makes the first.")] = 32,
     ignore_eos: Annotated[
         bool | None,
         typer.Option(

@@ -26,7 +26,7 @@ class RunOptions:
     mode: str = "gundam"
     tiles: Grid | None = None
     batch: int | None = None
-    max_new_tokens: int = 16
+    max_new_tokens: int = 32
     ignore_eos: bool | None = None
     checkpoint: Path | None = None
     config: str = "true"

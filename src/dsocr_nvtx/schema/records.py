@@ -204,7 +204,10 @@ class RunManifest:
     dtype: str
     level: str
     mode: str
+    tiles: tuple[str, ...]
     batch: int
+    attention: str
+    experts: str
     pages: tuple[str, ...]
     prompt_tokens: int
     decode_tokens: int
