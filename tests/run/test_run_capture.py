@@ -92,6 +92,12 @@ class _Session:
             raise RuntimeError("inside the model")
         yield
 
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        self.log.append("muted")
+        yield
+        self.log.append("heard")
+
     def announce_all(self) -> None:
         self.log.append("announce")
 
@@ -117,12 +123,13 @@ def _fake_hooks(monkeypatch: pytest.MonkeyPatch, fail: str = "") -> list[str]:
     return log
 
 
-def test_warm_up_is_unhooked_and_the_rest_in_order(
+def test_warm_up_is_muted_and_the_rest_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = _fake_hooks(monkeypatch)
     capture(evolve(TINY, out=tmp_path / "run", hooks=True, level="layer", warmup=2))
-    assert log == ["attach layer", "announce", "vision", "prefill", "decode", "decode", "detach", "write"]
+    stages = ["vision", "prefill", "decode", "decode"]
+    assert log == ["attach layer", "muted", "heard", "announce", *stages, "detach", "write"]
     assert (tmp_path / "run" / "ranges.arrow").exists()
     assert _manifest(tmp_path / "run")["hook_errors"] == ["first fault"]
     assert "1 errors inside hooks" in capsys.readouterr().err
@@ -187,7 +194,7 @@ def test_the_module_runs_the_main_job(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "runs").iterdir()
     manifest = _manifest(directory)
-    assert (manifest["prompt_tokens"], manifest["decode_tokens"], manifest["hook_errors"]) == (248, 15, [])
+    assert (manifest["prompt_tokens"], manifest["decode_tokens"], manifest["hook_errors"]) == (248, 31, [])
     assert manifest["ranges"] > 16
     assert (directory / "ranges.arrow").exists()
     assert (directory / "analytic_hooks" / "decoder_steps.json").exists()
