@@ -132,7 +132,10 @@ def read_table(path: Path) -> pa.Table:
         raise Refused(path, "no such file", "name a table that `dsocr-nvtx join` or `run` wrote") from cause
     except (pa.ArrowException, OSError) as cause:
         raise Refused(path, "not an Arrow IPC file", "name a table that `dsocr-nvtx join` or `run` wrote") from cause
-    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
-    if not 1 <= version <= SCHEMA_VERSION:
-        raise Refused(path, f"table schema version {version}, this is version {SCHEMA_VERSION}", "upgrade dsocr-nvtx")
+    version = (table.schema.metadata or {}).get(b"schema_version", b"")
+    if not version.isdigit() or not int(version):
+        raise Refused(path, "an Arrow file not written by dsocr-nvtx", "name a table that `dsocr-nvtx` wrote")
+    if int(version) > SCHEMA_VERSION:
+        found = f"table schema version {int(version)}, this is version {SCHEMA_VERSION}"
+        raise Refused(path, found, "upgrade dsocr-nvtx")
     return table

@@ -4,9 +4,11 @@ Every field is a little-endian int64, so that a bound record can be edited throu
 (binaryData, jsonText, announcement) sees the same whole numbers. ``layer`` is -1 where there is none.
 """
 
+import re
+
 import numpy as np
 
-from dsocr_nvtx.schema.records import COST_FIELDS
+from dsocr_nvtx.schema.records import COST_FIELDS, Stage
 
 DOMAIN = "dsocr"
 HEADER_FIELDS = ("event_id", "stage", "step", "layer", "kind", "level", "dtype", "batch", "tokens", "kv_len")
@@ -23,13 +25,18 @@ def announcement(path: str, values: list[int]) -> str:
     return f"{ANNOUNCE_PREFIX}{path} {' '.join(map(str, values))}"
 
 
+_LINE = re.compile(f"{re.escape(ANNOUNCE_PREFIX)}([^ ]+)((?: -?[0-9]{{1,19}}){{{len(PAYLOAD_FIELDS)}}})")
+_WORD = range(-(2**63), 2**63)
+
+
 def parse_announcement(text: str) -> tuple[str, list[int]] | None:
-    """Return (path, values) of an announcement, or None for any other text, damaged announcements included."""
-    if not text.startswith(ANNOUNCE_PREFIX):
+    """Return (path, values) of an announcement, or None for any other text.
+
+    A damaged announcement is other text: a number that no payload could hold, or a stage that does not exist.
+    """
+    found = _LINE.fullmatch(text)
+    if found is None:
         return None
-    path, *words = text[len(ANNOUNCE_PREFIX) :].split(" ")
-    try:
-        values = [int(word) for word in words]
-    except ValueError:
-        return None
-    return (path, values) if path and len(values) == len(PAYLOAD_FIELDS) else None
+    values = [int(word) for word in found[2].split()]
+    whole = all(value in _WORD for value in values) and values[FIELD_INDEX["stage"]] in range(len(Stage))
+    return (found[1], values) if whole else None

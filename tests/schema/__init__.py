@@ -1,0 +1,1 @@
+"""Tests of the schema room: records, payload, tables, files, hardware."""

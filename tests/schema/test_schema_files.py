@@ -1,0 +1,172 @@
+"""Files are written whole or not at all, in the format of their suffix, and read back only if ours."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.schema.files import (
+    check_directory,
+    check_format,
+    read_table,
+    replacing,
+    replacing_directory,
+    write_json,
+    write_table,
+)
+from dsocr_nvtx.schema.tables import KERNELS, SCHEMA_VERSION
+from tests.builders.tables import filled
+
+TABLE = filled(KERNELS, [{"start_ns": 5, "name": 'a "quoted", name', "stage": None}, {"start_ns": -7, "event_id": 3}])
+
+
+def test_arrow_comes_back_equal(tmp_path: Path) -> None:
+    write_table(TABLE, tmp_path / "new" / "k.arrow")
+    back = read_table(tmp_path / "new" / "k.arrow")
+    assert back.equals(TABLE)
+    assert back.schema.equals(TABLE.schema, check_metadata=True)
+
+
+def test_parquet_csv_and_json_hold_the_same_rows(tmp_path: Path) -> None:
+    for suffix in ("parquet", "csv", "json"):
+        write_table(TABLE, tmp_path / f"k.{suffix}")
+    assert pq.read_table(tmp_path / "k.parquet").to_pylist() == TABLE.to_pylist()
+    assert json.loads((tmp_path / "k.json").read_text()) == TABLE.to_pylist()
+    with (tmp_path / "k.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["name"] for row in rows] == TABLE["name"].to_pylist()
+    assert [row["start_ns"] for row in rows] == ["5", "-7"]
+    assert [row["event_id"] for row in rows] == ["", "3"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["k.csv", "k.json", "k.parquet"]
+
+
+@pytest.mark.parametrize("name", ["k.xlsx", "k", "k.arrow.gz", ".arrow"])
+def test_a_format_nobody_knows_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"\.arrow, \.parquet, \.csv, \.json"):
+        check_format(tmp_path / name)
+    with pytest.raises(UsageError):
+        write_table(TABLE, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_what_stood_there(tmp_path: Path) -> None:
+    target = tmp_path / "k.json"
+    target.write_text("before")
+    with pytest.raises(TypeError):
+        write_json({"a": {1, 2}}, target)
+
+    def interrupted() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.name for p in tmp_path.iterdir()] == ["k.json"]
+    assert target.read_text() == "before"
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+
+    def interrupted() -> None:
+        with replacing_directory(target, "join.json") as folder:
+            (folder / "half").write_text("half")
+            assert not target.exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list((tmp_path / "deep").iterdir())
+    with replacing_directory(target, "join.json") as folder:
+        (folder / "join.json").write_text("{}")
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
+    assert [p.name for p in target.iterdir()] == ["join.json"]
+
+
+def test_only_a_directory_of_ours_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check_directory(tmp_path / "absent", "join.json", force=False)
+    check_directory(tmp_path / "empty", "join.json", force=False)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(Refused, match="not deleted" if force else "--force"):
+            check_directory(theirs, "join.json", force=force)
+    (theirs / "join.json").write_text("{}")
+    check_directory(theirs, "join.json", force=True)
+    with pytest.raises(Refused, match="a file"):
+        check_directory(theirs / "thesis.tex", "join.json", force=True)
+
+
+def test_what_came_to_stand_there_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def overtaken() -> None:
+        with replacing_directory(target, "join.json"):
+            target.mkdir()
+            (target / "other").write_text("another join's")
+
+    with pytest.raises(Refused, match="--force"):
+        overtaken()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in target.iterdir()] == ["other"]
+
+
+def _arrow(path: Path, metadata: dict[str, str] | None) -> Path:
+    table = pa.table({"a": [1]}).replace_schema_metadata(metadata)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"ARROW1\x00\x00 cut short", b"ARROW1\x00\x00"])
+def test_what_is_not_arrow_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "k.arrow"
+    path.write_bytes(content)
+    with pytest.raises(Refused, match="not an Arrow IPC file"):
+        read_table(path)
+
+
+def test_a_missing_table_and_a_directory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no such file"):
+        read_table(tmp_path / "k.arrow")
+    with pytest.raises(Refused, match="not an Arrow IPC file"):
+        read_table(tmp_path)
+
+
+def test_a_truncated_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "k.arrow"
+    write_table(TABLE, path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(Refused):
+            read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "found"),
+    [
+        (None, "not written by dsocr-nvtx"),
+        ({"schema_version": "one"}, "not written by dsocr-nvtx"),
+        ({"schema_version": "0"}, "not written by dsocr-nvtx"),
+        ({"schema_version": str(SCHEMA_VERSION + 1)}, "upgrade dsocr-nvtx"),
+    ],
+)
+def test_a_strangers_table_and_a_newer_one_are_refused(
+    tmp_path: Path, metadata: dict[str, str] | None, found: str
+) -> None:
+    with pytest.raises(Refused, match=found):
+        read_table(_arrow(tmp_path / "k.arrow", metadata))
+
+
+def test_every_version_so_far_still_opens(tmp_path: Path) -> None:
+    for version in range(1, SCHEMA_VERSION + 1):
+        path = _arrow(tmp_path / f"{version}.arrow", {"schema_version": str(version)})
+        assert read_table(path)["a"].to_pylist() == [1]
