@@ -124,7 +124,8 @@ def _from_announcements(nvtx: pa.Table, announcements: pa.Table) -> tuple[Ints, 
     module = (path_codes + 1) * len(Stage) + stages + thread * (width + 1) * len(Stage)
     told_module = (told.path + 1) * len(Stage) + told.stage + told.thread * (width + 1) * len(Stage)
     last = _latest(told_module, told.time, module, start)
-    values = np.where(last[:, None] >= 0, told.values[last] if len(told.values) else 0, -1)
+    values = np.full((len(nvtx), len(PAYLOAD_FIELDS)), -1)
+    values[last >= 0] = told.values[last[last >= 0]]
     values[:, _STEP] = _steps(told, thread, stages, start)
     values[:, _EVENT] = _event_ids(told, thread, start, numbers(nvtx, "end_ns"))
     return values, (last >= 0) & (values[:, _EVENT] >= 0)
