@@ -13,6 +13,7 @@ from typing import TypeAlias
 from attrs import asdict, frozen
 
 from dsocr_nvtx.analytic.layer import GIGA, TERA, Child, total
+from dsocr_nvtx.analytic.memory import last_text_shape
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
 from dsocr_nvtx.analytic.table import (
     ROW_COLUMNS,
@@ -53,7 +54,7 @@ class _Call:
 def analytic_model_report(layers: DeepseekOCRModel, request: PageRequest) -> dict[str, Data]:
     """Return the report of a page: the model, the page, totals of each stage, and one snapshot per module and stage."""
     rows = page_table(layers, request)
-    prompt, last = prompt_tokens(layers, request), _last_text_shape(layers, request)
+    prompt, last = prompt_tokens(layers, request), last_text_shape(layers, request)
     page = {**asdict(request), "prompt_tokens": prompt, "grid": list(request.grid)}
     report: dict[str, Data] = {
         "report_id": f"deepseek_ocr/{request.mode}-{'x'.join(map(str, request.grid))}-{prompt}+{request.decode_tokens}",
@@ -165,11 +166,3 @@ def _readings(cost: Cost) -> dict[str, Data]:
 def _stage(rows: list[Row], stage: Stage) -> Data:
     cost = page_total(rows, stage)
     return {"stage": stage.value, **{name: getattr(cost, name) for name in COST_FIELDS}, **_readings(cost)}
-
-
-def _last_text_shape(layers: DeepseekOCRModel, request: PageRequest) -> CallShape:
-    """Return the shape of the page's last forward, when the KV cache is largest."""
-    prompt = prompt_tokens(layers, request)
-    if not request.decode_tokens:
-        return text_shape(request, prompt, prompt, request.experts)
-    return text_shape(request, 1, prompt + request.decode_tokens, request.experts)

@@ -29,7 +29,7 @@ class PageRequest:
 
     ``decode_tokens`` counts decode steps: forwards of one token after the prefill, which itself yields the first.
     ``decode_experts`` differs from ``experts`` where `generate` switches by itself; ``kv_slots`` is a static cache's
-    length, 0 for a dynamic one.
+    length, 0 for a dynamic one. ``whole_side`` is the global view's side in pixels where it is not the mode's own.
     """
 
     mode: str = "base"
@@ -44,6 +44,7 @@ class PageRequest:
     logits: str = field(default="last")
     kv_slots: int = 0
     tile_side: int = TILE_SIDE
+    whole_side: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.logits not in ("last", "all"):
@@ -58,7 +59,7 @@ class PageRequest:
     def views(self) -> tuple[View, ...]:
         """Return the calls of the vision tower."""
         return tuple(
-            evolve(view, side=self.tile_side) if view.name == "local" else view
+            evolve(view, side=self.tile_side if view.name == "local" else self.whole_side or view.side)
             for view in views(self.mode, self.grid, self.batch)
         )
 
@@ -83,16 +84,32 @@ class Row:
 Key = tuple[Stage, str, LayerKind, int | None]
 
 
+@frozen(kw_only=True)
+class Calls:
+    """Calls of one row's key: how many there are of each cost. What was priced once is shared between keys."""
+
+    key: Key
+    costs: tuple[tuple[int, Cost], ...]
+
+
 def page_table(layers: DeepseekOCRModel, request: PageRequest) -> list[Row]:
     """Return the rows of a page: vision, then prefill, then decode, each in the order of the network."""
     gathered: dict[Key, tuple[int, list[Cost]]] = {}
-    for key, calls, cost in _entries(layers, request):
-        before, costs = gathered.get(key, (0, []))
-        gathered[key] = (before + calls, [*costs, cost])
+    summed: dict[int, Cost] = {}
+    for calls in page_calls(layers, request):
+        if id(calls.costs) not in summed:
+            summed[id(calls.costs)] = total(cost * count for count, cost in calls.costs)
+        before, costs = gathered.get(calls.key, (0, []))
+        gathered[calls.key] = (before + sum(count for count, _ in calls.costs), [*costs, summed[id(calls.costs)]])
     return [
         Row(stage=stage, module=module, kind=kind, layer=layer, calls=calls, cost=total(costs))
         for (stage, module, kind, layer), (calls, costs) in gathered.items()
     ]
+
+
+def page_calls(layers: DeepseekOCRModel, request: PageRequest) -> list[Calls]:
+    """Return every call of a page with its own cost: what the rows of `page_table` add up."""
+    return list(_entries(layers, request))
 
 
 def page_total(rows: Iterable[Row], stage: Stage | None = None) -> Cost:
@@ -158,33 +175,33 @@ def walk_vision(layers: DeepseekOCRModel, shape: CallShape) -> Iterator[Node]:
         yield from walk(child.name, child.description, child.shape, child.layer)
 
 
-def _entries(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[tuple[Key, int, Cost]]:
+def _entries(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[Calls]:
     for view in request.views():
         for node in walk_vision(layers, vision_shape(request, view)):
-            yield _key(Stage.VISION, node), 1, node.description.own(node.shape)
+            yield Calls(key=_key(Stage.VISION, node), costs=((1, node.description.own(node.shape)),))
     prompt = prompt_tokens(layers, request)
     shape = text_shape(request, prompt, prompt, request.experts)
     for node in walk_text(layers, shape, prompt if request.logits == "all" else 1):
-        yield _key(Stage.PREFILL, node), 1, node.description.own(node.shape)
+        yield Calls(key=_key(Stage.PREFILL, node), costs=((1, node.description.own(node.shape)),))
     yield from _decode(layers, request, prompt)
 
 
-def _decode(layers: DeepseekOCRModel, request: PageRequest, prompt: int) -> Iterator[tuple[Key, int, Cost]]:
+def _decode(layers: DeepseekOCRModel, request: PageRequest, prompt: int) -> Iterator[Calls]:
     """Yield the decode steps, each key longer by one.
 
     What does not see the cache costs the same at every step; of the rest, equal layers share one description.
     """
     experts, steps = request.decode_experts or request.experts, request.decode_tokens
     shapes = [text_shape(request, 1, prompt + step + 1, experts) for step in range(steps)]
-    summed: dict[int, Cost] = {}
+    priced: dict[int, tuple[tuple[int, Cost], ...]] = {}
     for node in walk_text(layers, shapes[0]) if shapes else ():
         description = node.description
         if node.shape is not shapes[0]:
-            yield _key(Stage.DECODE, node), steps, description.own(node.shape) * steps
+            yield Calls(key=_key(Stage.DECODE, node), costs=((steps, description.own(node.shape)),))
             continue
-        if id(description) not in summed:
-            summed[id(description)] = total(description.own(shape) for shape in shapes)
-        yield _key(Stage.DECODE, node), steps, summed[id(description)]
+        if id(description) not in priced:
+            priced[id(description)] = tuple((1, description.own(shape)) for shape in shapes)
+        yield Calls(key=_key(Stage.DECODE, node), costs=priced[id(description)])
 
 
 def _key(stage: Stage, node: Node) -> Key:

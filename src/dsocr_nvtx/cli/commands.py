@@ -1,11 +1,12 @@
 """Every subcommand. Each imports its half of the package when it runs, so that help is instant."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsocr_nvtx.run.options import run_command
+from dsocr_nvtx.run.options import Attention, DtypeName, Experts, Mode, parse_tiles, run_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("run")(run_command)
@@ -44,3 +45,60 @@ def join_command(
     from dsocr_nvtx.cli.join import join_report
 
     join_report(report, run=run, out=out, hardware=hardware, ceilings=ceilings, force=force)
+
+
+class Logits(StrEnum):
+    """Rows of the prompt that the head is computed for."""
+
+    LAST = "last"
+    ALL = "all"
+
+
+@app.command("analytic")
+def analytic_command(
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the rows: .arrow, .parquet, .csv or .json.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="512, 640, 1024, 1280, or 1024 with tiles of 640.")] = Mode.GUNDAM,
+    tiles: Annotated[
+        str | None,
+        typer.Option(metavar="CxR", help="Gundam's grid, columns x rows.", show_default="2x3, that of A4 and Letter"),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Whole prompt, image included.", show_default="image and a short sentence")
+    ] = None,
+    decode_tokens: Annotated[int, typer.Option(min=0, help="Decode steps after the prefill.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Pages at once.")] = 1,
+    experts: Annotated[
+        Experts, typer.Option(help="auto: grouped_mm, and batched_mm to decode, as generate does on a GPU.")
+    ] = Experts.AUTO,
+    attention: Annotated[Attention, typer.Option()] = Attention.SDPA,
+    logits: Annotated[Logits, typer.Option(help="Of the last row, or of the whole prompt.")] = Logits.LAST,
+    static_cache: Annotated[int, typer.Option(min=0, help="Slots of a static KV cache; 0: it grows.")] = 0,
+    dtype: Annotated[DtypeName, typer.Option(help="Of weights and activations.")] = DtypeName.BFLOAT16,
+    config: Annotated[
+        Path | None, typer.Option(help="A Hugging Face config.json, native or vendor's.", show_default="DeepSeek-OCR's")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Directory for report.json, report.yaml and layers/.")] = None,
+    hardware: Hardware = None,
+    ceilings: CeilingsFile = None,
+) -> None:
+    """Say what a page costs, row by row, without running anything; on a GPU's roofs also its least time."""
+    from dsocr_nvtx.analytic.table import PageRequest
+    from dsocr_nvtx.cli.analytic import analytic
+
+    is_auto = experts is Experts.AUTO
+    request = PageRequest(
+        mode=mode.value,
+        grid=parse_tiles(tiles) or ((2, 3) if mode is Mode.GUNDAM else (1, 1)),
+        prompt_tokens=prompt_tokens,
+        decode_tokens=decode_tokens,
+        batch=batch,
+        dtype=dtype.value,
+        attention=attention.value,
+        experts="grouped_mm" if is_auto else experts.value,
+        decode_experts="batched_mm" if is_auto else None,
+        logits=logits.value,
+        kv_slots=static_cache,
+    )
+    analytic(request, config=config, out=out, report=report, hardware=hardware, ceilings=ceilings)

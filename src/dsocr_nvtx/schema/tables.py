@@ -195,20 +195,24 @@ _RATES = (
     column("bound", WORD, "", "host, compute, memory or latency; unmodelled where nothing is known of its work"),
     column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
 )
+_STAGE = column("stage", WORD, "", "vision, prefill, decode or unknown")
 _PLACE = (
     column("rank", _I32, "", "process rank"),
     _PID,
     column("device", _I32, "", "CUDA device ordinal", null=True),
-    column("stage", WORD, "", "vision, prefill, decode or unknown"),
+    _STAGE,
+)
+_ROW = (
+    column("module", WORD, "", "sam, clip, projector, embed, decoder, lm_head; model for what spans them"),
+    column("kind", WORD, "", "what it computes; rest: a container's own work"),
+    column("layer", _I32, "", "layer index within the module", null=True),
+    column("calls", _I64, "", "calls that the row adds up"),
 )
 
 ROOFLINE = pa.schema(
     [
         *_PLACE,
-        column("module", WORD, "", "sam, clip, projector, embed, decoder, lm_head; model for stages"),
-        column("kind", WORD, "", "what it computes; rest: a container's own work"),
-        column("layer", _I32, "", "layer index within the module", null=True),
-        column("calls", _I64, "", "hooked calls"),
+        *_ROW,
         *COST_COLUMNS,
         *_TIMES,
         column("host_ns", _I64, "ns", "time on the calling thread, less that of the ranges inside"),
@@ -232,6 +236,20 @@ STAGES = pa.schema(
     ]
 )
 """``stages.arrow``: one row per stage, the sum of its rows in ``roofline.arrow``."""
+
+ANALYTIC = pa.schema([_STAGE, *_ROW, *COST_COLUMNS])
+"""`dsocr-nvtx analytic -o`: disjoint rows that add up to the page, computed and not run."""
+
+ANALYTIC_LEAST = pa.schema(
+    [
+        *ANALYTIC,
+        column("compute_ns", _I64, "ns", "of all calls: the higher of tensor_flops / peak and vector_flops / peak"),
+        column("memory_ns", _I64, "ns", "of all calls: the bytes that the L2 cannot hold / bandwidth"),
+        column("roofline_ns", _I64, "ns", "least time, call by call: the highest of compute, vector and memory time"),
+        column("bound", WORD, "", "compute or memory: the roof that a run without any other loss would meet"),
+    ]
+)
+"""The same beside the roofs of a GPU."""
 
 
 def conform(columns: Mapping[str, object], schema: pa.Schema, provenance: Mapping[str, str] | None = None) -> pa.Table:

@@ -1,0 +1,187 @@
+"""`analytic`: a page's costs without running anything, and with roofs the least time that it can take."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from attrs import asdict, field, frozen
+from rich.console import Console
+from rich.table import Table
+
+from dsocr_nvtx import __version__
+from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
+from dsocr_nvtx.analytic.layer import total
+from dsocr_nvtx.analytic.memory import PageMemory, page_memory
+from dsocr_nvtx.analytic.model import DeepseekOCRModel
+from dsocr_nvtx.analytic.released import RELEASED, read_config
+from dsocr_nvtx.analytic.report import write_report
+from dsocr_nvtx.analytic.table import ROW_COLUMNS, Key, PageRequest, Row, page_calls, page_table, prompt_tokens
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.least import least_times
+from dsocr_nvtx.schema.files import check_format, write_table
+from dsocr_nvtx.schema.hardware import Ceilings
+from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
+from dsocr_nvtx.schema.tables import ANALYTIC, ANALYTIC_LEAST, conform
+
+
+@frozen
+class LeastNs:
+    """Least times in ns, summed over calls: by compute, by memory, and of each call the higher of the two."""
+
+    compute: float = 0.0
+    memory: float = 0.0
+    roofline: float = 0.0
+
+    def __add__(self, other: "LeastNs") -> "LeastNs":
+        """Return the times of both, one after the other."""
+        return LeastNs(self.compute + other.compute, self.memory + other.memory, self.roofline + other.roofline)
+
+    @property
+    def bound(self) -> str:
+        """The roof that holds."""
+        return "compute" if self.compute >= self.memory else "memory"
+
+
+@frozen(kw_only=True)
+class PageCosts:
+    """A page as it is printed and written: its rows, its memory, and with roofs the least time of every row."""
+
+    request: PageRequest
+    prompt: int
+    rows: list[Row]
+    memory: PageMemory
+    roofs: Ceilings | None = None
+    least: Mapping[Key, LeastNs] = field(factory=dict)
+
+    def stage_least(self, stage: Stage | None = None) -> LeastNs:
+        """Return the least time of a stage, or of the page."""
+        return sum((times for key, times in self.least.items() if stage in (None, key[0])), LeastNs())
+
+
+def analytic(
+    request: PageRequest, *, config: Path | None, out: Path | None, report: Path | None, hardware: str | None,
+    ceilings: Path | None,
+) -> None:  # fmt: skip
+    """Print a page's stages and memory; write its rows to ``out`` and the plan's report to ``report`` if asked."""
+    if out is not None:
+        check_format(out)
+    layers = _layers(config)
+    roofs = roofs_of((), hardware, ceilings) if hardware or ceilings else None
+    page = page_costs(layers, request, roofs)
+    if out is not None:
+        write_table(page_arrow(page, {"config": str(config or "released")}), out)
+    if report is not None:
+        write_report(layers, request, report)
+    console = Console()
+    show_page(console, page)
+    for name, path in (("table", out), ("report", report)):
+        if path is not None:
+            console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+def _layers(config: Path | None) -> DeepseekOCRModel:
+    if config is None:
+        return build_analytic_layers_from_config(RELEASED)
+    try:
+        return build_analytic_layers_from_config(read_config(config))
+    except Refused as refusal:
+        if refusal.where == config:
+            raise
+        raise Refused(f"{config}: {refusal.where}", refusal.found, refusal.remedy) from refusal
+
+
+def page_costs(layers: DeepseekOCRModel, request: PageRequest, roofs: Ceilings | None) -> PageCosts:
+    """Return a page's rows and memory, and their least times where roofs are given."""
+    return PageCosts(
+        request=request,
+        prompt=prompt_tokens(layers, request),
+        rows=page_table(layers, request),
+        memory=page_memory(layers, request),
+        roofs=roofs,
+        least=_least(layers, request, roofs) if roofs is not None else {},
+    )
+
+
+def _least(layers: DeepseekOCRModel, request: PageRequest, roofs: Ceilings) -> dict[Key, LeastNs]:
+    """Return each row's least time: the sum of its calls' own, by the rule that measured rows are held to."""
+    known: dict[int, LeastNs] = {}
+    least: dict[Key, LeastNs] = {}
+    calls = page_calls(layers, request)
+    for some in calls:
+        if id(some.costs) not in known:
+            known[id(some.costs)] = _least_of(some.costs, request.dtype, roofs)
+        least[some.key] = least.get(some.key, LeastNs()) + known[id(some.costs)]
+    return least
+
+
+def _least_of(costs: Iterable[tuple[int, Cost]], dtype: str, roofs: Ceilings) -> LeastNs:
+    counts, each = zip(*costs, strict=True)
+    own = {name: np.array([getattr(cost, name) for cost in each], np.int64) for name in COST_FIELDS}
+    times, weights = least_times(own, (np.zeros(len(each), np.int64), [dtype]), roofs), np.array(counts)
+    return LeastNs(*(float(values @ weights) for values in (times.compute, times.memory, times.roofline)))
+
+
+def page_arrow(page: PageCosts, about: Mapping[str, str]) -> pa.Table:
+    """Return the rows as an ANALYTIC table, with roofs as ANALYTIC_LEAST; the request is in its metadata."""
+    columns: dict[str, object] = dict(
+        zip(ROW_COLUMNS, map(list, zip(*(row.values() for row in page.rows), strict=True)), strict=True)
+    )
+    request = {name: str(value) for name, value in asdict(page.request).items() if value is not None}
+    about = {**about, **request, "prompt_tokens": str(page.prompt), "dsocr_nvtx": __version__}
+    if page.roofs is None:
+        return conform(columns, ANALYTIC, about)
+    least = [page.least[row.stage, row.module, row.kind, row.layer] for row in page.rows]
+    columns |= {f"{n}_ns": [round(getattr(times, n)) for times in least] for n in ("compute", "memory", "roofline")}
+    columns["bound"] = [times.bound for times in least]
+    return conform(columns, ANALYTIC_LEAST, about | {"roofs": f"{page.roofs.device}: {page.roofs.source}"})
+
+
+def show_page(console: Console, page: PageCosts) -> None:
+    """Print one line per stage, the page's total, its memory, and with roofs the rates that nothing can exceed."""
+    request = page.request
+    tiles = f"{request.grid[0]}x{request.grid[1]} tiles, " if request.grid != (1, 1) else ""
+    what = f"{request.mode}, {tiles}{page.prompt} prompt tokens, {request.decode_tokens} decode steps"
+    console.print(f"{what}, batch {request.batch}, {request.dtype}; bytes in GB", highlight=False, soft_wrap=True)
+    console.print(_stages(page))
+    sizes = {name: value / 1e9 for name, value in asdict(page.memory).items()}
+    console.print(
+        f"memory: weights {sizes['weight_bytes']:.3f} GB, KV cache {sizes['kv_cache_bytes']:.3f} GB, "
+        f"peak activations {sizes['activation_bytes']:.3f} GB; together {page.memory.total_bytes / 1e9:.3f} GB",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if page.roofs is not None:
+        console.print(_rates(page, page.roofs), highlight=False, soft_wrap=True)
+
+
+def _rates(page: PageCosts, roofs: Ceilings) -> str:
+    decode, whole, batch = page.stage_least(Stage.DECODE).roofline, page.stage_least().roofline, page.request.batch
+    tokens = f"{batch * page.request.decode_tokens / decode * 1e9:,.0f} tokens/s in decode, " if decode else ""
+    return f"at the roofs of {roofs.device}: {tokens}{batch / whole * 1e9:,.2f} pages/s ({roofs.source})"
+
+
+def _stages(page: PageCosts) -> Table:
+    """Return what fits 80 columns; every column of its own is in the written table."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    heads = ["TFLOP", "weights", "activ.", "KV", "at least", "op bytes"]
+    for name in [*heads, *(["least ms", "bound"] if page.roofs else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in [s for s in Stage if any(row.stage is s for row in page.rows)]:
+        table.add_row(stage.value, *_cells([r.cost for r in page.rows if r.stage is stage], page, stage))
+    table.add_row("page", *_cells([row.cost for row in page.rows], page, None), style="bold")
+    return table
+
+
+def _cells(costs: list[Cost], page: PageCosts, stage: Stage | None) -> list[str]:
+    cost = total(costs)
+    moved = (cost.weight_bytes, cost.activation_bytes, cost.kv_read_bytes + cost.kv_write_bytes)
+    cells = [_short(cost.flops / 1e12), *(_short(size / 1e9) for size in (*moved, cost.min_bytes, cost.op_bytes))]
+    least = page.stage_least(stage)
+    return [*cells, _short(least.roofline / 1e6), least.bound] if page.roofs else cells
+
+
+def _short(value: float) -> str:
+    """Return a number in at most seven places, up to a million."""
+    return f"{value:,.3f}" if value < 100 else f"{value:,.1f}" if value < 10_000 else f"{value:,.0f}"
