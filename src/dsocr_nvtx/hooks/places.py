@@ -1,4 +1,4 @@
-"""Where taps sit and what they hold: places and their prices, open ranges, finished rows, bound payloads."""
+"""Where taps sit and what they hold: places and their prices, open ranges, bound payloads."""
 
 from collections.abc import Callable
 from threading import get_native_id, local
@@ -36,7 +36,7 @@ class Priced:
 NOTHING = Priced(CallShape(), Cost(), 0)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Place:
     """Where a tap sits in the network, and how its calls are read and priced.
 
@@ -97,27 +97,12 @@ class Open(NamedTuple):
     place: Place
 
 
-class Row(NamedTuple):
-    """A finished call, as cheap to make as possible; `dsocr_nvtx.hooks.stats` turns it into a `RangeRecord`."""
-
-    event_id: int
-    parent_id: int | None
-    place: Place
-    priced: Priced
-    stage: int
-    step: int
-    start_ns: int
-    end_ns: int
-    thread_id: int
-    events: tuple[Any, Any] | None
-
-
 class Opened(NamedTuple):
     """What `Tap.leave` needs of the range that `Tap.enter` opened."""
 
     event_id: int
-    parent_id: int | None
-    priced: Priced
+    parent_id: int
+    priced: int
     stage: int
     step: int
     event: Any
@@ -140,13 +125,13 @@ class Thread(local):
 class Slot:
     """A tap in one stage: its bound range attributes, its payload, and the key that the payload holds now."""
 
-    __slots__ = ("array", "attributes", "epoch", "key", "priced", "words")
+    __slots__ = ("array", "attributes", "epoch", "key", "number", "words")
 
     def __init__(self, place: Place, stage: int, emitter: Emitter) -> None:
         self.array = np.zeros(len(PAYLOAD_FIELDS), "<i8")
         self.words = self.array.data  # a flat view: writing an element takes a third of what numpy's own takes
         self.key: Key | None = None
-        self.priced = NOTHING
+        self.number = 0
         self.epoch = -1
         self.words[FIELD_INDEX["stage"]] = stage
         self.words[FIELD_INDEX["layer"]] = -1 if place.layer is None else place.layer
@@ -155,7 +140,7 @@ class Slot:
         self.words[FIELD_INDEX["dtype"]] = list(DTYPE_BYTES).index(place.dtype)
         self.attributes = emitter.prepare(place.path, stage, self.array)
 
-    def hold(self, key: Key, priced: Priced) -> None:
-        """Put another call's cost into the payload; it is announced before the next push."""
+    def hold(self, key: Key, priced: Priced, number: int) -> None:
+        """Put another call's cost, known by ``number``, into the payload; it is announced before the next push."""
         self.array[FIELD_INDEX["batch"] :] = priced.words
-        self.key, self.priced, self.epoch = key, priced, -1
+        self.key, self.number, self.epoch = key, number, -1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from dsocr_nvtx.hooks.places import Row
+from dsocr_nvtx.hooks.rows import Row, Rows
 from dsocr_nvtx.schema.files import write_json, write_table
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage, module_of
@@ -21,7 +21,7 @@ _VISION_NAMES = {"sam": "image_encoder_vit", "clip": "vit_model", "projector": "
 class AnalyticRunStats:
     """The calls of one hooked run, in the order in which they ended."""
 
-    rows: list[Row] = field(factory=list)
+    rows: Rows = field(factory=Rows)
 
     @property
     def records(self) -> list[RangeRecord]:

@@ -10,7 +10,8 @@ from time import perf_counter_ns
 from typing import Any
 
 from dsocr_nvtx.hooks.emit import Emitter
-from dsocr_nvtx.hooks.places import Key, Open, Opened, Place, Priced, Row, Slot, Thread
+from dsocr_nvtx.hooks.places import Key, Open, Opened, Place, Priced, Slot, Thread
+from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
 from dsocr_nvtx.schema.records import Level, Stage
@@ -51,6 +52,7 @@ class Tap:
         self.priced: dict[Key, Priced] = {}
         self.is_stage = place.level is Level.STAGE
         self.rest: Tap | None = None
+        self.number = shared.rows.place_number(place) if shared.rows is not None else 0
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
         """Open a range; return what ``leave`` needs. After an exception nothing is open that was not before."""
@@ -67,7 +69,7 @@ class Tap:
                 stage = self._infer(key, around)
             slot = self.slots[stage] or self._slot(stage)
             if key != slot.key:
-                slot.hold(key, self.price(key))
+                self._hold(slot, key)
             begins = self.is_stage and not any(o.stage == stage and o.place.level is Level.STAGE for o in thread.open)
             if begins:
                 counters.begin_step(stage)
@@ -84,8 +86,8 @@ class Tap:
         thread.next_id = event_id + 1
         thread.open.append(Open(event_id, stage, self.place))
         shared.emitter.push(slot.attributes)
-        parent_id = around.event_id if around else None
-        return Opened(event_id, parent_id, slot.priced, stage, step, event, outer, perf_counter_ns())
+        parent_id = around.event_id if around else NO_PARENT
+        return Opened(event_id, parent_id, slot.number, stage, step, event, outer, perf_counter_ns())
 
     def leave(self, opened: Opened) -> None:
         """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
@@ -101,12 +103,10 @@ class Tap:
         thread.kv, thread.experts = opened.outer
         if shared.rows is not None:
             events = (opened.event, shared.event()) if opened.event is not None else None
+            event_id, parent_id, priced, stage, step, _, _, start_ns = opened
             shared.rows.append(
-                Row(
-                    opened.event_id, opened.parent_id, self.place, opened.priced, opened.stage, opened.step,
-                    opened.start_ns, end_ns, thread.native_id, events,
-                )
-            )  # fmt: skip
+                (event_id, parent_id, self.number, priced, stage, step, start_ns, end_ns, thread.native_id), events
+            )
         if self.rest is not None and thread.open and self._inside_container(thread.open[-1].place):
             thread.rest = (self.rest, self.rest.enter((), {}))
 
@@ -137,6 +137,10 @@ class Tap:
             return _DECODE if shape.tokens == 1 and shape.kv_len > 1 else _PREFILL
         return around.stage if around else _UNKNOWN
 
+    def _hold(self, slot: Slot, key: Key) -> None:
+        priced, rows = self.price(key), self.shared.rows
+        slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
+
     def _slot(self, stage: int) -> Slot:
         slot = self.slots[stage] = Slot(self.place, stage, self.shared.emitter)
         return slot
@@ -159,7 +163,7 @@ class Shared:
     """What all taps of a session share."""
 
     def __init__(
-        self, emitter: Emitter, rows: list[Row] | None, make_event: Callable[[], Any] | None, *, every_event: bool
+        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
     ) -> None:
         self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
         self.thread = Thread(itertools.count().__next__)
