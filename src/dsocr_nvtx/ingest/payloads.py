@@ -105,7 +105,7 @@ def decode_json(text: object) -> bytes | None:
 def _scalar(value: object) -> int:
     if isinstance(value, dict) and len(value) == 1:
         (value,) = value.values()
-    if not isinstance(value, int):
+    if type(value) is not int:
         raise TypeError(value)
     return value
 

@@ -42,7 +42,10 @@ def _as_sqlite(path: Path) -> Iterator[Path]:
             _unpack(path, target)
         else:
             _export(path, target)
-        yield target
+        try:
+            yield target
+        except Refused as refused:
+            raise Refused(path, refused.found, refused.remedy) from refused
 
 
 def _unpack(path: Path, target: Path) -> None:
