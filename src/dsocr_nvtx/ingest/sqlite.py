@@ -18,6 +18,7 @@ TEXT_LIMIT = 4096
 """Longest text read from a report: names are labels here, and a hostile one may be a gigabyte."""
 
 _MAGIC = b"SQLite format 3\x00"
+_HEADER_BYTES = 100
 _REEXPORT = "export it again: nsys export -t sqlite REPORT.nsys-rep"
 
 
@@ -28,13 +29,23 @@ def _check_header(path: Path) -> None:
         raise Refused(path, "not a regular file", "give the path of a report file")
     try:
         with path.open("rb") as stream:
-            head = stream.read(len(_MAGIC))
+            head = stream.read(_HEADER_BYTES)
     except OSError as cause:
         raise Refused(path, f"cannot be read ({cause.strerror})", "check its permissions") from cause
     if not head:
         raise Refused(path, "empty file", _REEXPORT)
-    if head != _MAGIC:
+    if not head.startswith(_MAGIC):
         raise Refused(path, "not a SQLite file", f"give a .nsys-rep, or {_REEXPORT}")
+    if _is_cut_short(head, path.stat().st_size):
+        raise Refused(path, "damaged: the file is shorter than its header says", _REEXPORT)
+
+
+def _is_cut_short(head: bytes, length: int) -> bool:
+    # SQLite reads a last page of which a part is missing as if that part were zeros, and says nothing.
+    page = int.from_bytes(head[16:18], "big")
+    page = 65536 if page == 1 else page
+    pages = int.from_bytes(head[28:32], "big") if head[24:28] == head[92:96] else 0  # else it is not kept up to date
+    return page >= 512 and (length % page != 0 or length < page * pages)
 
 
 class SqliteFile:
