@@ -1,0 +1,1 @@
+"""Tests of the ingest room: strangers' files into our tables, or one clear line."""

@@ -1,0 +1,141 @@
+"""Payload bytes and JSON: whatever layout the schema states, the numbers are the same; damage is no payload."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json, schema_dtype
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+
+words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(PAYLOAD_FIELDS), max_size=len(PAYLOAD_FIELDS))
+INT64 = 17
+WRAPPED = 4_294_967_296
+OURS = 4_294_967_297
+SIZE = 8 * len(PAYLOAD_FIELDS)
+Schemas = dict[tuple[int, int], tuple[int, list[Entry]]]
+
+
+def schemas(order: list[int], *, wrapped: bool = True, padding: int = 0) -> Schemas:
+    """Return a schema whose fields stand in another order, maybe with room before each, maybe scalar schemas."""
+    step = 8 + padding
+    kind = WRAPPED if wrapped else INT64
+    entries = [Entry(PAYLOAD_FIELDS[field], kind, place * step + padding) for place, field in enumerate(order)]
+    return {(1, WRAPPED): (8, [Entry("int64", INT64, 0)]), (1, OURS): (step * len(order), entries)}
+
+
+def blob(body: bytes, *, size: int | None = None, offset: int = 32, schema: int = OURS) -> bytes:
+    """Return a blob as nsys writes it."""
+    head = struct.pack("<QQQQ", 1, schema, len(body) if size is None else size, offset)
+    return head + b"\x00" * (offset - 32) + body
+
+
+def packed(values: list[int]) -> bytes:
+    """Return the record that decoders must return."""
+    return struct.pack(f"<{len(values)}q", *values)
+
+
+@given(words, st.permutations(range(len(PAYLOAD_FIELDS))), st.booleans(), st.sampled_from([0, 8, 24]))
+def test_any_layout_gives_the_same_record(values: list[int], order: list[int], wrapped: bool, padding: int) -> None:
+    body = b"".join(b"\xee" * padding + struct.pack("<q", values[field]) for field in order)
+    assert decode_blobs([blob(body)], schemas(order, wrapped=wrapped, padding=padding)) == [packed(values)]
+
+
+@given(words)
+def test_narrow_fields_are_widened_and_strange_ones_passed_over(values: list[int]) -> None:
+    small = [value % 100 for value in values]
+    entries = [Entry(name, 13, 2 + 2 * place) for place, name in enumerate(PAYLOAD_FIELDS)]  # 13: int16
+    table: Schemas = {(1, OURS): (2 + 2 * len(small), [Entry("more", 13, 0), *entries])}
+    assert decode_blobs([blob(struct.pack(f"<{1 + len(small)}h", -5, *small))], table) == [packed(small)]
+
+
+IN_ORDER = list(range(len(PAYLOAD_FIELDS)))
+BODY = packed(IN_ORDER)
+
+
+def test_the_payload_stands_where_the_header_says() -> None:
+    assert decode_blobs([blob(BODY, offset=64)], schemas(IN_ORDER)) == [BODY]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        None,
+        "text where a blob should be",
+        b"",
+        blob(BODY)[:31],
+        blob(BODY)[:-1],
+        blob(BODY, size=SIZE - 8),
+        blob(BODY, size=2**63),
+        blob(BODY, offset=32)[:32],
+        struct.pack("<QQQQ", 1, OURS, SIZE, 2**64 - 1) + BODY,
+        blob(BODY, schema=99),
+    ],
+)
+def test_a_blob_that_is_not_ours_is_none(damaged: object) -> None:
+    assert decode_blobs([damaged, blob(BODY)], schemas(IN_ORDER)) == [None, BODY]
+
+
+def test_a_schema_without_our_fields_is_none() -> None:
+    table = schemas(IN_ORDER[:-1])
+    assert decode_blobs([blob(packed(IN_ORDER[:-1]))], table) == [None]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {(1, OURS): (8, [Entry("a", OURS, 0)])},  # names itself
+        {(1, OURS): (8, [Entry("a", 6_000_000_000, 0)])},  # names nothing
+        {(1, OURS): (8, [])},
+        {(1, OURS): (8, [Entry("a", 75, 0)])},  # a text: no fixed size
+        {(1, OURS): (4, [Entry("a", INT64, 0)])},  # does not fit
+        {(1, OURS): (16, [Entry("a", INT64, 0), Entry("a", INT64, 8)])},  # one name twice
+        {(1, OURS): (16, [Entry("a", INT64, -8)])},
+        {},
+    ],
+)
+def test_a_schema_of_no_fixed_layout_has_no_type(table: Schemas) -> None:
+    assert schema_dtype(table, 1, OURS) is None
+
+
+def test_a_one_field_schema_inside_is_its_field() -> None:
+    assert schema_dtype(schemas(IN_ORDER), 1, OURS) == np.dtype([(name, "<i8") for name in PAYLOAD_FIELDS])
+
+
+@given(words)
+def test_json_is_read_exactly_nested_or_not(values: list[int]) -> None:
+    plain = dict(zip(PAYLOAD_FIELDS, values, strict=True))
+    nested = {name: {"int64": value} for name, value in plain.items()}
+    assert decode_json(json.dumps(plain)) == packed(values)
+    assert decode_json(json.dumps({**nested, "more": "text"})) == packed(values)
+
+
+PLAIN: dict[str, object] = dict.fromkeys(PAYLOAD_FIELDS, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        b"{}",
+        "",
+        "[]",
+        "{",
+        "{}",
+        "{" * 100_000,
+        '{"a":' * 100_000,
+        json.dumps(dict.fromkeys(PAYLOAD_FIELDS[:-1], 1)),
+        json.dumps({**PLAIN, "step": 1.0}),
+        json.dumps({**PLAIN, "step": "1"}),
+        json.dumps({**PLAIN, "step": None}),
+        json.dumps({**PLAIN, "step": True}),
+        json.dumps({**PLAIN, "step": 2**63}),
+        json.dumps({**PLAIN, "step": {"a": 1, "b": 2}}),
+        json.dumps({**PLAIN, "step": {"a": {"b": 1}}}),
+    ],
+)  # fmt: skip
+def test_json_that_is_not_ours_is_none(text: object) -> None:
+    assert decode_json(text) is None
