@@ -213,3 +213,26 @@ def test_refusals_are_one_line_and_their_exit_code(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines() == [
         "dsocr-nvtx: missing.png: No such file or directory; give a PNG, JPEG or PDF file"
     ]
+
+
+def test_every_run_is_held_to_the_static_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("dsocr_nvtx.hooks.attach")
+    capture(evolve(TINY, out=tmp_path / "run", hooks=True, mode="gundam", tiles=(2, 1), batch=2))
+    assert _manifest(tmp_path / "run")["static_check"] == {"holds": True, "level": "op", "differences": []}
+    assert "differ" not in capsys.readouterr().err
+    model = tmp_path / "run" / "static_analysis" / "analytic_model"
+    assert {path.name for path in model.iterdir()} == {"report.json", "report.yaml", "layers"}
+    assert json.loads((model / "report.json").read_text())["page"]["batch"] == 2
+    summary = json.loads((tmp_path / "run" / "analytic_hooks" / "summary.json").read_text())
+    assert (summary["pages"], summary["decoded_tokens"], len(summary["kv_steps"])) == (2, 4, 3)
+
+
+def test_what_differs_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dsocr_nvtx.run.static.page_table", lambda _layers, _request: [])
+    capture(evolve(TINY, out=tmp_path / "run", hooks=True))
+    check = _manifest(tmp_path / "run")["static_check"]
+    assert not check["holds"]
+    assert check["differences"][0].endswith("not in the static model")
+    assert "hooks and static model differ" in capsys.readouterr().err

@@ -18,9 +18,10 @@ from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
 from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.progress import RunProgress, run_progress
+from dsocr_nvtx.run.static import write_static
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
 from dsocr_nvtx.schema.files import check_directory, replacing_directory
-from dsocr_nvtx.schema.records import RunManifest
+from dsocr_nvtx.schema.records import Level, RunManifest, StaticCheck
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def capture(options: RunOptions) -> Path:
         work = prepare(options, progress)
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
             recorded = _record(work, options, progress)
-            _write(directory, options, work, recorded)
+            check = _write(directory, options, work, recorded)
         _report(target, options, work, recorded, progress)
+        if check is not None and not check.holds:
+            progress.say(f"hooks and static model differ in {len(check.differences)} places: {check.differences[0]}")
     return target
 
 
@@ -121,11 +124,15 @@ def _memory_is_named() -> Iterator[None]:
         raise Unavailable(f"{line} Take a smaller --batch or --mode, or another --device") from error
 
 
-def _write(directory: Path, options: RunOptions, work: Workload, recorded: _Recorded) -> None:
+def _write(directory: Path, options: RunOptions, work: Workload, recorded: _Recorded) -> StaticCheck | None:
+    check = None
     if recorded.session is not None:
         recorded.session.write(directory)
+        records, steps = recorded.session.stats.records, len(recorded.tokens[0]) - 1
+        check = write_static(directory, work, options.mode, Level(options.level), records, steps)
     write_output(directory, recorded.tokens, work.texts(recorded.tokens))
-    write_manifest(directory, _manifest(options, work, recorded))
+    write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check))
+    return check
 
 
 def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunManifest:

@@ -193,6 +193,18 @@ class RangeRecord:
 
 
 @frozen(kw_only=True)
+class StaticCheck:
+    """Whether the costs that hooks recorded are those of the static model for the same shapes, and where they differ.
+
+    At level ``op`` every row was compared; at a coarser one, every stage.
+    """
+
+    holds: bool
+    level: str
+    differences: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
 class RunManifest:
     """What a run was: written as ``run.json`` into its directory."""
 
@@ -215,3 +227,4 @@ class RunManifest:
     versions: dict[str, str]
     ranges: int
     hook_errors: tuple[str, ...] = ()
+    static_check: StaticCheck | None = None

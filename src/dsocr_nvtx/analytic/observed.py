@@ -1,0 +1,116 @@
+"""From the calls that hooks recorded to the rows of the static table, and whether the two tell the same.
+
+A range that others lie in is a container: it keeps what they leave, as the static table's ``rest`` rows do. Ranges
+without a cost (steps opened by hand, a container's pauses between its calls) are looked through.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from attrs import frozen
+
+from dsocr_nvtx.analytic.layer import total
+from dsocr_nvtx.analytic.table import Key, Row
+from dsocr_nvtx.schema.records import COST_FIELDS, Cost, LayerKind, Level, RangeRecord, Stage, module_of
+
+_NOTHING = Cost()
+
+
+@frozen
+class OwnCall:
+    """A priced call and what of its cost is its own once the calls inside it are told apart."""
+
+    record: RangeRecord
+    own: Cost
+    is_container: bool
+
+    @property
+    def key(self) -> Key:
+        """The row that the call belongs to."""
+        kind = LayerKind.REST if self.is_container else self.record.kind
+        return self.record.stage, module_of(self.record.path), kind, self.record.layer
+
+
+def own_calls(records: Sequence[RangeRecord]) -> list[OwnCall]:
+    """Return every call that has a cost, less that of the calls of the same stage inside it.
+
+    Activations do not subtract, so the record carries a container's own.
+    """
+    priced = {record.event_id: record for record in records if record.cost != _NOTHING}
+    parents = {record.event_id: record.parent_id for record in records}
+    inside: dict[int, list[Cost]] = defaultdict(list)
+    for record in priced.values():
+        around = _container(record, priced, parents)
+        if around is not None:
+            inside[around.event_id].append(record.cost)
+    return [_own(record, inside.get(event_id, [])) for event_id, record in priced.items()]
+
+
+def _container(
+    record: RangeRecord, priced: dict[int, RangeRecord], parents: dict[int, int | None]
+) -> RangeRecord | None:
+    parent = record.parent_id
+    while parent is not None and parent not in priced:
+        parent = parents.get(parent)
+    around = priced[parent] if parent is not None else None
+    return around if around is not None and around.stage is record.stage else None
+
+
+def _own(record: RangeRecord, inside: list[Cost]) -> OwnCall:
+    if not inside:
+        return OwnCall(record, record.cost, False)
+    parts = total(inside)
+    # Parts that cost more than their whole are a fault, which the part's own row shows; a run does not end over it.
+    left = {name: max(getattr(record.cost, name) - getattr(parts, name), 0) for name in COST_FIELDS}
+    return OwnCall(record, Cost(**{**left, "activation_bytes": record.own_activation_bytes}), True)
+
+
+def observed_rows(records: Sequence[RangeRecord]) -> list[Row]:
+    """Return what was observed as disjoint rows that add up, in the order in which their calls began."""
+    gathered: dict[Key, list[Cost]] = defaultdict(list)
+    for call in own_calls(records):
+        gathered[call.key].append(call.own)
+    return [
+        Row(stage=stage, module=module, kind=kind, layer=layer, calls=len(costs), cost=total(costs))
+        for (stage, module, kind, layer), costs in gathered.items()
+    ]
+
+
+def differences(observed: Sequence[Row], static: Sequence[Row], level: Level) -> list[str]:
+    """Return one line for everything in which the hooks' rows and the static table's differ; none where they agree.
+
+    At level ``op`` every row must agree in every field. Coarser levels record fewer rows, so stages are compared, and
+    activations are not: a layer's lower bound is less than the sum of its parts'. Calls may differ, since two views
+    are encoded in one call of the vision tower.
+    """
+    if level is Level.OP:
+        found, expected = ({_row_name(row): row.cost for row in rows} for rows in (observed, static))
+        return list(_differing(found, expected, COST_FIELDS))
+    found, expected = _stage_totals(observed), _stage_totals(static)
+    return list(_differing(found, expected, tuple(name for name in COST_FIELDS if name != "activation_bytes")))
+
+
+def _differing(found: dict[str, Cost], expected: dict[str, Cost], names: Iterable[str]) -> Iterator[str]:
+    for where in dict.fromkeys([*expected, *found]):
+        if where not in found or where not in expected:
+            yield f"{where}: {'not hooked' if where in expected else 'not in the static model'}"
+            continue
+        for name in names:
+            hooked, static = getattr(found[where], name), getattr(expected[where], name)
+            if hooked != static:
+                yield f"{where}: {name} is {hooked} by the hooks, {static} by the static model"
+
+
+def _stage_totals(rows: Sequence[Row]) -> dict[str, Cost]:
+    stages = dict.fromkeys(row.stage for row in rows)
+    return {str(stage): total(row.cost for row in rows if row.stage is stage) for stage in stages}
+
+
+def _row_name(row: Row) -> str:
+    layer = "" if row.layer is None else f".{row.layer}"
+    return f"{row.stage} {row.module}{layer} {row.kind}"
+
+
+def model_calls(records: Iterable[RangeRecord], stage: Stage) -> list[RangeRecord]:
+    """Return the forwards over tokens of a stage."""
+    return [record for record in records if record.path == "model" and record.stage is stage]

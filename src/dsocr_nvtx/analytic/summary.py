@@ -1,0 +1,80 @@
+"""A real run in numbers: what each stage and layer cost by what was observed, per token, per page, and the cache."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from dsocr_nvtx.analytic.layer import total
+from dsocr_nvtx.analytic.observed import OwnCall, model_calls, own_calls
+from dsocr_nvtx.analytic.report import Data
+from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage, module_of
+
+
+def run_summary(records: Sequence[RangeRecord], pages: int) -> dict[str, Data]:
+    """Return the summary of a run over ``pages`` pages; averages are over what was observed, nothing is assumed.
+
+    ``stages`` and ``layers`` add up own costs, so each sums to the run. ``decode_per_token`` divides by the tokens
+    that were decoded, ``per_page`` by the pages. ``kv_steps`` holds the cache after every forward; ``growth_bytes`` is
+    what the forward added.
+    """
+    calls = own_calls(records)
+    by_stage, by_layer = _grouped(calls)
+    decoded = sum(record.shape.rows for record in model_calls(records, Stage.DECODE))
+    stages: dict[str, Data] = {str(stage): _totals(found) for stage, found in by_stage.items()}
+    layers: list[Data] = [
+        {"stage": str(stage), "module": module, "layer": layer, **_totals(found)}
+        for (stage, module, layer), found in by_layer.items()
+    ]
+    return {
+        "pages": pages,
+        "stages": stages,
+        "layers": layers,
+        "decoded_tokens": decoded,
+        "decode_per_token": _averages(by_stage.get(Stage.DECODE, []), decoded),
+        "per_page": _averages(calls, pages),
+        "kv_steps": _kv_steps(records),
+    }
+
+
+_Layer = tuple[Stage, str, int | None]
+
+
+def _grouped(calls: Iterable[OwnCall]) -> tuple[dict[Stage, list[OwnCall]], dict[_Layer, list[OwnCall]]]:
+    by_stage: dict[Stage, list[OwnCall]] = defaultdict(list)
+    by_layer: dict[_Layer, list[OwnCall]] = defaultdict(list)
+    for call in calls:
+        record = call.record
+        by_stage[record.stage].append(call)
+        by_layer[record.stage, module_of(record.path), record.layer].append(call)
+    return by_stage, by_layer
+
+
+def _totals(calls: Sequence[OwnCall]) -> dict[str, Data]:
+    cost = total(call.own for call in calls)
+    sums: dict[str, Data] = {name: getattr(cost, name) for name in COST_FIELDS}
+    return {"calls": len(calls), **sums, "flops": cost.flops, "min_bytes": cost.min_bytes}
+
+
+def _averages(calls: Sequence[OwnCall], count: int) -> Data:
+    if not count:
+        return None
+    cost = total(call.own for call in calls)
+    sums = {name: getattr(cost, name) for name in (*COST_FIELDS, "flops", "min_bytes")}
+    return {name: value / count for name, value in sums.items()}
+
+
+def _kv_steps(records: Sequence[RangeRecord]) -> list[Data]:
+    steps: list[Data] = []
+    for stage in (Stage.PREFILL, Stage.DECODE):
+        for record in model_calls(records, stage):
+            shape, written = record.shape, record.cost.kv_write_bytes
+            held = written // shape.tokens * shape.kv_len
+            steps.append(
+                {
+                    "stage": str(stage),
+                    "step": record.step,
+                    "kv_len": shape.kv_len,
+                    "kv_bytes": held,
+                    "growth_bytes": written,
+                }
+            )
+    return steps
