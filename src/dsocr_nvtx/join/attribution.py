@@ -38,8 +38,10 @@ def attribute(operations: pa.Table, launches: pa.Table, graph_nodes: pa.Table, r
     call = match_calls(operations, launches)
     pid, tid, time = (numbers(launches, name) for name in ("pid", "tid", "start_ns"))
     owner = np.full(len(call), -1)
+    called = np.flatnonzero(call >= 0)
+    caller = pid[call[called]], tid[call[called]]
     for thread in ranges.spans:
-        mine = np.flatnonzero((call >= 0) & (pid[call] == thread[0]) & (tid[call] == thread[1]))
+        mine = called[(caller[0] == thread[0]) & (caller[1] == thread[1])]
         owner[mine] = ranges.innermost(thread, time[call[mine]], closed=True)
     bucket = np.where(owner >= 0, _code(Bucket.ATTRIBUTED), _code(Bucket.OUTSIDE))
     bucket[call < 0] = _code(Bucket.NO_RUNTIME_RECORD)

@@ -109,6 +109,7 @@ def idle_pieces(
     parts = [
         _cut(found, np.flatnonzero(launch_thread == index), key, ranges, calls, call_cause)
         for index, key in enumerate(thread)
+        if (launch_thread == index).any()
     ]
     lost = np.flatnonzero(launch_thread < 0)
     unknown = np.full(len(lost), -1)
@@ -124,7 +125,7 @@ def _cut(
     edges = np.unique(np.concatenate([start, end, *_edges(ranges, key), *_edges(calls, key)]))
     # Gaps are disjoint and ordered, so the gap that a piece lies in is found by its start alone.
     gap = np.searchsorted(start, edges[:-1], side="right") - 1
-    inside = (gap >= 0) & (edges[:-1] < end[gap]) if len(start) else np.zeros(len(edges) - 1, bool)
+    inside = (gap >= 0) & (edges[:-1] < end[gap])
     begin, finish, gap = edges[:-1][inside], edges[1:][inside], gap[inside]
     owner = ranges.innermost(key, begin, closed=False)
     call = calls.innermost(key, begin, closed=False)
