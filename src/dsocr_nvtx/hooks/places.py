@@ -1,8 +1,8 @@
-"""Where taps sit and what they hold: places and their prices, open ranges, bound payloads."""
+"""Where taps sit and what they hold: places and their prices, what a thread has open, bound payloads."""
 
 from collections.abc import Callable
 from threading import get_native_id, local
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,19 +41,21 @@ class Place:
     """Where a tap sits in the network, and how its calls are read and priced.
 
     ``read`` turns a call's arguments into the key that its cost depends on; ``price`` turns the key into a cost.
-    ``is_vision`` and ``is_model`` say how the stage is inferred where nobody set one. ``rest`` names a range for what
-    the container does itself after this call (residual additions, reshapes, masks, sampling), so that a timeline shows
-    it by name.
+    ``is_vision`` and ``is_model`` say how the stage is inferred where nobody set one. ``framed``: inside a forward of
+    the model every call has the shape that the forward gives it, so it need not be read again. ``rest`` names a range
+    for what the container does itself after this call (residual additions, reshapes, masks, sampling), so that a
+    timeline shows it by name.
     """
 
     path: str
     kind: LayerKind
     level: Level
     layer: int | None
-    read: Callable[[tuple[Any, ...], dict[str, Any], "Thread"], Key]
+    read: Callable[[tuple[Any, ...], dict[str, Any], "State"], Key]
     price: Callable[[Key], Priced]
     is_vision: bool = False
     is_model: bool = False
+    framed: bool = False
     dtype: str = "bfloat16"
     rest: "Rest | None" = None
 
@@ -79,7 +81,7 @@ class Rest:
         )
 
 
-def no_key(_args: tuple[Any, ...], _kwargs: dict[str, Any], _thread: "Thread") -> Key:
+def no_key(_args: tuple[Any, ...], _kwargs: dict[str, Any], _state: "State") -> Key:
     """Return the key of a range whose cost depends on nothing."""
     return ()
 
@@ -89,49 +91,47 @@ def nothing(_key: Key) -> Priced:
     return NOTHING
 
 
-class Open(NamedTuple):
-    """A range that is open on a thread."""
+Frame = tuple[int, tuple[int, int], str]
+"""A forward of the model as the calls inside see it: its shape's number, (kv_len, kv_slots), experts implementation."""
 
-    event_id: int
-    stage: int
-    place: Place
+OpenRange = tuple[int, int, Place, bool]
+"""A range that is open on a thread: event id, stage, place, and whether the stage was said rather than inferred."""
 
-
-class Opened(NamedTuple):
-    """What `Tap.leave` needs of the range that `Tap.enter` opened."""
-
-    event_id: int
-    parent_id: int
-    priced: int
-    stage: int
-    step: int
-    event: Any
-    outer: tuple[tuple[int, int] | None, str | None]
-    start_ns: int
+Opened = tuple[int, int, int, int, int, Any, "Frame | None", int]
+"""What closes a range: event id, parent's, number of its cost, stage, step, timing event, outer frame, start."""
 
 
-class Thread(local):
-    """What a thread has open. Event ids of different threads lie in different blocks of 2**40, so they never meet."""
+class State:
+    """What one thread has open, and the id of its next range."""
+
+    __slots__ = ("frame", "native_id", "next_id", "open", "rest")
+
+    def __init__(self, block: int) -> None:
+        self.next_id = block << 40  # ids of different threads lie in different blocks, so they never meet
+        self.native_id = get_native_id()
+        self.open: list[OpenRange] = []
+        self.frame: Frame | None = None
+        self.rest: tuple[Tap, Opened] | None = None
+
+
+class Threads(local):
+    """The state of each thread, made when the thread is first seen."""
 
     def __init__(self, taken: Callable[[], int]) -> None:
-        self.next_id = taken() << 40
-        self.native_id = get_native_id()
-        self.open: list[Open] = []
-        self.kv: tuple[int, int] | None = None
-        self.experts: str | None = None
-        self.rest: tuple[Tap, Opened] | None = None
+        self.state = State(taken())
 
 
 class Slot:
     """A tap in one stage: its bound range attributes, its payload, and the key that the payload holds now."""
 
-    __slots__ = ("array", "attributes", "epoch", "key", "number", "words")
+    __slots__ = ("array", "attributes", "epoch", "frame", "key", "number", "words")
 
     def __init__(self, place: Place, stage: int, emitter: Emitter) -> None:
         self.array = np.zeros(len(PAYLOAD_FIELDS), "<i8")
         self.words = self.array.data  # a flat view: writing an element takes a third of what numpy's own takes
         self.key: Key | None = None
         self.number = 0
+        self.frame = 0
         self.epoch = -1
         self.words[FIELD_INDEX["stage"]] = stage
         self.words[FIELD_INDEX["layer"]] = -1 if place.layer is None else place.layer

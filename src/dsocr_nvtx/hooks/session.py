@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
@@ -37,38 +36,12 @@ class HookSession:
 
     def wrap(self, owner: nn.Module, method: str, place: Place) -> None:
         """Put a range around a method of a module, on this instance only; `detach` takes it away again."""
-        inner, tap, shared = getattr(owner, method), Tap(place, self._shared), self._shared
+        tap = Tap(place, self._shared)
         if place.rest is not None:
-            tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), shared))
-
-        def hooked(*args: Any, **kwargs: Any) -> Any:
-            if is_compiling():  # under torch.compile's tracing the hooks step aside
-                return inner(*args, **kwargs)
-            opened = self._enter(tap, args, kwargs)
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                if opened is not None:
-                    self._leave(tap, opened)
-
+            tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), self._shared))
+        hooked = tap.around(getattr(owner, method), self._fail)
         self._attached.append((owner, method, owner.__dict__.get(method, _ABSENT)))
         setattr(owner, method, hooked)
-
-    def _enter(self, tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened | None:
-        try:
-            if self._shared.muted:
-                tap.rehearse(args, kwargs)
-                return None
-            return tap.enter(args, kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            self._fail(tap.place.path, error)
-            return None
-
-    def _leave(self, tap: Tap, opened: Opened) -> None:
-        try:
-            tap.leave(opened)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            self._fail(tap.place.path, error)
 
     def detach(self) -> None:
         """Take every range away, newest first, so that what was there before is there again."""
@@ -89,12 +62,25 @@ class HookSession:
     def step(self, stage: str) -> Iterator[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
         with analytic_stage(stage):
-            opened = None if self.off else self._enter(self._steps[Stage(stage)], (), {})
+            opened = None if self.off else self._open(Stage(stage))
             try:
                 yield
             finally:
                 if opened is not None:
-                    self._leave(self._steps[Stage(stage)], opened)
+                    self._close(Stage(stage), opened)
+
+    def _open(self, stage: Stage) -> Opened | None:
+        try:
+            return self._steps[stage].enter(self._shared.threads.state, (), {})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            self._fail(str(stage), error)
+            return None
+
+    def _close(self, stage: Stage, opened: Opened) -> None:
+        try:
+            self._steps[stage].leave(self._shared.threads.state, opened)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            self._fail(str(stage), error)
 
     @contextmanager
     def muted(self) -> Iterator[None]:
@@ -104,7 +90,6 @@ class HookSession:
             yield
         finally:
             self._shared.muted = before
-            self._shared.thread.kv = self._shared.thread.experts = None
 
     def announce_all(self) -> None:
         """Let every module announce its cost again at its next call: call this where a capture starts."""

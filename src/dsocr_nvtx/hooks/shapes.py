@@ -1,6 +1,6 @@
 """Reading the shape of a call from its arguments: sizes only, never a tensor's values.
 
-Contract: a reader takes (args, kwargs, thread) and returns a tuple, the key that the call's cost depends on; `shape_of`
+Contract: a reader takes (args, kwargs, state) and returns a tuple, the key that the call's cost depends on; `shape_of`
 turns that key into a `CallShape`. Hidden states come as the first positional argument or by name, whichever the
 network's author chose.
 """
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from attrs import field, frozen
 
-from dsocr_nvtx.hooks.places import Key, Thread
+from dsocr_nvtx.hooks.places import Key, State
 from dsocr_nvtx.schema.records import CallShape
 
 _Args = tuple[Any, ...]
@@ -22,7 +22,7 @@ def _hidden(args: _Args, kwargs: _Kwargs) -> Any:
     return args[0] if args else kwargs["hidden_states"]
 
 
-def rows(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+def rows(args: _Args, kwargs: _Kwargs, _state: State) -> Key:
     """Return (batch, tokens, height, width) of [B, S, C], [B, h, w, C] or flattened [T, C]."""
     size = _hidden(args, kwargs).shape
     if len(size) == 3:
@@ -32,19 +32,19 @@ def rows(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
     return (1, size[0], 0, 0)
 
 
-def ids(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+def ids(args: _Args, kwargs: _Kwargs, _state: State) -> Key:
     """Return (batch, tokens, 0, 0) of token numbers [B, S]."""
     size = (args[0] if args else kwargs["input"]).shape
     return (size[0], size[1], 0, 0)
 
 
-def positions(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+def positions(args: _Args, kwargs: _Kwargs, _state: State) -> Key:
     """Return (1, tokens, 0, 0) of position numbers [B, S] given to a rotary embedding."""
     given = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
     return (1, given.shape[-1], 0, 0)
 
 
-def channels_first(args: _Args, _kwargs: _Kwargs, _thread: Thread) -> Key:
+def channels_first(args: _Args, _kwargs: _Kwargs, _state: State) -> Key:
     """Return (batch, tokens, height, width) of [B, C, h, w]."""
     size = args[0].shape
     return (size[0], size[2] * size[3], size[2], size[3])
@@ -53,19 +53,19 @@ def channels_first(args: _Args, _kwargs: _Kwargs, _thread: Thread) -> Key:
 def neck(width: int) -> Any:
     """Return the reader of SAM's neck, which takes [B, h, w, width] in one layout and [B, width, h, w] in another."""
 
-    def read(args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
-        return (rows if args[0].shape[-1] == width else channels_first)(args, kwargs, thread)
+    def read(args: _Args, kwargs: _Kwargs, state: State) -> Key:
+        return (rows if args[0].shape[-1] == width else channels_first)(args, kwargs, state)
 
     return read
 
 
-def clip_input(args: _Args, _kwargs: _Kwargs, _thread: Thread) -> Key:
+def clip_input(args: _Args, _kwargs: _Kwargs, _state: State) -> Key:
     """Return (batch, tokens, 0, 0) of SAM's grid [B, C, h, w], the last argument; the class token is counted."""
     size = args[-1].shape
     return (size[0], size[2] * size[3] + 1, 0, 0)
 
 
-def images(args: _Args, kwargs: _Kwargs, _thread: Thread) -> Key:
+def images(args: _Args, kwargs: _Kwargs, _state: State) -> Key:
     """Return ((batch, height, width), ...) of the global views and, where there are any, the tiles."""
     views = [args[0] if args else kwargs["pixel_values"]]
     local = args[1] if len(args) > 1 else kwargs.get("pixel_values_local")
@@ -106,22 +106,25 @@ class Caches:
 
 @frozen(eq=False)
 class ModelReader:
-    """Reads a whole forward: (batch, tokens, kv_len, kv_slots, experts, logits), and tells it to the layers inside."""
+    """Reads a whole forward: (batch, tokens, kv_len, kv_slots, experts, logits), and frames the calls inside it."""
 
     caches: Caches
     config: Any
     uses_cache: bool
+    frames: dict[Key, int] = field(factory=dict)
 
-    def __call__(self, args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
-        """Read one forward and leave its KV length and experts implementation for the calls inside it."""
+    def __call__(self, args: _Args, kwargs: _Kwargs, state: State) -> Key:
+        """Read one forward; leave its shape's number, KV length and experts implementation for the calls inside."""
         given = kwargs.get("input_ids")
         if given is None:
             given = args[0] if args else kwargs["inputs_embeds"]
         batch, tokens = given.shape[:2]
         kv = self._kv(kwargs, tokens)
-        thread.kv = kv
-        thread.experts = getattr(self.config, "_experts_implementation", None) or "eager"
-        return (batch, tokens, *kv, thread.experts, _logits(kwargs.get("logits_to_keep", 0), tokens))
+        experts = experts_of(self.config)
+        logits = _logits(kwargs.get("logits_to_keep", 0), tokens)
+        shape = (batch, tokens, experts, logits)
+        state.frame = (self.frames.setdefault(shape, len(self.frames) + 1), kv, experts)
+        return (batch, tokens, *kv, experts, logits)
 
     def _kv(self, kwargs: _Kwargs, tokens: int) -> tuple[int, int]:
         cache = kwargs.get("past_key_values")
@@ -133,6 +136,11 @@ class ModelReader:
         if slots:
             self.caches.count(cache, tokens)
         return held + tokens, slots
+
+
+def experts_of(config: Any) -> str:
+    """Return the experts implementation set now: `generate` changes it between prefill and decode."""
+    return getattr(config, "_experts_implementation", None) or "eager"
 
 
 def _logits(keep: Any, tokens: int) -> int:
@@ -149,13 +157,13 @@ class LayerReader:
     config: Any
     layer: int
 
-    def __call__(self, args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
+    def __call__(self, args: _Args, kwargs: _Kwargs, state: State) -> Key:
         """Read one call; a layer called outside of any forward looks at its own cache."""
         size = _hidden(args, kwargs).shape
-        kv = thread.kv
-        if kv is None:
-            kv = self._kv(kwargs, size[1])
-        experts = thread.experts or getattr(self.config, "_experts_implementation", None) or "eager"
+        if state.frame is not None:
+            _, kv, experts = state.frame
+        else:
+            kv, experts = self._kv(kwargs, size[1]), experts_of(self.config)
         return (size[0], size[1], *kv, experts)
 
     def _kv(self, kwargs: _Kwargs, tokens: int) -> tuple[int, int]:
@@ -172,10 +180,10 @@ class ExpertsReader:
 
     config: Any
 
-    def __call__(self, args: _Args, kwargs: _Kwargs, thread: Thread) -> Key:
+    def __call__(self, args: _Args, kwargs: _Kwargs, state: State) -> Key:
         """Read one call."""
-        batch, tokens, *_ = rows(args, kwargs, thread)
-        return (batch, tokens, thread.experts or getattr(self.config, "_experts_implementation", None) or "eager")
+        batch, tokens, *_ = rows(args, kwargs, state)
+        return (batch, tokens, state.frame[2] if state.frame is not None else experts_of(self.config))
 
 
 def grid_shape(key: Key, dtype: str, attention: str) -> CallShape:

@@ -1,16 +1,21 @@
 """One hooked module: reads the shape of a call, looks its cost up, opens a range around it.
 
-This is the hot path. Per call it reads sizes only (no tensor values, no synchronisation), edits a bound payload in
-place, and appends one tuple; costs are computed once per shape. An error in here never reaches the model.
+This is the hot path: it runs between the launches of a model that waits for its host, with none of its own code or data
+in the processor's caches, so that every Python call, attribute and object counts several times what a loop would
+measure. Per call it reads sizes only (no tensor values, no synchronisation), edits a bound payload in place, and adds a
+few whole numbers to an array; costs are computed once per shape. An error in here never reaches the model.
 """
 
 import itertools
 from collections.abc import Callable
+from functools import wraps
 from time import perf_counter_ns
 from typing import Any
 
+from torch.compiler import is_compiling
+
 from dsocr_nvtx.hooks.emit import Emitter
-from dsocr_nvtx.hooks.places import Key, Open, Opened, Place, Priced, Slot, Thread
+from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
 from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
@@ -40,79 +45,121 @@ class Counters:
             self.epoch += 1
 
 
+class Shared:
+    """What all taps of a session share."""
+
+    def __init__(
+        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
+    ) -> None:
+        self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
+        self.threads = Threads(itertools.count().__next__)
+        self.counters = Counters()
+        self.muted = False
+
+    def event(self) -> Any:
+        """Record a timing event on the current stream."""
+        assert self.make_event is not None  # noqa: S101 - callers have looked
+        event = self.make_event()
+        event.record()
+        return event
+
+
 class Tap:
     """Opens and closes the ranges of one place. ``enter`` and ``leave`` are called in pairs, innermost first."""
 
     MOST_SHAPES = 4096
     """Costs kept per place: a growing KV cache makes a new shape with every token."""
 
-    def __init__(self, place: Place, shared: "Shared") -> None:
-        self.place, self.shared = place, shared
+    def __init__(self, place: Place, shared: Shared) -> None:
+        self.place, self.shared, self.counters = place, shared, shared.counters
         self.slots: list[Slot | None] = [None] * len(_CODES)
         self.priced: dict[Key, Priced] = {}
         self.is_stage = place.level is Level.STAGE
         self.rest: Tap | None = None
         self.number = shared.rows.place_number(place) if shared.rows is not None else 0
+        self.push, self.pop = shared.emitter.push, shared.emitter.pop
+        self.keep = shared.rows.append if shared.rows is not None else None
 
-    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+    def around(self, inner: Callable[..., Any], fail: Callable[[str, Exception], None]) -> Callable[..., Any]:
+        """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``."""
+        shared, threads, path, enter, leave = self.shared, self.shared.threads, self.place.path, self.enter, self.leave
+
+        @wraps(inner)  # generate() asks for the signature of forward
+        def hooked(*args: Any, **kwargs: Any) -> Any:
+            if is_compiling():  # under torch.compile's tracing the hooks step aside
+                return inner(*args, **kwargs)
+            state = threads.state
+            try:
+                if shared.muted:
+                    return self._rehearsed(inner, state, args, kwargs)
+                opened = enter(state, args, kwargs)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                fail(path, error)
+                return inner(*args, **kwargs)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                try:
+                    leave(state, opened)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                    fail(path, error)
+
+        return hooked
+
+    def enter(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
         """Open a range; return what ``leave`` needs. After an exception nothing is open that was not before."""
-        shared = self.shared
-        thread, counters = shared.thread, shared.counters
-        if thread.rest is not None:
-            close_rest(thread)
-        outer = (thread.kv, thread.experts)
+        if state.rest is not None:
+            close_rest(state)
+        outer = state.frame
         try:
-            key = self.place.read(args, kwargs, thread)
-            around = thread.open[-1] if thread.open else None
-            stage = _CODES[current_stage()]
-            if stage == _UNKNOWN:
-                stage = self._infer(key, around)
-            slot = self.slots[stage] or self._slot(stage)
-            if key != slot.key:
-                self._hold(slot, key)
-            begins = self.is_stage and not any(o.stage == stage and o.place.level is Level.STAGE for o in thread.open)
+            around = state.open[-1] if state.open else None
+            slot, stage, said = self._slot_for(state, around, args, kwargs)
+            begins = self.is_stage and not any(o[1] == stage and o[2].level is Level.STAGE for o in state.open)
             if begins:
-                counters.begin_step(stage)
-            step = max(counters.steps[stage], 0)
-            event_id = thread.next_id
-            words = slot.words
-            words[_EVENT], words[_STEP] = event_id, step
-            if self.is_stage or slot.epoch != counters.epoch:
+                self.counters.begin_step(stage)
+            step = self.counters.steps[stage]
+            event_id = state.next_id
+            slot.words[_EVENT], slot.words[_STEP] = event_id, step if step > 0 else 0
+            if self.is_stage or slot.epoch != self.counters.epoch:
                 self._announce(slot)
-            event = shared.event() if shared.make_event is not None and (begins or shared.every_event) else None
+            event = None
+            if self.shared.make_event is not None and (begins or self.shared.every_event):
+                event = self.shared.event()
         except BaseException:
-            thread.kv, thread.experts = outer
+            state.frame = outer
             raise
-        thread.next_id = event_id + 1
-        thread.open.append(Open(event_id, stage, self.place))
-        shared.emitter.push(slot.attributes)
-        parent_id = around.event_id if around else NO_PARENT
-        return Opened(event_id, parent_id, slot.number, stage, step, event, outer, perf_counter_ns())
+        self.push(slot.attributes)
+        state.next_id = event_id + 1
+        state.open.append((event_id, stage, self.place, said))
+        parent = around[0] if around is not None else NO_PARENT
+        return (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
 
-    def leave(self, opened: Opened) -> None:
+    def leave(self, state: State, opened: Opened) -> None:
         """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
+        if state.rest is not None:
+            close_rest(state)
         end_ns = perf_counter_ns()
-        shared = self.shared
-        thread = shared.thread
-        try:
-            if thread.rest is not None:
-                close_rest(thread)
-        finally:
-            shared.emitter.pop()
-            thread.open.pop()
-        thread.kv, thread.experts = opened.outer
-        if shared.rows is not None:
-            events = (opened.event, shared.event()) if opened.event is not None else None
-            event_id, parent_id, priced, stage, step, _, _, start_ns = opened
-            shared.rows.append(
-                (event_id, parent_id, self.number, priced, stage, step, start_ns, end_ns, thread.native_id), events
+        self.pop()
+        state.open.pop()
+        event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
+        if self.keep is not None:
+            events = (event, self.shared.event()) if event is not None else None
+            self.keep(
+                (event_id, parent, self.number, priced, stage, max(step, 0), start_ns, end_ns, state.native_id), events
             )
-        if self.rest is not None and thread.open and self._inside_container(thread.open[-1].place):
-            thread.rest = (self.rest, self.rest.enter((), {}))
+        if self.rest is not None and state.open and self._in_container(state.open[-1][2]):
+            self.rest.begin_rest(state, stage, step)
 
-    def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Price a call without opening anything, so that a later call of its shape finds its cost ready."""
-        self.price(self.place.read(args, kwargs, self.shared.thread))
+    def begin_rest(self, state: State, stage: int, step: int) -> None:
+        """Open the range of what a container does itself; whatever comes next on the thread closes it."""
+        slot = self.slots[stage] or self._slot(stage)
+        event_id = state.next_id
+        slot.words[_EVENT], slot.words[_STEP] = event_id, step if step > 0 else 0
+        if slot.epoch != self.counters.epoch:
+            self._announce(slot)
+        self.push(slot.attributes)
+        state.next_id = event_id + 1
+        state.rest = (self, (event_id, state.open[-1][0], slot.number, stage, step, None, None, perf_counter_ns()))
 
     def price(self, key: Key) -> Priced:
         """Return the cost behind a key."""
@@ -123,23 +170,52 @@ class Tap:
             priced = self.priced[key] = self.place.price(key)
         return priced
 
-    def _inside_container(self, around: Place) -> bool:
+    def _slot_for(
+        self, state: State, around: OpenRange | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Slot, int, bool]:
+        """Return the slot of this call, its payload up to date; its stage; and whether that was said."""
+        place, frame = self.place, state.frame
+        if place.framed and frame is not None and around is not None:
+            slot = self.slots[around[1]]
+            if slot is not None and slot.frame == frame[0]:
+                return slot, around[1], around[3]
+        key = place.read(args, kwargs, state)
+        stage, said = self._stage(key, around)
+        slot = self.slots[stage] or self._slot(stage)
+        if key != slot.key:
+            priced, rows = self.price(key), self.shared.rows
+            slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
+        slot.frame = frame[0] if frame is not None else 0
+        return slot, stage, said
+
+    def _stage(self, key: Key, around: OpenRange | None) -> tuple[int, bool]:
+        """Return the stage of a call and whether it was said: by the user, by the range around it, or by its shape."""
+        if around is not None and not self.is_stage and (around[3] or not self.place.is_vision):
+            return around[1], around[3]
+        said = _CODES[current_stage()]
+        if said != _UNKNOWN:
+            return said, True
+        if self.place.is_vision:
+            return _VISION, False
+        if self.place.is_model:
+            shape = self.price(key).shape
+            return (_DECODE if shape.tokens == 1 and shape.kv_len > 1 else _PREFILL), False
+        return _UNKNOWN, False
+
+    def _rehearsed(self, inner: Callable[..., Any], state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call without a range, but price the call, so that a later one of its shape finds its cost ready."""
+        outer = state.frame
+        self.price(self.place.read(args, kwargs, state))
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            state.frame = outer
+
+    def _in_container(self, around: Place) -> bool:
         rest = self.place.rest
         if rest is None or rest.container is None:
             return around.level is Level.STAGE
         return around.path == rest.container
-
-    def _infer(self, key: Key, around: Open | None) -> int:
-        if self.place.is_vision:
-            return _VISION
-        if self.place.is_model:
-            shape = self.price(key).shape
-            return _DECODE if shape.tokens == 1 and shape.kv_len > 1 else _PREFILL
-        return around.stage if around else _UNKNOWN
-
-    def _hold(self, slot: Slot, key: Key) -> None:
-        priced, rows = self.price(key), self.shared.rows
-        slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
 
     def _slot(self, stage: int) -> Slot:
         slot = self.slots[stage] = Slot(self.place, stage, self.shared.emitter)
@@ -148,31 +224,15 @@ class Tap:
     def _announce(self, slot: Slot) -> None:
         if self.shared.emitter.active:
             self.shared.emitter.mark(announcement(self.place.path, slot.words.tolist()))
-        slot.epoch = self.shared.counters.epoch
+        slot.epoch = self.counters.epoch
 
 
-def close_rest(thread: Thread) -> None:
+def close_rest(state: State) -> None:
     """Close the open range of a container's own work."""
-    assert thread.rest is not None  # noqa: S101 - callers have looked
-    tap, opened = thread.rest
-    thread.rest = None
-    tap.leave(opened)
-
-
-class Shared:
-    """What all taps of a session share."""
-
-    def __init__(
-        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
-    ) -> None:
-        self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
-        self.thread = Thread(itertools.count().__next__)
-        self.counters = Counters()
-        self.muted = False
-
-    def event(self) -> Any:
-        """Record a timing event on the current stream."""
-        assert self.make_event is not None  # noqa: S101 - callers have looked
-        event = self.make_event()
-        event.record()
-        return event
+    assert state.rest is not None  # noqa: S101 - callers have looked
+    tap, (event_id, parent, priced, stage, step, _, _, start_ns) = state.rest
+    state.rest = None
+    tap.pop()
+    if tap.keep is not None:
+        times = (start_ns, perf_counter_ns())
+        tap.keep((event_id, parent, tap.number, priced, stage, max(step, 0), *times, state.native_id), None)

@@ -1,0 +1,41 @@
+"""A small network, a page for it, and a run of it, for every test of the hooks."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dsocr_nvtx.hooks import HookSession
+from dsocr_nvtx.run.loop import Decoding, run_pages
+from dsocr_nvtx.run.model import random_model, tiny_config
+from dsocr_nvtx.run.prompt import prompt_ids
+from dsocr_nvtx.run.views import PageViews
+
+TILES = (2, 1)
+
+
+def network(attention: str = "sdpa", experts: str = "grouped_mm") -> Any:
+    """Return the tiny network with seeded weights."""
+    return random_model(tiny_config(), dtype=torch.float32, seed=1, attention=attention, experts=experts)
+
+
+def page(sides: tuple[int, int] = (128, 64)) -> PageViews:
+    """Return one page of a global view and two tiles, of noise."""
+    noise = torch.Generator().manual_seed(0)
+    whole, tile = (
+        torch.randn(count, 3, side, side, generator=noise) for count, side in zip((1, 2), sides, strict=True)
+    )
+    return PageViews(pixel_values=whole, pixel_values_local=tile, grids=(TILES,))
+
+
+def run(model: nn.Module, session: HookSession, tokens: int = 4, views: PageViews | None = None) -> torch.Tensor:
+    """Run vision, prefill and ``tokens`` - 1 decode steps."""
+    views = views or page()
+    ids = prompt_ids(views.image_tokens(), model.config)
+    return run_pages(model, views.model_inputs(), ids, Decoding(max_new_tokens=tokens), session)
+
+
+def attached(model: nn.Module) -> list[str]:
+    """Return the names of modules that have a method of their own instead of their class's."""
+    methods = ("forward", "get_image_features", "moe_infer")
+    return [name for name, module in model.named_modules() if any(method in vars(module) for method in methods)]

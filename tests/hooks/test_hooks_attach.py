@@ -1,0 +1,188 @@
+"""Attaching and leaving: outputs unchanged, errors contained, nothing left behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.hooks import analytic_stage, current_stage, hook
+from dsocr_nvtx.schema.records import Level, Stage
+from tests.builders.emitters import Listener
+from tests.hooks.networks import attached, network, page, run
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return network()
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_outputs_are_bit_identical_and_nothing_is_left(model: Any, level: str) -> None:
+    listener = Listener()
+    with hook(model, level="op", record=False) as plain:
+        expected = run(model, plain)
+    ids = expected.new_zeros(1, 5)
+    with torch.no_grad():
+        before = model(input_ids=ids, logits_to_keep=1).logits
+        with hook(model, level=level, emitter=listener) as session:
+            assert attached(model)
+            tokens = run(model, session)
+            logits = model(input_ids=ids, logits_to_keep=1).logits
+    assert torch.equal(tokens, expected)
+    assert torch.equal(logits, before)
+    assert attached(model) == []
+    assert listener.stack == []
+    assert session.errors == []
+
+
+def test_levels_nest(model: Any) -> None:
+    paths: dict[str, set[str]] = {}
+    for level in Level:
+        with hook(model, level=level, emitter=(listener := Listener())) as session:
+            run(model, session)
+        paths[level] = {pushed.path for pushed in listener.ranges}
+    assert paths["stage"] < paths["layer"] < paths["op"]
+    assert paths["stage"] == {"vision", "prefill", "decode", "image_features", "model", "sampling"}
+    assert {"decoder.0", "sam.1", "clip.1", "projector", "lm_head"} <= paths["layer"]
+    assert {"decoder.1.moe.gate", "decoder.1.moe.experts", "decoder.0.mlp", "sam.0.attention"} <= paths["op"]
+
+
+def test_a_model_that_fails_leaves_no_range_open(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("in the model")
+
+    monkeypatch.setattr(model.model.language_model.layers[1].mlp.experts, "forward", fail)
+    with pytest.raises(RuntimeError, match="in the model"), hook(model, emitter=(listener := Listener())) as session:
+        run(model, session)
+    assert listener.stack == []
+    assert all(pushed.end is not None for pushed in listener.ranges)
+    monkeypatch.undo()
+    assert attached(model) == []
+    with hook(model, emitter=(again := Listener())) as session:
+        run(model, session)
+    assert again.stack == []
+
+
+def test_a_hook_that_fails_never_reaches_the_model(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hook(model, record=False) as plain:
+        expected = run(model, plain)
+
+    def fail(*_args: object) -> object:
+        raise ValueError("in the hook")
+
+    monkeypatch.setattr("dsocr_nvtx.hooks.shapes.LayerReader.__call__", fail)
+    with hook(model, emitter=(listener := Listener())) as session:
+        tokens = run(model, session)
+    assert torch.equal(tokens, expected)
+    assert listener.stack == []
+    layers = len(model.model.language_model.layers)
+    # One line for each decoder layer and each attention, however often they failed.
+    assert len(session.errors) == 2 * layers
+    assert all("ValueError: in the hook" in line for line in session.errors)
+    assert "lm_head" in {pushed.path for pushed in listener.ranges}
+
+
+def test_a_listener_that_fails_never_reaches_the_model(model: Any) -> None:
+    class Broken(Listener):
+        def push(self, attributes: object) -> object:
+            raise OSError("no tool")
+
+    with hook(model, emitter=Broken()) as session:
+        run(model, session)
+    assert session.errors
+    assert attached(model) == []
+
+
+def test_hooks_nest_and_restore_each_other(model: Any) -> None:
+    outer, inner = Listener(), Listener()
+    with hook(model, level="stage", emitter=outer) as session:
+        between = attached(model)
+        with hook(model, level="layer", emitter=inner) as second:
+            run(model, second)
+        assert attached(model) == between
+        run(model, session)
+    assert attached(model) == []
+    assert outer.stack == inner.stack == []
+
+
+def test_switched_off_by_the_environment(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSOCR_NVTX", "0")
+    with hook(model, emitter=(listener := Listener())) as session:
+        assert attached(model) == []
+        run(model, session)
+    assert listener.ranges == []
+    assert session.stats.records == []
+
+
+def test_with_no_tool_and_nothing_recorded_nothing_is_attached(model: Any) -> None:
+    with hook(model, record=False) as session:
+        assert attached(model) == []
+        run(model, session)
+    assert session.stats.records == []
+
+
+def test_generate_needs_no_stages_from_its_user(model: Any) -> None:
+    views = page()
+    ids = torch.cat([torch.full((1, views.image_tokens()[0]), model.config.image_token_id), torch.ones(1, 4).long()], 1)
+    with hook(model, emitter=(listener := Listener())) as session:
+        model.generate(
+            input_ids=ids, **views.model_inputs(), attention_mask=torch.ones_like(ids), do_sample=False,
+            max_new_tokens=4, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+    records = session.stats.records
+    heads = [(record.stage, record.step, record.shape.kv_len) for record in records if record.path == "model"]
+    length = ids.shape[1]
+    assert heads == [(Stage.PREFILL, 0, length), *((Stage.DECODE, step, length + step + 1) for step in range(3))]
+    assert {r.stage for r in records if r.path.startswith(("sam", "clip", "projector"))} == {Stage.VISION}
+    assert not any(record.stage is Stage.UNKNOWN for record in records)
+    assert listener.stack == []
+
+
+def test_a_stage_that_is_said_wins(model: Any) -> None:
+    ids = torch.zeros(1, 3).long()
+    with hook(model) as session, torch.no_grad(), analytic_stage("decode"):
+        assert current_stage() is Stage.DECODE
+        model(input_ids=ids)
+    assert {record.stage for record in session.stats.records} == {Stage.DECODE}
+
+
+def test_what_cannot_be_inferred_is_unknown_and_kept(model: Any) -> None:
+    with hook(model) as session, torch.no_grad():
+        model.lm_head(torch.zeros(1, 2, model.config.text_config.hidden_size))
+    (record,) = session.stats.records
+    assert (record.path, record.stage, record.shape.rows) == ("lm_head", Stage.UNKNOWN, 2)
+
+
+def test_a_muted_warm_up_leaves_no_trace(model: Any) -> None:
+    with hook(model, emitter=(listener := Listener())) as session:
+        with session.muted():
+            run(model, session)
+        assert [pushed.path for pushed in listener.ranges if "." in pushed.path] == []
+        run(model, session)
+    assert listener.stack == []
+
+
+def test_wrong_names_are_refused_before_anything_is_attached(model: Any) -> None:
+    with pytest.raises(UsageError, match="no level is called 'kernel'"), hook(model, level="kernel"):
+        pass
+    with pytest.raises(UsageError, match="no stage is called 'warmup'"), analytic_stage("warmup"):
+        pass
+    other = nn.Linear(2, 2)
+    other.config = model.config
+    with pytest.raises(Refused, match="Linear: no attribute model"), hook(other):
+        pass
+    assert attached(model) == []
+
+
+def test_a_module_that_is_missing_is_named(model: Any) -> None:
+    layer = model.model.language_model.layers[0]
+    norm = layer.input_layernorm
+    del layer.input_layernorm
+    try:
+        with pytest.raises(Refused, match="input_layernorm"), hook(model):
+            pass
+        assert attached(model) == []
+    finally:
+        layer.input_layernorm = norm

@@ -1,0 +1,107 @@
+"""The wire: payloads and announcements tell the same, whichever of them a report keeps, from wherever it begins."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsocr_nvtx.hooks import hook
+from dsocr_nvtx.ingest.nsys import read
+from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement
+from tests.builders.emitters import Listener
+from tests.builders.nsys import NsysFile
+from tests.hooks.networks import network, run
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return network()
+
+
+@pytest.fixture(scope="module")
+def heard(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Listener, Path]:
+    """A run of 40 tokens, heard by a tool, and its run directory."""
+    directory = tmp_path_factory.mktemp("run")
+    with hook(model, emitter=(listener := Listener())) as session:
+        run(model, session, tokens=40)
+    session.write(directory)
+    return listener, directory
+
+
+def _joined(file: NsysFile, path: Path) -> Joined:
+    return join(read(file.write(path)), path.name)
+
+
+def test_a_default_export_joins_to_the_same_tables(heard: tuple[Listener, Path], tmp_path: Path) -> None:
+    listener, directory = heard
+    whole = _joined(listener.as_nsys(), tmp_path / "whole.sqlite")
+    bare = _joined(listener.as_nsys(payloads=False), tmp_path / "bare.sqlite")
+    silent = _joined(listener.as_nsys(announcements=False), tmp_path / "silent.sqlite")
+    assert whole.accounting.cost_sources["binary"] == bare.accounting.cost_sources["announcement"] == len(whole.ranges)
+    for other in (bare, silent):
+        assert other.ranges.equals(whole.ranges)
+        assert other.kernels.equals(whole.kernels)
+    assert check_run(bare.ranges, read_table(directory / "ranges.arrow"), "run") == check_run(
+        whole.ranges, read_table(directory / "ranges.arrow"), "run"
+    )
+
+
+def test_costs_are_announced_again_for_a_capture_that_begins_late(heard: tuple[Listener, Path], tmp_path: Path) -> None:
+    """Everything is announced again every 32 steps: a capture that begins before that learns every cost."""
+    listener, _ = heard
+    steps = [pushed for pushed in listener.ranges if pushed.path == "decode"]
+    late = Listener(
+        ranges=[p for p in listener.ranges if p.start >= steps[20].start],
+        marks=[(time, text) for time, text in listener.marks if time >= steps[20].start],
+    )
+    bare = _joined(late.as_nsys(payloads=False), tmp_path / "late.sqlite")
+    kept = bare.ranges.filter([step >= 31 for step in bare.ranges["step"].to_pylist()])
+    whole = _joined(listener.as_nsys(), tmp_path / "whole.sqlite").ranges
+    assert bare.accounting.cost_sources["none"] > 0
+    assert kept.equals(whole.filter([s >= 31 and g == "decode" for s, g in zip(*_columns(whole), strict=True)]))
+
+
+def _columns(table: Any) -> tuple[list[int], list[str]]:
+    return table["step"].to_pylist(), table["stage"].to_pylist()
+
+
+def test_only_what_depends_on_the_kv_cache_is_announced_each_step(model: Any) -> None:
+    with hook(model, emitter=(listener := Listener())) as session:
+        run(model, session, tokens=6)
+    starts = [pushed.start for pushed in listener.ranges if pushed.path == "decode"]
+    step = {parse_announcement(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10}  # type: ignore[index]
+    layers = range(len(model.model.language_model.layers))
+    assert step == {"decode", "model"} | {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
+
+
+def test_a_capture_start_announces_everything(model: Any) -> None:
+    with hook(model, emitter=(listener := Listener())) as session:
+        run(model, session)
+        before = len(listener.marks)
+        session.announce_all()
+        run(model, session)
+    first = {parse_announcement(text)[0] for _, text in listener.marks[:before]}  # type: ignore[index]
+    again = {parse_announcement(text)[0] for _, text in listener.marks[before:]}  # type: ignore[index]
+    assert first == again == {pushed.path for pushed in listener.ranges}
+
+
+def test_event_ids_count_on_without_gaps(heard: tuple[Listener, Path]) -> None:
+    listener, _ = heard
+    ids = [pushed.values[FIELD_INDEX["event_id"]] for pushed in listener.ranges]
+    assert ids == list(range(len(ids)))
+
+
+def test_payloads_say_where_and_how_large(heard: tuple[Listener, Path], model: Any) -> None:
+    listener, _ = heard
+    prompt = next(p for p in listener.ranges if p.path == "model" and p.stage == "prefill")
+    length = prompt.values[FIELD_INDEX["tokens"]]
+    assert prompt.values[FIELD_INDEX["kv_len"]] == length
+    decode = [p for p in listener.ranges if p.path == "decoder.2.attention" and p.stage == "decode"]
+    assert [p.values[FIELD_INDEX["kv_len"]] for p in decode] == [length + 1 + step for step in range(39)]
+    assert {p.values[FIELD_INDEX["layer"]] for p in decode} == {2}
+    steps = [p.values[FIELD_INDEX["step"]] for p in listener.ranges if p.path == "lm_head" and p.stage == "decode"]
+    assert steps == list(range(39))
+    assert len([p for p in listener.ranges if p.path == "decoder.0" and p.stage == "decode"]) == 39
