@@ -61,11 +61,15 @@ def _vision_tower(vision: Section, width: int) -> VisionTower:
 
 
 def _text_section(root: Section) -> Section:
-    """Return the decoder's configuration: a part of its own, or the vendor's flat fields."""
-    for name in ("text_config", "language_config"):
-        if root.has(name):
-            return root.section(name)
-    return root if root.has("hidden_size") else root.section("text_config")
+    """Return the decoder's configuration: a part of its own, or the vendor's flat fields.
+
+    The vendor's files hold both ``language_config`` and flat fields; its code reads the flat ones.
+    """
+    if root.has("text_config"):
+        return root.section("text_config")
+    if root.has("hidden_size"):
+        return root
+    return root.section("language_config" if root.has("language_config") else "text_config")
 
 
 def _vision_sections(vision: Section) -> tuple[Section, Section]:
