@@ -4,11 +4,13 @@ import json
 import struct
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json, schema_dtype
+from dsocr_nvtx.ingest import payloads
+from dsocr_nvtx.ingest.payloads import Entry, schema_dtype
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
 
 words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(PAYLOAD_FIELDS), max_size=len(PAYLOAD_FIELDS))
@@ -31,6 +33,22 @@ def blob(body: bytes, *, size: int | None = None, offset: int = 32, schema: int 
     """Return a blob as nsys writes it."""
     head = struct.pack("<QQQQ", 1, schema, len(body) if size is None else size, offset)
     return head + b"\x00" * (offset - 32) + body
+
+
+def decode_blobs(blobs: list[bytes | None], table: Schemas) -> list[bytes | None]:
+    """Return what the column of these blobs, of events of domain 1, decodes to."""
+    found: list[bytes | None] = payloads.decode_blobs(
+        pa.array(blobs, pa.binary()), np.ones(len(blobs), np.int64), table
+    ).to_pylist()
+    return found
+
+
+def decode_json(text: object) -> bytes | None:
+    """Return what a text decodes to, alone and in a column."""
+    column = pa.array([text if isinstance(text, str) else None], pa.string())
+    (found,) = payloads.decode_json(column).to_pylist()
+    assert text is None or not isinstance(text, str) or found == payloads.decode_one_json(text)
+    return found if isinstance(found, bytes) else None
 
 
 def packed(values: list[int]) -> bytes:
@@ -64,7 +82,6 @@ def test_the_payload_stands_where_the_header_says() -> None:
     "damaged",
     [
         None,
-        "text where a blob should be",
         b"",
         blob(BODY)[:31],
         blob(BODY)[:-1],
@@ -75,8 +92,36 @@ def test_the_payload_stands_where_the_header_says() -> None:
         blob(BODY, schema=99),
     ],
 )
-def test_a_blob_that_is_not_ours_is_none(damaged: object) -> None:
+def test_a_blob_that_is_not_ours_is_none(damaged: bytes | None) -> None:
     assert decode_blobs([damaged, blob(BODY)], schemas(IN_ORDER)) == [None, BODY]
+
+
+def test_the_domain_is_the_events_and_not_in_the_blob() -> None:
+    # The first word counts payloads; a domain of another number has the same one.
+    domain_2 = {(2, schema): value for (_, schema), value in schemas(IN_ORDER).items()}
+    column = pa.array([blob(BODY), blob(BODY), None], pa.binary())
+    assert payloads.decode_blobs(column, np.array([1, 2, 2]), domain_2).to_pylist() == [None, BODY, None]
+
+
+def test_numbers_beyond_a_word_or_not_whole_are_none() -> None:
+    for kind, code, values in ((18, "Q", [2**63]), (44, "d", [0.5, float("nan"), float("inf"), 2.0**63])):
+        entries = [Entry(name, kind, 8 * place) for place, name in enumerate(PAYLOAD_FIELDS)]
+        good = struct.pack(f"<{len(entries)}{code}", *range(len(entries)))
+        bad = [struct.pack(f"<{code}", value) + good[8:] for value in values]
+        found = decode_blobs([blob(body) for body in (good, *bad)], {(1, OURS): (SIZE, entries)})
+        assert found == [BODY, *[None] * len(bad)]
+
+
+@given(st.lists(st.tuples(words, st.booleans()), max_size=8))
+def test_json_of_a_column_is_that_of_its_texts(rows: list[tuple[list[int], bool]]) -> None:
+    texts: list[str | None] = []
+    for values, nested in rows:
+        plain = dict(zip(PAYLOAD_FIELDS, values, strict=True))
+        texts += [json.dumps({n: {"int64": v} for n, v in plain.items()} if nested else plain), None, "{"][
+            : 1 + values[0] % 3
+        ]
+    found = payloads.decode_json(pa.array(texts, pa.string())).to_pylist()
+    assert found == [None if text is None else payloads.decode_one_json(text) for text in texts]
 
 
 def test_a_schema_without_our_fields_is_none() -> None:

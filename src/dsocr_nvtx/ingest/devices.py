@@ -6,13 +6,13 @@
 
 from collections.abc import Iterable
 
-from dsocr_nvtx.ingest.sqlite import NULL, SqliteFile
+from dsocr_nvtx.ingest.source import NULL, Source
 from dsocr_nvtx.ingest.trace import Device
 
 _COLUMNS = ("id", "cuDevice", "smCount", "clockRate", "l2CacheSize")
 
 
-def read_devices(report: SqliteFile, used: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Device]:
+def read_devices(report: Source, used: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Device]:
     """Return the device behind each (process id, ordinal) in use, nameless where the report does not say."""
     gpus = _gpus(report)
     by_ordinal = {ordinal: gpu for gpu, ordinal in gpus.values() if ordinal != NULL}
@@ -39,14 +39,13 @@ def _with_ordinal(gpu: Device, ordinal: int) -> Device:
     )
 
 
-def _gpus(report: SqliteFile) -> dict[int, tuple[Device, int]]:
+def _gpus(report: Source) -> dict[int, tuple[Device, int]]:
     """Return GPU id -> (device, CUDA ordinal as far as the table knows it)."""
     table = "TARGET_INFO_GPU" if report.has("TARGET_INFO_GPU") else "TARGET_INFO_CUDA_GPU"
     if not report.has(table, "id", "name"):
         return {}
     numbers = report.integers(table, _COLUMNS)
-    uuid = "uuid" if report.has(table, "uuid") else "''"
-    texts = report.rows(f"SELECT substr(name, 1, 256), {uuid} FROM {table}")  # noqa: S608 - our own names
+    texts = zip(*(report.strings(table, column).to_pylist() for column in ("name", "uuid")), strict=True)
     found = {}
     for row, (name, identity) in enumerate(texts):
         known = {column: int(numbers[column][row]) for column in _COLUMNS}
@@ -63,6 +62,6 @@ def _gpus(report: SqliteFile) -> dict[int, tuple[Device, int]]:
     return found
 
 
-def _by_process(report: SqliteFile) -> dict[tuple[int, int], int]:
+def _by_process(report: Source) -> dict[tuple[int, int], int]:
     c = report.integers("TARGET_INFO_CUDA_DEVICE", ("pid", "cudaId", "gpuId"))
     return {(int(p), int(o)): int(g) for p, o, g in zip(c["pid"], c["cudaId"], c["gpuId"], strict=True)}

@@ -1,8 +1,9 @@
 """Payload bytes and JSON, as Nsight Systems exports them, into the records of `dsocr_nvtx.schema.payload`.
 
-A blob starts with four little-endian u64 (domain id, schema id, payload size, payload offset); the payload follows at
-the offset. Python's ``nvtx`` registers a structured numpy type as a schema whose every entry names a one-entry schema
-of its own, so the layout is found by following schema ids down to the NVTX entry types.
+A blob starts with four little-endian u64 (how many payloads, schema id, payload size, payload offset); the payload
+follows at the offset. Schema ids are numbered per domain. Python's ``nvtx`` registers a structured numpy type as a
+schema whose every entry names a one-entry schema of its own, so the layout is found by following schema ids down to the
+NVTX entry types. Equal layouts are decoded together.
 """
 
 import json
@@ -10,8 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import frozen
 
+from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.schema.payload import PAYLOAD_DTYPE, PAYLOAD_FIELDS
 
 _ENTRY_TYPES = {
@@ -21,7 +25,7 @@ _ENTRY_TYPES = {
 }  # fmt: skip
 """NVTX payload entry types of fixed size, by the codes of nvToolsExtPayload.h."""
 
-_HEADER = np.dtype([("domain", "<u8"), ("schema", "<u8"), ("size", "<u8"), ("offset", "<u8")])
+_HEADER_BYTES = 32
 _DEEPEST = 8
 
 
@@ -63,41 +67,114 @@ def _entry_dtype(schemas: SchemaTable, domain: int, entry: Entry, depth: int) ->
     return nested
 
 
-def decode_blobs(blobs: Sequence[object], schemas: SchemaTable) -> list[bytes | None]:
-    """Return each blob as the bytes of one `PAYLOAD_DTYPE` record; None where it is none of ours."""
-    layouts: dict[tuple[int, int], np.dtype | None] = {}
-    return [_decode(blob, schemas, layouts) if isinstance(blob, bytes) else None for blob in blobs]
+def decode_blobs(blobs: pa.Array, domains: Ints, schemas: SchemaTable) -> pa.Array:
+    """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null."""
+    edges = np.frombuffer(blobs.buffers()[1], np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)
+    values = np.zeros((len(blobs), len(PAYLOAD_FIELDS)), np.int64)
+    known = np.zeros(len(blobs), bool)
+    rows = np.flatnonzero(np.diff(edges) >= _HEADER_BYTES)
+    for at in range(0, len(rows), _BLOCK):
+        mine = rows[at : at + _BLOCK]
+        data = np.frombuffer(blobs.buffers()[2], np.uint8)
+        heads = np.ascontiguousarray(data[edges[mine, None] + np.arange(_HEADER_BYTES)]).view("<u8")
+        length = edges[mine + 1] - edges[mine]
+        for key, group in _alike(np.column_stack([domains[mine], heads[:, 1:].view("<i8"), length])):
+            values[mine[group]], known[mine[group]] = _decode(data, edges[mine[group]], key.tolist(), schemas)
+    return _records(values, known)
 
 
-def _decode(blob: bytes, schemas: SchemaTable, layouts: dict[tuple[int, int], np.dtype | None]) -> bytes | None:
-    if len(blob) < _HEADER.itemsize:
-        return None
-    domain, schema, size, offset = (int(word) for word in np.frombuffer(blob, "<u8", 4))
-    key = (domain, schema)
-    if key not in layouts:
-        layouts[key] = schema_dtype(schemas, *key)
-    layout = layouts[key]
-    if layout is None or layout.itemsize != size or offset + size > len(blob) or layout.names is None:
-        return None
-    body = blob[offset : offset + size]
+_BLOCK = 1 << 14
+"""Blobs decoded together: few enough that an index of every byte stays small."""
+
+
+def _alike(keys: Ints) -> list[tuple[Ints, Ints]]:
+    """Return each distinct row with the indices of the rows equal to it. Nearly always there is one."""
+    if (keys == keys[0]).all():
+        return [(keys[0], np.arange(len(keys)))]
+    found, codes = np.unique(keys, axis=0, return_inverse=True)
+    return [(key, np.flatnonzero(codes.reshape(-1) == code)) for code, key in enumerate(found)]
+
+
+def _decode(data: npt.NDArray[np.uint8], begins: Ints, key: list[int], schemas: SchemaTable) -> tuple[Ints, Mask]:
+    domain, schema, size, offset, length = key
+    nothing = np.zeros((len(begins), len(PAYLOAD_FIELDS)), np.int64), np.zeros(len(begins), bool)
+    # Read as signed words: what is negative is beyond any size and any schema's id.
+    if schema < 0 or not 0 <= offset <= length or not 0 <= size <= length - offset:
+        return nothing
+    layout = schema_dtype(schemas, domain, schema)
+    if layout is None or layout.itemsize != size or not set(PAYLOAD_FIELDS) <= set(layout.names or ()):
+        return nothing
+    return _fields(np.ascontiguousarray(data[begins[:, None] + np.arange(offset, offset + size)]), layout)
+
+
+def _fields(body: npt.NDArray[np.uint8], layout: np.dtype) -> tuple[Ints, Mask]:
     if layout == PAYLOAD_DTYPE:
-        return body
-    if not set(PAYLOAD_FIELDS) <= set(layout.names):
-        return None
-    record = np.frombuffer(body, layout)[0]
-    return _pack([int(record[name]) for name in PAYLOAD_FIELDS])
+        return body.view("<i8"), np.ones(len(body), bool)
+    records = body.view(layout)[:, 0]
+    values, known = np.zeros((len(body), len(PAYLOAD_FIELDS)), np.int64), np.ones(len(body), bool)
+    for index, name in enumerate(PAYLOAD_FIELDS):
+        whole = records[name]
+        if whole.dtype.kind not in "iuf" or whole.ndim != 1:
+            return values, np.zeros(len(body), bool)
+        if whole.dtype.kind == "f":
+            known &= np.isfinite(whole) & (np.abs(whole) < 2.0**63) & (np.floor(whole) == whole)
+        elif whole.dtype.kind == "u":
+            known &= whole < np.uint64(1 << 63)
+        values[:, index] = np.where(known, whole, 0).astype(np.int64)
+    return values, known
 
 
-def decode_json(text: object) -> bytes | None:
-    """Return a payload that nsys printed as JSON as the bytes of one `PAYLOAD_DTYPE` record; None for any other text.
+def decode_json(texts: pa.Array) -> pa.Array:
+    """Return payloads that nsys printed as JSON as the bytes of one `PAYLOAD_DTYPE` record each; null for other text.
 
     Numbers are read as exact integers. Python's ``nvtx`` nests each scalar under the name of its type.
     """
-    if not isinstance(text, str) or not text.startswith("{"):
+    texts = pc.if_else(pc.starts_with(texts, "{"), texts, pa.scalar(None, texts.type))
+    found = _decode_alike(texts.drop_null())
+    if found is None:
+        return pa.array([None if t is None else decode_one_json(t) for t in texts.to_pylist()], pa.binary())
+    known = texts.is_valid().to_numpy(zero_copy_only=False)
+    values = np.zeros((len(texts), len(PAYLOAD_FIELDS)), np.int64)
+    values[known] = found
+    return _records(values, known)
+
+
+def _decode_alike(texts: pa.Array) -> Ints | None:
+    """Return the fields of texts that are all laid out as the first one is, or None where they are not."""
+    import pyarrow.json as pj
+
+    if not len(texts):
+        return np.zeros((0, len(PAYLOAD_FIELDS)), np.int64)
+    first = texts[0].as_py()
+    joined = "\n".join(texts.to_pylist()).encode()
+    if decode_one_json(first) is None or joined.count(b"\n") != len(texts) - 1:
+        return None
+    nesting = {name: list(value) if isinstance(value, dict) else [] for name, value in json.loads(first).items()}
+    kinds = [(n, pa.struct([(inner[0], pa.int64())]) if inner else pa.int64()) for n, inner in nesting.items()]
+    options = pj.ParseOptions(explicit_schema=pa.schema(kinds), unexpected_field_behavior="error")
+    try:
+        table = pj.read_json(pa.BufferReader(joined), parse_options=options).combine_chunks()
+    except pa.ArrowException:
+        return None
+    columns = [_flat(table[name].combine_chunks(), nesting[name]) for name in PAYLOAD_FIELDS]
+    if len(table) != len(texts) or any(column.null_count for column in columns):
+        return None
+    return np.column_stack([column.to_numpy() for column in columns])
+
+
+def _flat(column: pa.Array, inner: list[str]) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0)
+    return column.flatten()[0] if inner else column
+
+
+def decode_one_json(text: str) -> bytes | None:
+    """Return one such text as one record, None for any other text."""
+    if not text.startswith("{"):
         return None
     try:
         found = json.loads(text)
-        return _pack([_scalar(found[name]) for name in PAYLOAD_FIELDS])
+        return np.array([_scalar(found[name]) for name in PAYLOAD_FIELDS], np.int64).tobytes()
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
@@ -110,6 +187,9 @@ def _scalar(value: object) -> int:
     return value
 
 
-def _pack(values: list[int]) -> bytes:
-    packed: npt.NDArray[np.int64] = np.array(values, np.int64)
-    return packed.tobytes()
+def _records(values: Ints, known: Mask) -> pa.Array:
+    """Return rows of fields as binary records, null where not known."""
+    edges = np.concatenate([[0], np.cumsum(np.where(known, PAYLOAD_DTYPE.itemsize, 0))]).astype(np.int32)
+    valid = np.packbits(known, bitorder="little")
+    buffers = [pa.py_buffer(part) for part in (valid, edges, np.ascontiguousarray(values[known]))]
+    return pa.Array.from_buffers(pa.binary(), len(known), buffers)

@@ -1,21 +1,29 @@
-"""Reading a stranger's SQLite file: read-only, columns by name, whole numbers into numpy; one clear line on failure."""
+"""Reading a stranger's SQLite file: read-only, columns by name, whole columns as arrays; one clear line on failure.
+
+Columns are taken from the file's pages (`dsocr_nvtx.ingest.pages`) where those are plain, else through SQLite itself,
+several times slower and always right.
+"""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import compress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest import pages
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask
+from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
+from dsocr_nvtx.ingest.texts import decoded, plain_text
 
-NULL = np.iinfo(np.int64).min
-"""Stands for NULL in integer columns; no time, id or size that a tool writes reaches it."""
+T = TypeVar("T")
 
-TEXT_LIMIT = 4096
-"""Longest text read from a report: names are labels here, and a hostile one may be a gigabyte."""
+_LONGEST_VALUE = 1 << 26
+"""SQLite reads no longer text or blob than this for us: a hostile one may be a gigabyte."""
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
@@ -49,73 +57,130 @@ def _is_cut_short(head: bytes, length: int) -> bool:
 
 
 class SqliteFile:
-    """An open SQLite file: its tables, their columns, and whole columns as arrays.
+    """An open SQLite file as a `dsocr_nvtx.ingest.source.Source`; rows come in the order of their rowid.
 
-    Every error of SQLite's, a damaged page for instance, becomes a `Refused` that names the file.
+    Every error of SQLite's, a damaged page for instance, becomes a `Refused` that names the file. ``fast``: take
+    columns from pages where they are plain.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fast: bool = True) -> None:
         _check_header(path)
         self.path = path
+        self._closing = ExitStack()
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        self._closing.callback(self._connection.close)
         # Real exports hold text that is not UTF-8 (localised times, protobuf in TEXT columns).
-        self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        self._connection.text_factory = bytes
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         try:
             # A schema can name functions in views and defaults; a stranger's must not reach them.
             self._connection.execute("PRAGMA trusted_schema = OFF")
-            self.columns: dict[str, frozenset[str]] = self._read_columns()
+            self._layouts = self._read_layouts()
+            self._pages = self._closing.enter_context(pages.PageFile.open(path)) if fast else None
+        except pages.NotPlain:
+            self._pages = None
         except BaseException:
-            self._connection.close()
+            self._closing.close()
             raise
+        self.columns = {table: frozenset(layout.positions) for table, layout in self._layouts.items()}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._closing.close()
 
-    def _read_columns(self) -> dict[str, frozenset[str]]:
-        names = [name for (name,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {n: frozenset(r[0] for r in self.rows("SELECT name FROM pragma_table_info(?)", (n,))) for n in names}
+    def _read_layouts(self) -> dict[str, Layout]:
+        tables = self.rows("SELECT name, rootpage, sql FROM sqlite_master WHERE type = 'table'")
+        about = "SELECT name, type, pk, hidden, dflt_value FROM pragma_table_xinfo(?)"
+        return {str(n): Layout.read(root, str(sql), self.rows(about, (n,))) for n, root, sql in tables}
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as cause:
+        except (sqlite3.Error, pa.ArrowException) as cause:
             raise Refused(self.path, f"damaged or unreadable SQLite ({cause})", _REEXPORT) from cause
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a small query."""
+        """Return all rows of a small query, bytes as text."""
         with self._refusing():
-            return self._connection.execute(query, values).fetchall()
+            return [tuple(map(_word, row)) for row in self._connection.execute(query, values)]
 
     def has(self, table: str, *columns: str) -> bool:
         """Say whether a table exists and has all these columns (exports create tables only when there is data)."""
         return table in self.columns and self.columns[table].issuperset(columns)
 
-    def integers(self, table: str, columns: Iterable[str], where: str = "1") -> dict[str, npt.NDArray[np.int64]]:
-        """Return integer columns of the rows that satisfy ``where``, in file order.
-
-        NULL, and a column that this version of the format lacks, read as `NULL`; a missing table as no rows. A value
-        that is not an integer is refused.
-        """
-        names = list(columns)
+    def integers(self, table: str, columns: Sequence[str]) -> dict[str, Ints]:
+        """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused."""
+        names = list(dict.fromkeys(columns))
         if table not in self.columns:
             return {name: np.empty(0, np.int64) for name in names}
-        parts = [f'COALESCE("{n}", {NULL})' if n in self.columns[table] else str(NULL) for n in names]
+        found = self._by_pages(table, lambda reader: reader.integers(names))
+        return self._integers(table, names) if found is None else found
+
+    def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+        """Return a text column of the rows in the mask, cut and made UTF-8."""
+        return self._values(table, column, rows, pa.string())
+
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+        """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
+        return self._values(table, column, rows, pa.binary())
+
+    def _by_pages(self, table: str, read: Callable[[PageColumns], T]) -> T | None:
+        """Return what ``read`` makes of the table's pages, or None where SQLite must read them."""
+        layout = self._layouts[table]
+        if self._pages is None or not layout.plain:
+            return None
+        try:
+            return read(PageColumns(self._pages, layout, lambda name, rowid: self._value(table, name, rowid)))
+        except pages.NotPlain:
+            return None
+
+    def _value(self, table: str, column: str, rowid: int) -> object:
+        query = f'SELECT "{column}" FROM "{table}" WHERE rowid = ?'  # noqa: S608 - our own names only
+        with self._refusing():
+            (value,) = self._connection.execute(query, (rowid,)).fetchone()
+        return value
+
+    def _order(self, table: str) -> str:
+        # An index made by a third party can offer SQLite another order than that of the pages.
+        return "ORDER BY rowid" if self._layouts[table].has_rowid else ""
+
+    def _integers(self, table: str, names: list[str]) -> dict[str, Ints]:
+        parts = [_strict(name) if name in self.columns[table] else str(NULL) for name in names]
         kind = np.dtype([(name, np.int64) for name in names])
-        query = f'SELECT {", ".join(parts)} FROM "{table}" WHERE {where}'  # noqa: S608 - our own names only
+        query = f'SELECT {", ".join(parts)} FROM "{table}" {self._order(table)}'  # noqa: S608 - our own names only
         with self._refusing():
             try:
                 found = np.fromiter(self._connection.execute(query), kind)
-            except (TypeError, ValueError, OverflowError) as cause:
+            except ValueError as cause:
                 raise Refused(self.path, f"{table} holds values that are not integers", _REEXPORT) from cause
         return {name: np.ascontiguousarray(found[name]) for name in names}
 
-    def texts(self, table: str, identifier: str, text: str) -> dict[int, str]:
-        """Return an id -> text table whole, each text cut at `TEXT_LIMIT`."""
-        if not self.has(table, identifier, text):
-            return {}
-        query = f'SELECT "{identifier}", substr("{text}", 1, {TEXT_LIMIT}) FROM "{table}"'  # noqa: S608 - our own names only
-        return {key: str(value or "") for key, value in self.rows(query) if isinstance(key, int)}
+    def _values(self, table: str, column: str, rows: Mask | None, kind: pa.DataType) -> pa.Array:
+        if not self.has(table, column):
+            count = len(self.integers(table, ["rowid"])["rowid"]) if rows is None else int(rows.sum())
+            return pa.nulls(count, kind)
+        take = _blob if pa.types.is_binary(kind) else plain_text
+        found = self._by_pages(table, lambda reader: reader.values(column, rows, kind))
+        if found is not None:
+            return found
+        value = f'CASE typeof("{column}") WHEN \'blob\' THEN "{column}" END' if take is _blob else f'"{column}"'
+        query = f'SELECT {value} FROM "{table}" {self._order(table)}'  # noqa: S608 - our own names only
+        with self._refusing():
+            every = self._connection.execute(query)
+            wanted = every if rows is None else compress(every, rows.tolist())
+            return pa.array([take(one) for (one,) in wanted], kind)
+
+
+def _strict(name: str) -> str:
+    return f"CASE typeof(\"{name}\") WHEN 'integer' THEN \"{name}\" WHEN 'null' THEN {NULL} ELSE 'none' END"
+
+
+def _blob(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) else None
+
+
+def _word(value: object) -> object:
+    return decoded(value) if isinstance(value, bytes) else value

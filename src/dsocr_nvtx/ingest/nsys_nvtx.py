@@ -1,0 +1,159 @@
+"""NVTX in an nsys export: domains, ranges with their payloads, stages, announcements.
+
+A text is a registered string's id or plain; payloads are a blob, JSON, or neither, as the export was asked for; domains
+are numbered per process.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import frozen
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
+from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source
+from dsocr_nvtx.ingest.words import Names, distinct, labels, words
+from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX
+from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, NVTX, conform
+
+EVENTS = "NVTX_EVENTS"
+CATEGORY, MARK, PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END, DOMAIN_CREATE = 33, 34, 59, 60, 70, 71, 75
+
+_COLUMNS = ("eventType", "globalTid", "endGlobalTid", "start", "end", "domainId", "textId", "category")
+
+
+@frozen(eq=False)
+class Events:
+    """The integer columns of all NVTX events."""
+
+    column: Mapping[str, Ints]
+
+    def of(self, *kinds: int) -> Mask:
+        """Return which events are of these kinds."""
+        return np.isin(self.column["eventType"], kinds)
+
+    def take(self, rows: Mask) -> dict[str, Ints]:
+        """Return the columns of some events."""
+        return {name: values[rows] for name, values in self.column.items()}
+
+
+def read_events(report: Source) -> Events:
+    """Return the integer columns of all NVTX events; without the table, none."""
+    return Events(report.integers(EVENTS, _COLUMNS))
+
+
+def texts_of(report: Source, events: Events, rows: Mask, names: Names) -> pa.DictionaryArray:
+    """Return what the events in the mask say: the registered string, else the plain text."""
+    identifiers = events.column["textId"]
+    plain = rows & (identifiers == NULL)
+    own = report.strings(EVENTS, "text", plain) if plain.any() else pa.array([], pa.string())
+    return labels(identifiers[rows], own, names)
+
+
+def domain_names(report: Source, events: Events, names: Names) -> dict[tuple[int, int], str]:
+    """Return (process id, domain id) -> name."""
+    rows = events.of(DOMAIN_CREATE)
+    c = events.take(rows)
+    keys = zip(pid_of(c["globalTid"]).tolist(), c["domainId"].tolist(), strict=True)
+    return dict(zip(keys, texts_of(report, events, rows, names).to_pylist(), strict=True))
+
+
+def _in_domains(c: Mapping[str, Ints], domains: list[tuple[int, int]]) -> Mask:
+    pid = pid_of(c["globalTid"])
+    inside = np.zeros(len(pid), bool)
+    for process, domain in domains:
+        inside |= (pid == process) & (c["domainId"] == domain)
+    return inside
+
+
+def _stage_names(report: Source, events: Events, names: Names, domains: list[tuple[int, int]]) -> dict[int, str]:
+    """Return category -> stage. Where a capture began after the categories were named, their order is what they are."""
+    stages = {code + 1: str(stage) for code, stage in enumerate(Stage)}
+    rows = events.of(CATEGORY)
+    rows[rows] = _in_domains(events.take(rows), domains)
+    said = texts_of(report, events, rows, names).to_pylist()
+    for category, name in zip(events.column["category"][rows].tolist(), said, strict=True):
+        stages[category] = name if name in set(Stage) else str(Stage.UNKNOWN)
+    return stages
+
+
+def read_ranges(report: Source, events: Events, names: Names, domain: str, last: int) -> pa.Table:
+    """Return NVTX: the push/pop ranges of one domain. ``last`` is when a range that was never closed ends."""
+    domains = [key for key, name in domain_names(report, events, names).items() if name == domain]
+    rows = events.of(PUSH_POP, NVTXT_PUSH_POP)
+    rows[rows] = _in_domains(events.take(rows), domains)
+    c = events.take(rows)
+    end = np.where(c["end"] == NULL, np.maximum(c["start"], last), c["end"])
+    check_times(report, c["start"], end)
+    stages = _stage_names(report, events, names, domains)
+    categories = {int(k): stages.get(int(k), str(Stage.UNKNOWN)) for k in distinct(c["category"])[0]}
+    blobs = report.blobs(EVENTS, "binaryData", rows)
+    return conform(
+        {
+            "pid": pid_of(c["globalTid"]),
+            "tid": tid_of(c["globalTid"]),
+            "start_ns": c["start"],
+            "end_ns": end,
+            "path": texts_of(report, events, rows, names),
+            "stage": words(c["category"], categories),
+            "payload": decode_blobs(blobs, c["domainId"], _payload_schemas(report)),
+            "json": decode_json(report.strings(EVENTS, "jsonText", rows)),
+        },
+        NVTX,
+    )
+
+
+def check_times(report: Source, start: Ints, end: Ints) -> None:
+    """Refuse ranges without a start, or that end before they start."""
+    if len(start) and ((start > end).any() or int(start.min()) < -(1 << 61) or int(end.max()) > 1 << 61):
+        found = f"{EVENTS} holds ranges without a start, or that end before they start"
+        raise Refused(report.path, found, "export it again from the .nsys-rep")
+
+
+def _payload_schemas(report: Source) -> dict[tuple[int, int], tuple[int, list[Entry]]]:
+    c = report.integers("NVTX_PAYLOAD_SCHEMAS", ("domainId", "schemaId", "payloadSize"))
+    schemas: dict[tuple[int, int], tuple[int, list[Entry]]] = {
+        (d, s): (0 if size == NULL else size, [])
+        for d, s, size in zip(*(values.tolist() for values in c.values()), strict=True)
+    }
+    table, columns = "NVTX_PAYLOAD_SCHEMA_ENTRIES", ("domainId", "schemaId", "idx", "type", "offset")
+    if not report.has(table, *columns, "name"):
+        return schemas
+    numbers = (values.tolist() for values in report.integers(table, columns).values())
+    # A schema's rows repeat once per process, so entries are kept by index.
+    entries: dict[tuple[int, int], dict[int, Entry]] = {}
+    for domain, schema, index, kind, offset, name in zip(
+        *numbers, report.strings(table, "name").to_pylist(), strict=True
+    ):
+        entry = Entry(name or "", 0 if kind == NULL else kind, 0 if offset == NULL else offset)
+        entries.setdefault((domain, schema), {})[index] = entry
+    for key, found in entries.items():
+        if key in schemas:
+            schemas[key][1].extend(entry for _, entry in sorted(found.items()))
+    return schemas
+
+
+def read_announcements(report: Source, events: Events, names: Names) -> pa.Table:
+    """Return ANNOUNCEMENTS: marks of any domain that begin as ours do, plain or registered."""
+    marks = events.of(MARK)
+    plain = marks & (events.column["textId"] == NULL)
+    texts = report.strings(EVENTS, "text", plain)
+    ours = pc.starts_with(texts, ANNOUNCE_PREFIX).fill_null(False)
+    plain[plain] = ours.to_numpy(zero_copy_only=False)
+    by_id = marks & np.isin(events.column["textId"], names.starting(ANNOUNCE_PREFIX))
+    registered = texts_of(report, events, by_id, names).cast(pa.string())
+    time = events.column["start"]
+    tids = np.concatenate([events.column["globalTid"][rows] for rows in (plain, by_id)])
+    return conform(
+        {
+            "pid": pid_of(tids),
+            "tid": tid_of(tids),
+            "time_ns": np.concatenate([time[plain], time[by_id]]),
+            "text": pa.concat_arrays([texts.filter(ours), registered]),
+        },
+        ANNOUNCEMENTS,
+    )

@@ -1,0 +1,289 @@
+"""SQLite table pages, read with numpy: whole columns at once, without a call per row.
+
+The file format is fixed for good by its makers (https://sqlite.org/fileformat2.html). Contract: what this module
+returns is what SQLite would; wherever a file is not the plain case (a journal beside it, another encoding, a value of
+an unexpected type, a page that does not look as it should) it raises `NotPlain`, and the caller asks SQLite itself.
+Pages are read in chunks that fit a processor's cache, several chunks at a time: numpy works without the GIL.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+_LEAF, _INTERIOR = 0x0D, 0x05
+_CHUNK_BYTES = 1 << 22
+_DEEPEST = 20
+_MOST_WORKERS = 4
+
+
+class NotPlain(Exception):
+    """These pages are not the plain case; SQLite itself must read them."""
+
+
+@frozen(eq=False)
+class PageFile:
+    """An open SQLite file as pages. ``usable`` is a page's size less the bytes reserved at its end."""
+
+    descriptor: int
+    page_size: int
+    usable: int
+    count: int
+
+    @classmethod
+    def open(cls, path: Path) -> "PageFile":
+        """Open a file whose header promises the plain case: no journal, UTF-8, its whole length there."""
+        if any(path.with_name(path.name + end).exists() for end in ("-wal", "-journal")):
+            raise NotPlain("a journal beside it")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return cls._from_header(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @classmethod
+    def _from_header(cls, descriptor: int) -> "PageFile":
+        head = os.pread(descriptor, 100, 0)
+        if len(head) < 100 or head[18:20] != b"\x01\x01" or int.from_bytes(head[56:60]) != 1:
+            raise NotPlain("another version or encoding")
+        size = int.from_bytes(head[16:18])
+        size = 65536 if size == 1 else size
+        count = int.from_bytes(head[28:32])
+        fresh = head[24:28] == head[92:96]  # else the count in the header is not maintained
+        if size < 512 or not fresh or os.fstat(descriptor).st_size != size * count:
+            raise NotPlain("not as long as it says")
+        return cls(descriptor, size, size - head[20], count)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, numbers: Ints) -> Bytes:
+        """Return pages by number as one flat array, with 16 bytes more, so that wide loads stay inside."""
+        flat = np.zeros(len(numbers) * self.page_size + 16, np.uint8)
+        if ((numbers < 1) | (numbers > self.count)).any():
+            raise NotPlain("a page number that the file does not have")
+        runs = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
+        for begin, end in zip(runs, np.append(runs[1:], len(numbers)), strict=True):
+            part = flat[begin * self.page_size : end * self.page_size]
+            if os.preadv(self.descriptor, [part.data], (int(numbers[begin]) - 1) * self.page_size) != len(part):
+                raise NotPlain("cut short")
+        return flat
+
+    def leaves(self, root: int) -> Ints:
+        """Return the leaf pages of a table in row order."""
+        level = np.array([root], np.int64)
+        for _ in range(_DEEPEST):
+            kinds = self._kinds(level)
+            if (kinds == _LEAF).all():
+                return level
+            if not (kinds == _INTERIOR).all():
+                break
+            level = np.concatenate([self._children(int(page)) for page in level])
+            if len(level) > self.count:
+                break
+        raise NotPlain("not a table's tree")
+
+    def _kinds(self, numbers: Ints) -> Bytes:
+        if numbers[0] == 1:
+            raise NotPlain("the first page holds a header")
+        # The children of one page are of one kind; the leaves themselves are checked again when they are read.
+        some = numbers[:: max(1, len(numbers) // 64)]
+        return np.concatenate([self.read(some[i : i + 1])[:1] for i in range(len(some))])
+
+    def _children(self, number: int) -> Ints:
+        page = self.read(np.array([number]))
+        count = int(page[3]) << 8 | int(page[4])
+        pointers = page[12 : 12 + 2 * count].astype(np.int64)
+        cells = pointers[0::2] << 8 | pointers[1::2]
+        if page[0] != _INTERIOR or count == 0 or (cells > self.usable - 4).any():
+            raise NotPlain("an interior page that is not one")
+        places = np.append(cells, 8)
+        quads = page[places[:, None] + np.arange(4)]
+        return np.ascontiguousarray(quads).view(">u4")[:, 0].astype(np.int64)
+
+
+@frozen(eq=False)
+class Chunk:
+    """The rows of some leaf pages: where each row's header and body lie in ``flat``, and how much is on the page.
+
+    ``words`` is ``flat`` as big-endian numbers of eight bytes.
+    """
+
+    flat: Bytes
+    words: npt.NDArray[np.uint64]
+    rowid: Ints
+    header: Ints
+    header_end: Ints
+    body_end: Ints
+
+
+T = TypeVar("T")
+
+
+def chunks(file: PageFile, root: int, parse: Callable[[Chunk, int], T], *, numbered: bool = False) -> Iterator[T]:
+    """Return ``parse`` of each chunk of a table, in row order, worked on by several threads.
+
+    ``parse`` also gets how many rows come before the chunk, where ``numbered`` asks for it, else 0.
+    """
+    leaves = file.leaves(root)
+    step = max(1, _CHUNK_BYTES // file.page_size)
+    parts = [leaves[at : at + step] for at in range(0, len(leaves), step)]
+
+    def work(part: Ints, first: int) -> T:
+        return parse(_chunk(file, part), first)
+
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(parts))
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        firsts = [0] * len(parts)
+        if numbered and len(parts) > 1:
+            firsts = list(accumulate(pool.map(lambda part: _count(file, part), parts[:-1]), initial=0))
+        yield from (map(work, parts, firsts) if workers <= 1 else pool.map(work, parts, firsts))
+
+
+def _count(file: PageFile, numbers: Ints) -> int:
+    flat = file.read(numbers)
+    base = np.arange(len(numbers)) * file.page_size
+    return int((flat[base + 3].astype(np.int64) << 8 | flat[base + 4]).sum())
+
+
+def _chunk(file: PageFile, numbers: Ints) -> Chunk:
+    flat = file.read(numbers)
+    base = np.arange(len(numbers)) * file.page_size
+    if (flat[base] != _LEAF).any():
+        raise NotPlain("a leaf page that is not one")
+    count = flat[base + 3].astype(np.int64) << 8 | flat[base + 4]
+    if (count * 2 + 8 > file.usable).any():
+        raise NotPlain("more cells than a page holds")
+    page = np.repeat(base, count)
+    pointer = page + 8 + 2 * (np.arange(len(page)) - np.repeat(np.cumsum(count) - count, count))
+    cell = page + (flat.take(pointer).astype(np.int64) << 8 | flat.take(pointer + 1))
+    payload, at = varint(flat, cell)
+    rowid, at = varint(flat, at)
+    local = _local(payload, file.usable)
+    if ((at + local > page + file.usable) | (payload < 1)).any():
+        raise NotPlain("a cell outside its page")
+    length, first = varint(flat, at)
+    if (length > local).any():
+        raise NotPlain("a header longer than the page")
+    words = flat[: len(flat) // 8 * 8].view(">u8").astype(np.uint64)
+    return Chunk(flat, words, rowid, first, at + length, at + local)
+
+
+def _local(payload: Ints, usable: int) -> Ints:
+    """Return how many bytes of each payload are on the page; the rest is on overflow pages."""
+    most = usable - 35
+    if payload.size == 0 or payload.max() <= most:
+        return payload
+    least = (usable - 12) * 32 // 255 - 23
+    surplus = least + (payload - least) % (usable - 4)
+    return np.where(payload <= most, payload, np.where(surplus <= most, surplus, least))
+
+
+def varint(flat: Bytes, at: Ints) -> tuple[Ints, Ints]:
+    """Return (values, positions after them) of SQLite's variable-length numbers."""
+    first = flat.take(at, mode="clip")
+    value = (first & 0x7F).astype(np.int64)
+    after = at + 1
+    more = np.flatnonzero(first & 0x80)
+    for length in range(2, 10):
+        if not len(more):
+            break
+        byte = flat.take(at[more] + (length - 1), mode="clip").astype(np.int64)
+        value[more] = value[more] << 8 | byte if length == 9 else value[more] << 7 | byte & 0x7F
+        after[more] += 1
+        more = more[byte >= 0x80] if length < 9 else more[:0]
+    return value, after
+
+
+_SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0] + [(t - 12) // 2 for t in range(12, 256)], np.int64)
+
+
+def fields(chunk: Chunk, positions: Sequence[int]) -> dict[int, tuple[Ints, Ints]]:
+    """Return (serial type, place of the value) per row for each wanted column; type -1 where a row has no such column.
+
+    A row has none when the column was added to the table after it was written.
+    """
+    found: dict[int, tuple[Ints, Ints]] = {}
+    at, place = chunk.header, chunk.header_end
+    ended = False
+    for position in range(max(positions, default=-1) + 1):
+        kind = chunk.flat.take(at, mode="clip").astype(np.int64)
+        after = at + 1
+        if (kind >= 0x80).any():
+            kind, after = varint(chunk.flat, at)
+            if kind.size and (kind.max() > 1 << 32 or kind.min() < 0):
+                raise NotPlain("a value longer than any")
+        size = _SIZES.take(kind, mode="clip") if not kind.size or kind.max() < 256 else _sizes(kind)
+        ended = ended or bool((after > chunk.header_end).any())
+        if ended:
+            missing = at >= chunk.header_end
+            kind, size, after = np.where(missing, -1, kind), np.where(missing, 0, size), np.where(missing, at, after)
+        if position in positions:
+            found[position] = (kind, place)
+        at, place = after, place + size
+    return found
+
+
+def _sizes(kind: Ints) -> Ints:
+    return np.where(kind >= 12, (kind - 12) >> 1, _SIZES.take(kind, mode="clip"))
+
+
+def integers(chunk: Chunk, kind: Ints, place: Ints, null: int) -> Ints:
+    """Return the integers of one column; ``null`` for NULL and for a column that the row lacks."""
+    if ((kind == 7) | (kind > 9)).any():
+        raise NotPlain("a value that is not an integer")
+    size = np.where(kind < 0, 0, _SIZES.take(kind, mode="clip"))
+    if ((size > 0) & (place + size > chunk.body_end)).any():
+        raise NotPlain("an integer beyond the page")
+    widest = int(size.max(initial=0))
+    if widest <= 1:
+        value = chunk.flat.take(place, mode="clip").view(np.int8).astype(np.int64)
+    else:
+        value = _load(chunk.words, place) >> (64 - 8 * np.maximum(size, 1))
+    value[size == 0] = 0
+    value[kind == 9] = 1
+    value[kind <= 0] = null
+    return value
+
+
+def _load(words: npt.NDArray[np.uint64], place: Ints) -> Ints:
+    """Return the eight bytes at each place as a big-endian signed number: two aligned loads, shifted together."""
+    word = place >> 3
+    shift = ((place & 7) << 3).astype(np.uint64)
+    high = words.take(word, mode="clip") << shift
+    # Shifting by 64 gives 0 in numpy, which is what a place that is aligned needs.
+    low = words.take(word + 1, mode="clip") >> (np.uint64(64) - shift)
+    return (high | low).view(np.int64)
+
+
+def spans(chunk: Chunk, kind: Ints, place: Ints) -> tuple[Ints, Ints]:
+    """Return (place, length) of texts or blobs; length -1 for NULL, -2 for what continues on overflow pages."""
+    if ((kind > 0) & (kind < 12)).any():
+        raise NotPlain("a number where text should be")
+    length = np.where(kind >= 12, (kind - 12) >> 1, -1)
+    return place, np.where((length > 0) & (place + length > chunk.body_end), -2, length)
+
+
+def gather(flat: Bytes, place: Ints, length: Ints) -> tuple[Bytes, Ints]:
+    """Return (all bytes end to end, where each value begins and the last ends)."""
+    begins = np.concatenate([[0], np.cumsum(length)])
+    from_here = np.repeat(place - begins[:-1], length)
+    from_here += np.arange(begins[-1])
+    return flat.take(from_here), begins

@@ -1,0 +1,51 @@
+"""What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+NULL = int(np.iinfo(np.int64).min)
+"""Stands for NULL in integer columns; no time, id or size that a tool writes reaches it."""
+
+TEXT_LIMIT = 4096
+"""Longest text read from a report, in characters: names are labels here, and a hostile one may be a gigabyte."""
+
+
+class Source(Protocol):
+    """An open report. A table or a column that this report lacks reads as no rows, or as NULL in every row.
+
+    Rows of a table come in the same order whatever is asked for, so that positions and masks carry over.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The report, for messages."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, frozenset[str]]:
+        """The columns of every table."""
+        ...
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Say whether a table exists and has all these columns (exports create tables only when there is data)."""
+        ...
+
+    def integers(self, table: str, columns: Sequence[str]) -> dict[str, Ints]:
+        """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused."""
+        ...
+
+    def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+        """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
+        ...
+
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+        """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
+        ...

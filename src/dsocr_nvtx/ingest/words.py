@@ -1,0 +1,96 @@
+"""String ids of a report as dictionary columns, each distinct text once."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsocr_nvtx.ingest.source import NULL, Ints, Source
+
+
+class Names:
+    """The ``StringIds`` table: texts by id."""
+
+    def __init__(self, source: Source) -> None:
+        ids = source.integers("StringIds", ["id"])["id"]
+        texts = source.strings("StringIds", "value") if len(ids) else pa.array([], pa.string())
+        self._row = np.argsort(ids, kind="stable")
+        self._ids, self._texts = ids[self._row], texts
+
+    def rows(self, identifiers: Ints) -> Ints:
+        """Return the row of each id in the table, -1 where it is not there."""
+        if not len(self._ids):
+            return np.full(len(identifiers), -1)
+        place = np.minimum(np.searchsorted(self._ids, identifiers), len(self._ids) - 1)
+        return np.where(self._ids[place] == identifiers, self._row[place], -1)
+
+    def of(self, identifiers: Ints) -> list[str]:
+        """Return the text of each id; an id without one becomes ``#id``, a text that is NULL is empty."""
+        rows = self.rows(identifiers)
+        found = self._texts.take(pa.array(rows, mask=rows < 0)).to_pylist() if len(self._ids) else [None] * len(rows)
+        return [
+            (text or "") if row >= 0 else f"#{identifier}"
+            for text, row, identifier in zip(found, rows.tolist(), identifiers.tolist(), strict=True)
+        ]
+
+    def starting(self, prefix: str) -> Ints:
+        """Return the ids whose text starts so."""
+        which = pc.starts_with(self._texts, prefix).fill_null(False).to_numpy(zero_copy_only=False)
+        identifiers = np.empty(len(self._row), np.int64)
+        identifiers[self._row] = self._ids
+        chosen: Ints = identifiers[which]
+        return chosen
+
+
+def distinct(values: Ints) -> tuple[Ints, Ints]:
+    """Return (sorted distinct values, code of each row): `numpy.unique`, without sorting where values are small."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if high - low > 4 * len(values) + 1024:
+        found, codes = np.unique(values, return_inverse=True)
+        return found, codes.astype(np.int64)
+    seen = np.zeros(high - low + 1, bool)
+    offset = values - low
+    seen[offset] = True
+    found = np.flatnonzero(seen)
+    code = np.zeros(len(seen), np.int64)
+    code[found] = np.arange(len(found))
+    return found + low, code.take(offset)
+
+
+def words(identifiers: Ints, names: Names | Mapping[int, str]) -> pa.DictionaryArray:
+    """Return the texts of string ids as a dictionary column; an id without a text becomes ``#id``."""
+    ids, codes = distinct(identifiers)
+    if not len(identifiers):
+        return constant("", 0)
+    texts = names.of(ids) if isinstance(names, Names) else [names.get(int(i), f"#{i}") for i in ids]
+    return dictionary(codes, texts)
+
+
+def dictionary(codes: Ints, texts: list[str]) -> pa.DictionaryArray:
+    """Return codes and their texts as a dictionary column in which equal texts have one code."""
+    # Several ids can have one text; equal texts must have one code, or equality by code would be wrong.
+    unique = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+    recode = np.array([unique[text] for text in texts], np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(recode.take(codes)), pa.array(list(unique), pa.string()))
+
+
+def constant(word: str, length: int) -> pa.DictionaryArray:
+    """Return a dictionary column of one word."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), [word])
+
+
+def labels(identifiers: Ints, plain: pa.Array, names: Names) -> pa.DictionaryArray:
+    """Return what events are called: the text of the id, or the plain text of those that have no id, else nothing.
+
+    ``plain`` holds a text for each event without an id, in order.
+    """
+    unregistered = identifiers == NULL
+    if not unregistered.any():
+        return words(identifiers, names)
+    ids, codes = distinct(identifiers[~unregistered])
+    own = plain.fill_null("").dictionary_encode()
+    whole = np.empty(len(identifiers), np.int64)
+    whole[~unregistered] = codes
+    whole[unregistered] = own.indices.to_numpy(zero_copy_only=False).astype(np.int64) + len(ids)
+    return dictionary(whole, [*(names.of(ids) if len(codes) else [""] * len(ids)), *own.dictionary.to_pylist()])

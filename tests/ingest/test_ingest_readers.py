@@ -1,0 +1,198 @@
+"""Both ways of reading SQLite, and both folder formats, give the same tables: on random files and on real exports."""
+
+import lzma
+import sqlite3
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.folder import FolderOfTables
+from dsocr_nvtx.ingest.nsys import read
+from dsocr_nvtx.ingest.source import Source
+from dsocr_nvtx.ingest.sqlite import SqliteFile
+from tests.builders.nsys import NsysFile
+from tests.builders.tables import payload
+
+EXPORTS = Path(__file__).parents[2] / ".." / "shared" / "data" / "nsys"
+
+edges = [
+    0,
+    1,
+    -1,
+    127,
+    -128,
+    128,
+    2**15,
+    -(2**15) - 1,
+    2**23,
+    -(2**23) - 1,
+    2**31,
+    2**47,
+    -(2**47) - 1,
+    2**63 - 1,
+    -(2**62),
+]
+numbers = st.sampled_from(edges) | st.integers(-(2**40), 2**40) | st.none()
+texts = st.none() | st.text(max_size=40) | st.sampled_from(["", "é", "x" * 300, "y" * 5000, "z\x00z", "€" * 4096])
+blobs = st.none() | st.binary(max_size=60) | st.sampled_from([b"\xff" * 700, b"q" * 9000])
+rows = st.lists(st.tuples(numbers, texts, numbers, blobs), max_size=60)
+
+
+def outcome(source: Source, method: str, *arguments: object) -> object:
+    """Return what a call gives as plain data, a refusal as its text."""
+    try:
+        found = getattr(source, method)(*arguments)
+    except Refused as refused:
+        return str(refused)
+    if isinstance(found, dict):
+        return {name: values.tolist() for name, values in found.items()}
+    return found.to_pylist()
+
+
+def assert_equal(one: Source, other: Source, tables: Iterator[str] | None = None) -> None:
+    """Compare every column of every table, read as each type, whole and in part."""
+    assert one.columns == other.columns
+    for table in tables or sorted(one.columns):
+        for column in sorted(one.columns[table]):
+            whole = outcome(one, "integers", table, [column, "absent"])
+            assert whole == outcome(other, "integers", table, [column, "absent"]), (table, column)
+            count = len(one.integers(table, ["absent"])["absent"])
+            for mask in (None, np.arange(count) % 3 == 1):
+                for method in ("strings", "blobs"):
+                    assert outcome(one, method, table, column, mask) == outcome(other, method, table, column, mask)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows, st.sampled_from([512, 1024, 4096, 65536]), st.integers(0, 4), st.sampled_from(["UTF-8", "UTF-16"]))
+def test_pages_read_as_sqlite_reads_them(
+    tmp_path: Path, found: list[tuple[object, ...]], page: int, keep: int, encoding: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    path.unlink(missing_ok=True)
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA page_size = {page}")
+    connection.execute(f"PRAGMA encoding = '{encoding}'")
+    connection.execute("CREATE TABLE t (a INTEGER, b TEXT, id INTEGER PRIMARY KEY, c INTEGER, d TEXT)")
+    connection.execute("CREATE TABLE w (a INTEGER, b TEXT, k INTEGER PRIMARY KEY) WITHOUT ROWID")
+    connection.executemany("INSERT INTO t (a, b, c, d) VALUES (?, ?, ?, ?)", found)
+    connection.executemany("INSERT INTO w VALUES (?, ?, ?)", [(*row[:2], at) for at, row in enumerate(found)])
+    connection.execute("DELETE FROM t WHERE id % 5 < ?", (keep,))
+    connection.execute("ALTER TABLE t ADD COLUMN e INTEGER")
+    connection.execute("ALTER TABLE t ADD COLUMN f INTEGER DEFAULT 7")
+    connection.executemany("INSERT INTO t (a, e, f) VALUES (?, ?, ?)", [(1, 2, 3), (None, None, None)])
+    connection.execute("CREATE INDEX i ON t (a DESC, b, c, d, e, f)")
+    connection.commit()
+    connection.close()
+    with SqliteFile(path) as fast, SqliteFile(path, fast=False) as plain:
+        assert_equal(fast, plain)
+
+
+@pytest.mark.parametrize("value", ["'one'", "1.5", "x'00'", "9223372036854775807", "-9223372036854775807"])
+def test_values_of_another_type_are_refused_alike(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (a, b)")
+        connection.execute(f"INSERT INTO t VALUES (1, 'x'), ({value}, {value})")
+    connection.close()
+    with SqliteFile(path) as fast, SqliteFile(path, fast=False) as plain:
+        assert_equal(fast, plain)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_page_is_never_read_as_something_else(tmp_path: Path, seed: int) -> None:
+    # Bytes of pages are overwritten: pages and SQLite must agree, or SQLite must refuse.
+    path = tmp_path / "a.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (a INTEGER, b TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [(i * 977, f"text {i}") for i in range(3000)])
+    connection.close()
+    raw = bytearray(path.read_bytes())
+    random = np.random.default_rng(seed)
+    for _ in range(6):
+        at = int(random.integers(4096, len(raw)) if seed % 2 else 4096 * random.integers(1, len(raw) // 4096))
+        raw[at : at + 8] = random.bytes(8)[: len(raw) - at]
+    path.write_bytes(raw)
+    with SqliteFile(path) as fast, SqliteFile(path, fast=False) as plain:
+        for method, argument in (("integers", ["a"]), ("strings", "b")):
+            try:
+                outcome(plain, method, "t", argument)
+            except (OverflowError, MemoryError) as error:
+                raise AssertionError("only a refusal may stop the plain reader") from error
+            outcome(fast, method, "t", argument)
+
+
+def as_folder(path: Path, folder: Path, suffix: str) -> Path:
+    """Write each table of a SQLite export to a file of its own, as nsys does."""
+    folder.mkdir()
+    connection = sqlite3.connect(path)
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        found = connection.execute(f"SELECT * FROM {table}")
+        names = [column[0] for column in found.description]
+        columns = list(zip(*found.fetchall(), strict=True)) or [()] * len(names)
+        arrow = pa.table({name: pa.array(values) for name, values in zip(names, columns, strict=True)})
+        if suffix == ".parquet":
+            pq.write_table(arrow, folder / f"{table}.parquet")
+        else:
+            make = pa.ipc.new_file if table[0] < "N" else pa.ipc.new_stream
+            with pa.OSFile(str(folder / f"{table}.arrow"), "wb") as sink, make(sink, arrow.schema) as writer:
+                writer.write_table(arrow)
+    connection.close()
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_folders_of_tables_give_the_same_trace(tmp_path: Path, suffix: str) -> None:
+    file = NsysFile()
+    file.device(pids=[1])
+    file.domain(1)
+    file.schema()
+    file.push_pop("decoder", 100, 900, values=payload(event_id=3, stage=2, tensor_flops=5), json=True)
+    file.push_pop("decoder.1", 200, None, values=payload(event_id=4, stage=2, tensor_flops=2), binary=False)
+    file.mark("dsocr/1 decoder " + " ".join(map(str, payload(event_id=3, stage=2))), 90)
+    file.launch("gemm", 110, 120, 150)
+    path = file.write(tmp_path / "report.sqlite")
+    one, other = read(path), read(as_folder(path, tmp_path / "folder", suffix))
+    for name in ("nvtx", "announcements", "launches", "operations", "graph_nodes"):
+        assert getattr(one, name).equals(getattr(other, name)), name
+    assert (one.devices, one.source) == (other.devices, other.source)
+
+
+def test_a_folder_keeps_unsigned_words_and_refuses_what_is_no_integer(tmp_path: Path) -> None:
+    words = pa.array([0, 1 << 62, None], pa.uint64())
+    pq.write_table(
+        pa.table({"a": words, "b": pa.array([1.5, 2.0, None]), "c": [b"x", b"\xff", None]}), tmp_path / "T.parquet"
+    )
+    folder = FolderOfTables(tmp_path)
+    assert folder.integers("T", ["a"])["a"].tolist() == [0, 1 << 62, -(2**63)]
+    assert folder.strings("T", "c").to_pylist() == ["x", "\ufffd", None]
+    assert folder.blobs("T", "c").to_pylist() == [b"x", b"\xff", None]
+    with pytest.raises(Refused, match=r"T\.parquet.*not integers"):
+        folder.integers("T", ["b"])
+
+
+def test_a_folder_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"a directory without \.parquet or \.arrow files"):
+        read(tmp_path)
+    (tmp_path / "NVTX_EVENTS.parquet").write_bytes(b"PAR1" + struct.pack("<I", 9))
+    with pytest.raises(Refused, match=r"NVTX_EVENTS\.parquet: damaged"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(not EXPORTS.is_dir(), reason="the public exports in ../shared/data/nsys are not here")
+@pytest.mark.parametrize("packed", sorted(EXPORTS.glob("*.sqlite.xz")), ids=lambda p: p.name.split(".")[0])
+def test_real_exports_read_alike(tmp_path: Path, packed: Path) -> None:
+    path = tmp_path / packed.stem
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    tables = ("NVTX_EVENTS", "StringIds", "TARGET_INFO_GPU", "TARGET_INFO_SYSTEM_ENV", "META_DATA_EXPORT")
+    with SqliteFile(path) as fast, SqliteFile(path, fast=False) as plain:
+        assert fast.columns == plain.columns
+        wanted = [t for t in fast.columns if t.startswith(("CUPTI_", "CUDA_")) or t in tables]
+        assert_equal(fast, plain, iter(wanted))
