@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsocr_nvtx import __version__
+from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
@@ -16,7 +17,6 @@ from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
 
 MARKER = "join.json"
-_DEMO = "demo/h200-gundam-2x3.sqlite.xz"
 
 
 def join_report(
@@ -38,7 +38,7 @@ def join_report(
 
 def demo(out: Path | None, *, force: bool) -> None:
     """Join the capture inside the package, as `join` would."""
-    with resources.as_file(resources.files("dsocr_nvtx") / _DEMO) as path:
+    with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         trace = read_report(path)
     joined = join(trace, path.name)
     found = _roofline(trace, joined, None, None)
