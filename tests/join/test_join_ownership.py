@@ -66,19 +66,21 @@ def test_unions_do_not_overflow_on_true_times() -> None:
 @given(st.lists(intervals, min_size=1, max_size=12))
 def test_gaps_are_what_no_operation_covers(pairs: list[tuple[int, int]]) -> None:
     start, end = column([s for s, _ in pairs]), column([e for _, e in pairs])
-    found = gaps(start, end, (-25, 40))
+    tie = column(list(range(len(pairs))))
+    found = gaps(start, end, tie, (-25, 40))
     idle = [t for a, b in zip(found.start.tolist(), found.end.tolist(), strict=True) for t in range(a, b)]
     busy = {t for s, e in pairs for t in range(s, e)}
     assert idle == [t for t in range(-25, 40) if t not in busy]
     for finish, following in zip(found.end.tolist(), found.next_op.tolist(), strict=True):
         if following >= 0:
             assert start[following] == finish
+            assert following == min(row for row, (begin, _) in enumerate(pairs) if begin == finish)
         else:
             assert finish == 40
 
 
 def test_gaps_by_hand() -> None:
-    found = gaps(column([20, 0]), column([22, 10]), (-5, 30))
+    found = gaps(column([20, 0]), column([22, 10]), column([0, 1]), (-5, 30))
     assert list(zip(found.start.tolist(), found.end.tolist(), found.next_op.tolist(), strict=True)) == [
         (-5, 0, 1),
         (10, 20, 0),
@@ -90,7 +92,8 @@ def test_gaps_by_hand() -> None:
 def test_idle_time_is_divided_by_what_the_next_launcher_did_at_each_instant(data: st.DataObject) -> None:
     spans, called = data.draw(nested(6)), data.draw(nested(6).map(lambda calls: list(dict.fromkeys(calls))))
     pairs = data.draw(st.lists(intervals, min_size=1, max_size=6))
-    found = gaps(column([s for s, _ in pairs]), column([e for _, e in pairs]), (-25, 40))
+    start, end = column([s for s, _ in pairs]), column([e for _, e in pairs])
+    found = gaps(start, end, column(list(range(len(pairs)))), (-25, 40))
     threads = [(1, 1), (1, 2), (2, 1)]
     launcher = column(data.draw(st.lists(st.integers(-1, 2), min_size=len(found.start), max_size=len(found.start))))
     kinds = data.draw(st.lists(st.integers(0, 3), min_size=len(called), max_size=len(called)))
@@ -121,7 +124,7 @@ def test_idle_pieces_by_hand() -> None:
     # One gap 0..100. On the launching thread: range A 10..90, in it B 40..60; a synchronising call 50..70.
     ranges = forest([Span(1, 1, 10, 90), Span(1, 1, 40, 60)])
     calls = forest([Span(1, 1, 50, 70)])
-    found = gaps(column([100]), column([110]), (0, 110))
+    found = gaps(column([100]), column([110]), column([0]), (0, 110))
     pieces = idle_pieces(found, [(1, 1)], column([0]), ranges, calls, column([CAUSES.index(Cause.SYNC)]))
     rows = zip(pieces.start.tolist(), pieces.end.tolist(), pieces.owner.tolist(), pieces.cause.tolist(), strict=True)
     assert [(a, b, owner, str(CAUSES[cause])) for a, b, owner, cause in rows] == [
@@ -153,7 +156,7 @@ def test_no_operations_own_nothing() -> None:
     nothing = column([])
     assert busy_owned(nothing, nothing, nothing).tolist() == []
     assert union_by_group(nothing, nothing, nothing, 3).tolist() == [0, 0, 0]
-    found = gaps(nothing, nothing, (0, 7))
+    found = gaps(nothing, nothing, nothing, (0, 7))
     assert (found.start.tolist(), found.end.tolist(), found.next_op.tolist()) == ([0], [7], [-1])
     pieces = idle_pieces(found, [], np.full(1, -1), Forest.build(*[nothing] * 4), Forest.build(*[nothing] * 4), nothing)
     assert (pieces.end - pieces.start).tolist() == [7]

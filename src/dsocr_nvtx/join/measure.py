@@ -121,9 +121,10 @@ def _idle(
     idle: dict[Cause, Ints],
     op_busy: Ints,
 ) -> DeviceTime:
-    empty = gaps(numbers(operations, "start_ns")[mine], numbers(operations, "end_ns")[mine], window)
+    start, tie = numbers(operations, "start_ns")[mine], _tie(operations, mine)
+    empty = gaps(start, numbers(operations, "end_ns")[mine], tie, window)
     # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
-    last = mine[np.argmax(numbers(operations, "start_ns")[mine])]
+    last = mine[np.lexsort((tie, start))[-1]]
     next_op = np.where(empty.next_op >= 0, mine[empty.next_op], last)
     call = found.call[next_op]
     pid, tid = numbers(launches, "pid"), numbers(launches, "tid")

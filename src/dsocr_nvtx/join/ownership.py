@@ -77,9 +77,12 @@ class Gaps:
     next_op: Ints
 
 
-def gaps(start: Ints, end: Ints, window: tuple[int, int]) -> Gaps:
-    """Return the intervals of ``window`` in which none of a device's operations runs; the window covers them all."""
-    order = np.argsort(start, kind="stable")
+def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
+    """Return the intervals of ``window`` in which none of a device's operations runs; the window covers them all.
+
+    ``tie`` orders operations that start together: the first of them ends the gap.
+    """
+    order = np.lexsort((tie, start))
     finished = np.maximum.accumulate(np.concatenate([[window[0]], end[order]]))
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
