@@ -17,6 +17,7 @@ from attrs import evolve
 from dsocr_nvtx.errors import Refused, Unavailable, UsageError
 from dsocr_nvtx.run.capture import RunOptions, capture
 from dsocr_nvtx.run.workload import choose_device, choose_dtype
+from dsocr_nvtx.schema.files import read_table
 
 TINY = RunOptions(device="cpu", config="tiny", mode="tiny", max_new_tokens=3, hooks=False)
 SOURCE = Path(__file__).parents[2] / "src"
@@ -80,6 +81,8 @@ class _Session:
     def __init__(self, log: list[str], fail: str = "") -> None:
         self.log, self.fail, self.errors = log, fail, ["first fault"]
         self.records: list[object] = []
+        self.rows: list[object] = []
+        self.experts: list[object] = []
 
     @property
     def stats(self) -> "_Session":
@@ -236,3 +239,15 @@ def test_what_differs_is_said(
     assert not check["holds"]
     assert check["differences"][0].endswith("not in the static model")
     assert "hooks and static model differ" in capsys.readouterr().err
+
+
+def test_experts_are_observed_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("dsocr_nvtx.hooks.attach")
+    capture(evolve(TINY, out=tmp_path / "run", hooks=True, batch=16, observe_experts=True))
+    manifest = _manifest(tmp_path / "run")
+    assert (manifest["experts_observed"], manifest["static_check"]["holds"]) == (2 * 3, True)
+    experts = read_table(tmp_path / "run" / "experts.arrow").to_pylist()
+    assert [row["distinct_experts"] for row in experts if row["stage"] == "decode"] == [2] * 4
+    assert "experts hit per layer and decode step: 2.0 on average, 7.9 if" in capsys.readouterr().err
+    capture(evolve(TINY, out=tmp_path / "cpu", hooks=True))
+    assert not (tmp_path / "cpu" / "experts.arrow").exists()

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.table import Key, Row
-from dsocr_nvtx.schema.records import COST_FIELDS, Cost, LayerKind, Level, RangeRecord, Stage, module_of
+from dsocr_nvtx.schema.records import COST_FIELDS, Cost, ExpertsCall, LayerKind, Level, RangeRecord, Stage, module_of
 
 _NOTHING = Cost()
 
@@ -114,3 +114,20 @@ def _row_name(row: Row) -> str:
 def model_calls(records: Iterable[RangeRecord], stage: Stage) -> list[RangeRecord]:
     """Return the forwards over tokens of a stage."""
     return [record for record in records if record.path == "model" and record.stage is stage]
+
+
+def note_observed(records: Iterable[RangeRecord], calls: Iterable[ExpertsCall]) -> None:
+    """Set ``observed_weight_bytes`` of the ranges that experts were observed in, and of everything around them.
+
+    A range around several calls keeps the expected number for those of them that were not observed.
+    """
+    known = {record.event_id: record for record in records}
+    for call in calls:
+        at: int | None = call.event_id
+        while at is not None and at in known:
+            record = known[at]
+            if record.cost.weight_bytes:
+                before = record.observed_weight_bytes
+                weights = record.cost.weight_bytes if before is None else before
+                record.observed_weight_bytes = weights + call.observed_weight_bytes - call.expected_weight_bytes
+            at = record.parent_id

@@ -51,7 +51,18 @@ def _grouped(calls: Iterable[OwnCall]) -> tuple[dict[Stage, list[OwnCall]], dict
 def _totals(calls: Sequence[OwnCall]) -> dict[str, Data]:
     cost = total(call.own for call in calls)
     sums: dict[str, Data] = {name: getattr(cost, name) for name in COST_FIELDS}
-    return {"calls": len(calls), **sums, "flops": cost.flops, "min_bytes": cost.min_bytes}
+    observed = _observed_weight_bytes(calls, cost.weight_bytes)
+    return {
+        "calls": len(calls), **sums, "flops": cost.flops, "min_bytes": cost.min_bytes, "observed_weight_bytes": observed
+    }  # fmt: skip
+
+
+def _observed_weight_bytes(calls: Sequence[OwnCall], expected: int) -> int | None:
+    """Return the weights with the experts that were hit; None where nobody looked."""
+    looked = [call.record for call in calls if not call.is_container and call.record.observed_weight_bytes is not None]
+    if not looked:
+        return None
+    return expected + sum((record.observed_weight_bytes or 0) - record.cost.weight_bytes for record in looked)
 
 
 def _averages(calls: Sequence[OwnCall], count: int) -> Data:

@@ -23,6 +23,7 @@ def hook(
     level: str = "op",
     events: bool = False,
     record: bool = True,
+    observe_experts: bool = False,
     emitter: Emitter | None = None,
 ) -> Iterator[HookSession]:
     """Emit a range around every call of the model's stages, layers or operations, down to ``level``.
@@ -31,6 +32,10 @@ def hook(
     also kept in the session's ``stats``. CUDA events are recorded around each stage's steps where the model lies on a
     GPU, around every range with ``events``. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the
     environment, nothing is attached at all. ``emitter`` replaces NVTX, for tests.
+
+    With ``observe_experts`` every call of routed experts counts, on the model's device, the rows that each expert gets.
+    The counts are read when the block ends (or earlier, by the session's ``publish_experts``): they are in ``stats``
+    and, for a tool that listens, in marks. Calls inside a CUDA graph's capture are not counted.
 
     Outputs are those of the model without hooks, bit for bit: only shapes are read. Raises `UsageError` for an unknown
     level, and `Refused` for a model that is not DeepSeek-OCR's network, before anything is attached.
@@ -47,9 +52,12 @@ def hook(
     use_analytic_run_stats(session.stats)
     found = [] if session.off else bindings(model, Level(level))
     try:
+        if observe_experts and not session.off:
+            session.observe_experts(model, Level(level), bindings(model, Level.OP))
         for binding in found:
             session.wrap(binding.owner, binding.method, binding.place)
         yield session
+        session.publish_experts()
     finally:
         session.detach()
 

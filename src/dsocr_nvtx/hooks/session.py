@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
+from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
 from dsocr_nvtx.hooks.stage import analytic_stage
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
@@ -29,6 +31,7 @@ class HookSession:
         self.stats = AnalyticRunStats()
         self.errors: list[str] = []
         self.off = not (record or emitter.active)
+        self.observer: ExpertsObserver | None = None
         self._shared = Shared(emitter, self.stats.rows if record else None, make_event, every_event=events)
         self._attached: list[tuple[nn.Module, str, object]] = []
         self._steps = {stage: Tap(_step_place(stage), self._shared) for stage in Stage}
@@ -40,8 +43,35 @@ class HookSession:
         if place.rest is not None:
             tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), self._shared))
         hooked = tap.around(getattr(owner, method), self._fail)
+        self._replace(owner, method, hooked)
+
+    def _replace(self, owner: nn.Module, method: str, hooked: Callable[..., Any]) -> None:
         self._attached.append((owner, method, owner.__dict__.get(method, _ABSENT)))
         setattr(owner, method, hooked)
+
+    def observe_experts(self, model: nn.Module, level: Level, found: list[Binding]) -> None:
+        """Count the experts that calls hit; call this before `wrap`, so that their ranges are around the counting."""
+        self.observer = ExpertsObserver(self._shared, level, self._fail)
+        for binding, description in watched_experts(model, found):
+            inner = getattr(binding.owner, binding.method)
+            self._replace(binding.owner, binding.method, self.observer.watch(inner, binding, description))
+
+    def publish_experts(self) -> None:
+        """Read which experts were hit, keep it in ``stats``, and announce what is new. Waits for the device.
+
+        The end of a `hook` block does it; do it earlier where a profiler stops listening before that.
+        """
+        if self.observer is None:
+            return
+        try:
+            calls = self.observer.read()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model's results stand
+            self._fail("observer", error)
+            return
+        told = len(self.stats.experts)
+        self.stats.experts[:] = calls
+        for text in marks(calls[told:]) if self._shared.emitter.active else ():
+            self._shared.emitter.mark(text)
 
     def detach(self) -> None:
         """Take every range away, newest first, so that what was there before is there again."""
@@ -98,6 +128,8 @@ class HookSession:
     def discard(self) -> None:
         """Forget what was recorded so far, as after a warm-up; steps are counted from 0 again."""
         self.stats.clear()
+        if self.observer is not None:
+            self.observer.clear()
         self._shared.counters.steps[:] = [-1] * len(self._shared.counters.steps)
         self.announce_all()
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from attrs import define, field
 
+from dsocr_nvtx.analytic.observed import note_observed
 from dsocr_nvtx.hooks.rows import Row, Rows
 from dsocr_nvtx.schema.files import write_json, write_table
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
-from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage, module_of
-from dsocr_nvtx.schema.tables import RANGES, conform
+from dsocr_nvtx.schema.records import COST_FIELDS, ExpertsCall, RangeRecord, Stage, module_of
+from dsocr_nvtx.schema.tables import EXPERTS, RANGES, conform
 
 _STAGES = tuple(Stage)
 _TERA, _GIGA = 1e12, 1e9
@@ -22,15 +23,19 @@ class AnalyticRunStats:
     """The calls of one hooked run, in the order in which they ended."""
 
     rows: Rows = field(factory=Rows)
+    experts: list[ExpertsCall] = field(factory=list)
 
     @property
     def records(self) -> list[RangeRecord]:
         """Every hooked call, in the order in which they began. Synchronises with the GPU where events were recorded."""
-        return sorted((_record(row) for row in self.rows), key=lambda record: (record.host_start_ns, record.event_id))
+        found = sorted((_record(row) for row in self.rows), key=lambda record: (record.host_start_ns, record.event_id))
+        note_observed(found, self.experts)
+        return found
 
     def clear(self) -> None:
         """Forget everything recorded so far."""
         self.rows.clear()
+        self.experts.clear()
 
     def decoder_steps(self) -> list[dict[str, object]]:
         """Return the plan's list: one entry per call of a decoder layer, in TFLOPs, terabytes and gigabytes."""
@@ -74,6 +79,8 @@ class AnalyticRunStats:
     def write(self, directory: Path) -> None:
         """Write ``ranges.arrow``, ``analytic_hooks/decoder_steps.json`` and ``vision_steps.json`` into a directory."""
         write_table(conform(_columns(self.records), RANGES), directory / "ranges.arrow")
+        if self.experts:
+            write_table(conform(_experts_columns(self.experts), EXPERTS), directory / "experts.arrow")
         self.write_steps(directory / "analytic_hooks")
 
     def write_steps(self, directory: Path) -> None:
@@ -127,13 +134,23 @@ def _columns(records: Sequence[RangeRecord]) -> dict[str, object]:
         name: [getattr(record, name) for record in records]
         for name in (
             "event_id", "parent_id", "path", "step", "layer", "own_activation_bytes", "host_start_ns", "host_end_ns",
-            "device_ns", "thread_id",
+            "device_ns", "thread_id", "observed_weight_bytes",
         )
     }  # fmt: skip
     columns |= {name: [str(getattr(record, name)) for record in records] for name in ("kind", "level", "stage")}
     columns["dtype"] = [record.shape.dtype for record in records]
     columns["module"] = [module_of(record.path) for record in records]
     return columns
+
+
+def _experts_columns(calls: Sequence[ExpertsCall]) -> dict[str, object]:
+    same = ("event_id", "step", "layer", "rows", "expected_experts", "expected_weight_bytes", "observed_weight_bytes")
+    return {
+        **{name: [getattr(call, name) for call in calls] for name in same},
+        "stage": [str(call.stage) for call in calls],
+        "distinct_experts": [call.distinct for call in calls],
+        "rows_per_expert": [list(call.rows_per_expert) for call in calls],
+    }
 
 
 _STATS: ContextVar[AnalyticRunStats | None] = ContextVar("dsocr_analytic_run_stats", default=None)

@@ -21,7 +21,7 @@ from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.static import write_static
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
 from dsocr_nvtx.schema.files import check_directory, replacing_directory
-from dsocr_nvtx.schema.records import Level, RunManifest, StaticCheck
+from dsocr_nvtx.schema.records import Level, RunManifest, Stage, StaticCheck
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
         # The only wait: the events need it, and the window must not close on running kernels.
         _wait(work.device)
         seconds = time.perf_counter() - started
+        if session is not None and _observes_experts(work, options):
+            session.publish_experts()  # while the profiler still listens
     return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session)
 
 
@@ -94,7 +96,12 @@ def _hooked(work: Workload, options: RunOptions) -> "AbstractContextManager[Hook
     # Imported here so that --no-hooks runs where nvtx is not installed.
     from dsocr_nvtx.hooks import hook
 
-    return hook(work.model, level=options.level, events=options.events, record=True)
+    observe = _observes_experts(work, options)
+    return hook(work.model, level=options.level, events=options.events, record=True, observe_experts=observe)
+
+
+def _observes_experts(work: Workload, options: RunOptions) -> bool:
+    return options.observe_experts if options.observe_experts is not None else work.device.type == "cuda"
 
 
 @contextmanager
@@ -158,8 +165,8 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
     )
     if recorded.session is None:
         return manifest
-    errors = tuple(recorded.session.errors)
-    return evolve(manifest, ranges=len(recorded.session.stats.records), hook_errors=errors)
+    stats, errors = recorded.session.stats, tuple(recorded.session.errors)
+    return evolve(manifest, ranges=len(stats.rows), hook_errors=errors, experts_observed=len(stats.experts))
 
 
 def _device_name(device: torch.device) -> str:
@@ -179,6 +186,13 @@ def _versions() -> dict[str, str]:
 def _report(target: Path, options: RunOptions, work: Workload, recorded: _Recorded, progress: RunProgress) -> None:
     steps = len(recorded.tokens[0]) - 1
     progress.say(f"{work.prompt.shape[1]} prompt tokens, {steps} decode steps, {recorded.seconds:.2f} s of wall time")
+    experts = recorded.session.stats.experts if recorded.session is not None else ()
+    decode = [call for call in experts if call.stage is Stage.DECODE]
+    if decode:
+        hit, expected = (sum(getattr(c, n) for c in decode) / len(decode) for n in ("distinct", "expected_experts"))
+        progress.say(
+            f"experts hit per layer and decode step: {hit:.1f} on average, {expected:.1f} if routing is uniform"
+        )
     errors = recorded.session.errors if recorded.session is not None else ()
     if errors:
         progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")

@@ -111,6 +111,14 @@ def run_command(
     events: Annotated[
         bool, typer.Option("--events", help="CUDA events around every range, not only every step.")
     ] = False,
+    observe_experts: Annotated[
+        bool | None,
+        typer.Option(
+            "--observe-experts/--expect-experts",
+            help="Count the experts that were really hit.",
+            show_default="on a GPU, while hooked",
+        ),
+    ] = None,
     hooks: Annotated[bool, typer.Option("--hooks/--no-hooks", help="Attach the hooks.")] = True,
     warmup: Annotated[int, typer.Option(min=0, help="Times the pages are run first, unhooked and unrecorded.")] = 1,
     capture_range: Annotated[
@@ -148,6 +156,7 @@ def run_command(
             experts=experts.value,
             level=level.value,
             events=events,
+            observe_experts=observe_experts,
             hooks=hooks,
             warmup=warmup,
             capture_range=capture_range,

@@ -38,6 +38,7 @@ class RunOptions:
     experts: str = "auto"
     level: str = "op"
     events: bool = False
+    observe_experts: bool | None = None
     hooks: bool = True
     warmup: int = 1
     capture_range: bool = False

@@ -5,6 +5,8 @@ Every field is a little-endian int64, so that a bound record can be edited throu
 """
 
 import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,3 +42,48 @@ def parse_announcement(text: str) -> tuple[str, list[int]] | None:
     values = [int(word) for word in found[2].split()]
     whole = all(value in _WORD for value in values) and values[FIELD_INDEX["stage"]] in range(len(Stage))
     return (found[1], values) if whole else None
+
+
+MARK_PREFIX = "dsocr/1"
+"""Starts every mark of ours, whatever it says."""
+
+EXPERTS_PREFIX = "dsocr/1x "
+"""Starts the marks that say which experts were hit, made after the steps that they tell of."""
+
+
+class ExpertsMark(NamedTuple):
+    """The distinct experts that calls of one stage and step hit: pairs of event id and count, one per call.
+
+    The event is the range that the call's cost lies in (several calls may lie in one); its ``weight_bytes`` hold
+    ``expected_bytes`` for each of them.
+    """
+
+    stage: int
+    step: int
+    expert_bytes: int
+    expected_bytes: int
+    distinct: tuple[tuple[int, int], ...]
+
+
+def experts_mark(
+    stage: int, step: int, expert_bytes: int, expected_bytes: int, distinct: Iterable[tuple[int, int]]
+) -> str:
+    """Return the plain-text form of an `ExpertsMark`: its four numbers, then event:distinct pairs."""
+    pairs = " ".join(f"{event}:{count}" for event, count in distinct)
+    return f"{EXPERTS_PREFIX}{stage} {step} {expert_bytes} {expected_bytes} {pairs}"
+
+
+_EXPERTS_LINE = re.compile(
+    f"{re.escape(EXPERTS_PREFIX)}([0-9]{{1,18}}(?: [0-9]{{1,18}}){{3}})((?: [0-9]{{1,18}}:[0-9]{{1,9}})+)"
+)
+
+
+def parse_experts_mark(text: str) -> ExpertsMark | None:
+    """Return what a mark says of experts, or None for any other text, damaged marks included."""
+    found = _EXPERTS_LINE.fullmatch(text)
+    if found is None:
+        return None
+    stage, step, expert_bytes, expected_bytes = map(int, found[1].split())
+    pairs = (pair.split(":") for pair in found[2].split())
+    distinct = tuple((int(event), int(count)) for event, count in pairs)
+    return ExpertsMark(stage, step, expert_bytes, expected_bytes, distinct)

@@ -173,6 +173,7 @@ class RangeRecord:
     Times are the host's `time.perf_counter_ns`; ``device_ns`` is the CUDA-event time where events were recorded.
     ``own_activation_bytes`` is the part of ``cost.activation_bytes`` that remains when the ranges inside are reported
     on their own (lower bounds of activations do not subtract, so it is carried; every other field does).
+    ``observed_weight_bytes`` is ``cost.weight_bytes`` with the experts observed instead of the expected number.
     """
 
     event_id: int
@@ -190,6 +191,35 @@ class RangeRecord:
     host_end_ns: int
     thread_id: int
     device_ns: int | None = None
+    observed_weight_bytes: int | None = None
+
+
+@frozen(kw_only=True)
+class ExpertsCall:
+    """What one call of routed experts hit, as counted on the device; ``event_id`` is the range that its cost lies in.
+
+    That is the range of the experts themselves, or of what contains them where ranges are coarser.
+    """
+
+    event_id: int
+    stage: Stage
+    step: int
+    layer: int
+    rows: int
+    rows_per_expert: tuple[int, ...]
+    expected_experts: float
+    expected_weight_bytes: int
+    expert_bytes: int
+
+    @property
+    def distinct(self) -> int:
+        """Experts that got at least one row."""
+        return sum(count > 0 for count in self.rows_per_expert)
+
+    @property
+    def observed_weight_bytes(self) -> int:
+        """The weights of the experts hit, each read once."""
+        return self.distinct * self.expert_bytes
 
 
 @frozen(kw_only=True)
@@ -228,3 +258,4 @@ class RunManifest:
     ranges: int
     hook_errors: tuple[str, ...] = ()
     static_check: StaticCheck | None = None
+    experts_observed: int = 0

@@ -52,6 +52,7 @@ _CALL = (
     column("tokens", _I64, "", "rows of each batch element"),
     column("kv_len", _I64, "", "keys a query can attend to, this call's own included; 0 where there is no cache"),
 )
+_OBSERVED = column("observed_weight_bytes", _I64, "B", "weight_bytes with the experts that were hit", null=True)
 _OWN = column("own_activation_bytes", _I64, "B", "activation_bytes left when the ranges inside are reported apart")
 
 RANGES = pa.schema(
@@ -65,9 +66,26 @@ RANGES = pa.schema(
         column("host_end_ns", _I64, "ns", "host clock at exit"),
         column("device_ns", _I64, "ns", "between the CUDA events around the call", null=True),
         column("thread_id", _I64, "", "native id of the calling thread"),
+        _OBSERVED,
     ]
 )
 """``ranges.arrow`` of a run directory: one row per hooked call."""
+
+EXPERTS = pa.schema(
+    [
+        column("event_id", _I64, "", "hooked call in which the experts' cost lies"),
+        column("stage", WORD, "", "prefill, decode or unknown"),
+        column("step", _I64, "", "how many earlier steps this stage had"),
+        column("layer", _I32, "", "decoder layer"),
+        column("rows", _I64, "", "rows that were routed: batch times tokens"),
+        column("expected_experts", _F64, "", "distinct experts hit on average under uniform routing"),
+        column("distinct_experts", _I64, "", "distinct experts hit"),
+        column("expected_weight_bytes", _I64, "B", "weights of the expected experts"),
+        column("observed_weight_bytes", _I64, "B", "weights of the experts hit, each read once"),
+        column("rows_per_expert", pa.list_(_I32), "", "rows that each expert got"),
+    ]
+)
+"""``experts.arrow`` of a run directory: one row per call of routed experts, as observed."""
 
 NVTX = pa.schema(
     [

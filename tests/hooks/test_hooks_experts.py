@@ -1,0 +1,200 @@
+"""Observed experts: counts equal the router's choices, at every level, and are told in marks and tables."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from dsocr_nvtx.analytic import build_analytic_layers_from_config
+from dsocr_nvtx.analytic.summary import run_summary
+from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.hooks.observe import ExpertsObserver
+from dsocr_nvtx.run.model import random_model, tiny_config
+from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.payload import parse_experts_mark
+from dsocr_nvtx.schema.records import ExpertsCall, Stage
+from dsocr_nvtx.schema.tables import EXPERTS, RANGES
+from tests.builders.emitters import Listener
+
+CONFIG = tiny_config()
+MODEL: Any = random_model(CONFIG)
+TOP_K = 2
+EXPERT_BYTES = 3 * 64 * 32 * 4
+
+
+def _generate(ids: torch.Tensor, steps: int = 2, **options: Any) -> tuple[HookSession, dict[int, list[torch.Tensor]]]:
+    """Return the session of a prompt and decode steps, and every layer's indices as its router returned them."""
+    chosen: dict[int, list[torch.Tensor]] = defaultdict(list)
+    moes = [(i, layer.mlp) for i, layer in enumerate(MODEL.model.language_model.layers) if hasattr(layer.mlp, "gate")]
+    handles = [
+        moe.gate.register_forward_hook(lambda _m, _a, out, i=i: chosen[i].append(out[2].clone())) for i, moe in moes
+    ]
+    kv = DynamicCache(config=CONFIG.text_config)
+    try:
+        with torch.inference_mode(), hook(MODEL, observe_experts=True, **options) as session:
+            for stage, given in [("prefill", ids), *[("decode", ids[:, :1])] * steps]:
+                with session.step(stage):
+                    MODEL(input_ids=given, past_key_values=kv, use_cache=True, logits_to_keep=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert session.errors == []
+    return session, chosen
+
+
+def _ids(batch: int, tokens: int = 12) -> torch.Tensor:
+    return torch.randint(2, 400, (batch, tokens), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("level", ["op", "layer", "stage"])
+def test_counts_are_the_routers_choices(level: str) -> None:
+    session, chosen = _generate(_ids(3), level=level)
+    found: dict[int, list[ExpertsCall]] = defaultdict(list)
+    for call in session.stats.experts:
+        found[call.layer].append(call)
+    assert found.keys() == chosen.keys() == {1, 2}
+    for layer, calls in found.items():
+        assert [(call.stage, call.step, call.rows) for call in calls] == [
+            (Stage.PREFILL, 0, 36), (Stage.DECODE, 0, 3), (Stage.DECODE, 1, 3),
+        ]  # fmt: skip
+        for call, indices in zip(calls, chosen[layer], strict=True):
+            assert list(call.rows_per_expert) == torch.bincount(indices.flatten(), minlength=8).tolist()
+            assert call.distinct == len(set(indices.flatten().tolist()))
+
+
+def test_copies_of_one_prompt_hit_exactly_top_k() -> None:
+    session, _ = _generate(_ids(1).expand(16, -1).contiguous(), steps=3)
+    decode = [call for call in session.stats.experts if call.stage is Stage.DECODE]
+    assert [call.distinct for call in decode] == [TOP_K] * 6
+    assert {call.observed_weight_bytes for call in decode} == {TOP_K * EXPERT_BYTES}
+    assert all(call.expected_experts > 7.9 for call in decode)
+
+
+def test_different_prompts_stay_between_top_k_and_all() -> None:
+    session, _ = _generate(_ids(4))
+    for call in session.stats.experts:
+        assert TOP_K <= call.distinct <= min(8, TOP_K * call.rows)
+        assert sum(call.rows_per_expert) == TOP_K * call.rows
+
+
+def test_ranges_carry_expected_and_observed_weights(tmp_path: Path) -> None:
+    session, _ = _generate(_ids(2))
+    layers = build_analytic_layers_from_config(CONFIG)
+    hits = {(c.stage, c.step, c.layer): c.distinct for c in session.stats.experts}
+    for record in session.stats.records:
+        name = record.path.split(".")[-1]
+        if name not in ("experts", "moe") and record.path not in ("decoder.1", "decoder.2"):
+            assert (record.observed_weight_bytes is None) == (record.path != "model")
+            continue
+        assert record.layer is not None
+        hit = hits[record.stage, record.step, record.layer]
+        description: Any = {"experts": layers.layers[1].mlp.experts, "moe": layers.layers[1].mlp}.get(  # type: ignore
+            name, layers.layers[1]
+        )
+        assert record.observed_weight_bytes == description.cost(record.shape, hit).weight_bytes
+    model = next(r for r in session.stats.records if (r.path, r.stage, r.step) == ("model", Stage.DECODE, 1))
+    changed = sum((hits[Stage.DECODE, 1, n] * EXPERT_BYTES) for n in (1, 2)) - 2 * round(3.5 * EXPERT_BYTES)
+    assert model.observed_weight_bytes == model.cost.weight_bytes + changed
+    session.write(tmp_path)
+    ranges, experts = read_table(tmp_path / "ranges.arrow"), read_table(tmp_path / "experts.arrow")
+    assert ranges.schema.equals(RANGES)
+    assert experts.schema.equals(EXPERTS)
+    assert sum(value is not None for value in ranges["observed_weight_bytes"].to_pylist()) == 3 * 7
+    assert experts["distinct_experts"].to_pylist() == [call.distinct for call in session.stats.experts]
+    assert sum(experts["rows_per_expert"][0].as_py()) == 2 * 12 * TOP_K
+
+
+def test_the_summary_uses_what_was_observed() -> None:
+    session, _ = _generate(_ids(1).expand(16, -1).contiguous())
+    stages: Any = run_summary(session.stats.records, pages=16)["stages"]
+    decode = [call for call in session.stats.experts if call.stage is Stage.DECODE]
+    less = sum(call.expected_weight_bytes - call.observed_weight_bytes for call in decode)
+    assert stages["decode"]["observed_weight_bytes"] == stages["decode"]["weight_bytes"] - less
+    with hook(MODEL) as bare:
+        MODEL(input_ids=_ids(1), use_cache=False)
+    assert run_summary(bare.stats.records, pages=1)["stages"]["prefill"]["observed_weight_bytes"] is None  # type: ignore
+
+
+@pytest.mark.parametrize("level", ["op", "layer", "stage"])
+def test_marks_tell_each_step_once_after_the_steps(level: str) -> None:
+    listener = Listener()
+    session, _ = _generate(_ids(2), level=level, emitter=listener)
+    marks = [mark for _, text in listener.marks if (mark := parse_experts_mark(text))]
+    assert [(mark.stage, mark.step, len(mark.distinct)) for mark in marks] == [(1, 0, 2), (2, 0, 2), (2, 1, 2)]
+    told = [(event, count) for mark in marks for event, count in mark.distinct]
+    assert told == [(call.event_id, call.distinct) for call in session.stats.experts]
+    assert {mark.expert_bytes for mark in marks} == {EXPERT_BYTES}
+    paths = {values[0]: path for path, values in ((r.path, r.values) for r in listener.ranges)}
+    known = {"op": {"decoder.1.moe.experts", "decoder.2.moe.experts"}, "layer": {"decoder.1", "decoder.2"}}
+    assert {paths[event] for event, _ in told} == known.get(level, {"model"})
+    assert listener.marks[-1][1].startswith("dsocr/1x ")
+
+
+def test_the_counting_has_a_range_of_its_own_and_no_cost() -> None:
+    session, _ = _generate(_ids(2))
+    records = {record.event_id: record for record in session.stats.records}
+    own = [record for record in records.values() if record.path == "observer"]
+    assert len(own) == 6
+    assert all(record.cost.min_bytes == 0 for record in own)
+    assert {records[r.parent_id].path for r in own if r.parent_id is not None} == {
+        "decoder.1.moe.experts", "decoder.2.moe.experts",
+    }  # fmt: skip
+
+
+def test_outputs_are_those_without_it() -> None:
+    ids = _ids(3)
+    with torch.inference_mode():
+        bare = MODEL(input_ids=ids).logits
+        with hook(MODEL, observe_experts=True):
+            assert torch.equal(MODEL(input_ids=ids).logits, bare)
+    assert not any("forward" in module.__dict__ for module in MODEL.modules())
+
+
+def test_a_warm_up_counts_nothing_and_discarding_forgets() -> None:
+    with hook(MODEL, observe_experts=True) as session:
+        with session.muted():
+            MODEL(input_ids=_ids(2))
+        MODEL(input_ids=_ids(2))
+        session.discard()
+        MODEL(input_ids=_ids(1))
+    assert [(call.rows, sum(call.rows_per_expert)) for call in session.stats.experts] == [(12, 24)] * 2
+
+
+def test_it_can_be_switched_off_and_on_between_calls() -> None:
+    with hook(MODEL, observe_experts=True) as session:
+        assert session.observer is not None
+        for enabled in (True, False, True):
+            session.observer.enabled = enabled
+            MODEL(input_ids=_ids(1))
+    assert [call.step for call in session.stats.experts] == [0, 0, 2, 2]
+
+
+def test_what_is_published_early_is_not_told_again() -> None:
+    listener = Listener()
+    with hook(MODEL, observe_experts=True, emitter=listener) as session:
+        MODEL(input_ids=_ids(1))
+        session.publish_experts()
+        MODEL(input_ids=_ids(1))
+    assert sum(text.startswith("dsocr/1x") for _, text in listener.marks) == 2
+    assert len(session.stats.experts) == 4
+
+
+def test_a_full_buffer_keeps_the_expected_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ExpertsObserver, "MOST_CALLS", 2)
+    session, _ = _generate(_ids(1), steps=3)
+    assert len(session.stats.experts) == 2 * 2
+    last = [r for r in session.stats.records if r.path == "decoder.1.moe.experts"][-1]
+    assert last.observed_weight_bytes is None
+
+
+def test_a_fault_in_counting_never_reaches_the_model() -> None:
+    with torch.inference_mode(), hook(MODEL, observe_experts=True) as session:
+        assert session.observer is not None
+        for watched in session.observer._watched:
+            watched.counts = torch.zeros(1, dtype=torch.int32)
+        logits = MODEL(input_ids=_ids(1)).logits
+    assert torch.equal(logits, MODEL(input_ids=_ids(1)).logits)
+    assert session.errors
