@@ -1,5 +1,6 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def join_report(
         check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
     found = _roofline(trace, joined, hardware, ceilings)
     _write(target, trace, joined, found, force=force)
-    console = Console(stderr=False)
+    console = _console()
     show(console, found, joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, soft_wrap=True)
 
@@ -44,12 +45,18 @@ def demo(out: Path | None, *, force: bool) -> None:
     found = _roofline(trace, joined, None, None)
     if out is not None:
         _write(out, trace, joined, found, force=force)
-    console = Console()
+    console = _console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
     console.print(
         "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
     )
+
+
+def _console() -> Console:
+    """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
 
 def default_out(report: Path) -> Path:

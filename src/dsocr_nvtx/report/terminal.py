@@ -1,7 +1,8 @@
 """The verdict in a terminal: a table of stages, the rows that lose most, and what was not attributed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,69 +12,92 @@ from dsocr_nvtx.report import words
 from dsocr_nvtx.roofline.points import Roofline
 
 _COLOURS = {"host": "yellow", "compute": "green", "memory": "cyan", "latency": "magenta"}
+_WIDE = 116
+"""Characters that all columns need; a narrower terminal gets those that carry the verdict."""
+
+
+@frozen(kw_only=True)
+class _Column:
+    """A column of a terminal table: its title, the text of a row, and whether a narrow terminal can do without it."""
+
+    title: str
+    text: Callable[[words.Record], str]
+    wide: bool = False
+    left: bool = False
+
+
+def _ns(title: str, name: str, *, wide: bool = False) -> _Column:
+    return _Column(title=title, text=lambda row: words.milliseconds(row[name]), wide=wide)
+
+
+def _percent(title: str, name: str, *, wide: bool = False) -> _Column:
+    return _Column(title=title, text=lambda row: words.percent(row[name]), wide=wide)
+
+
+def _decimal(title: str, name: str, digits: int) -> _Column:
+    return _Column(title=title, text=lambda row: words.decimal(row[name], digits), wide=True)
+
+
+def _count(title: str, name: str, *, wide: bool = False) -> _Column:
+    return _Column(title=title, text=lambda row: words.decimal(row[name], 0), wide=wide)
+
+
+_STAGE = _Column(title="stage", text=lambda row: str(row["stage"]), left=True)
+_BOUND = _Column(title="bound", text=lambda row: str(row["bound"] or "-"), left=True)
+_STAGES = (
+    _STAGE,
+    _BOUND,
+    _count("steps", "steps"),
+    _count("tokens", "tokens", wide=True),
+    _ns("wall", "wall_ns"),
+    _ns("busy", "busy_owned_ns"),
+    _ns("idle", "idle_owned_ns"),
+    _ns("roofline", "roofline_ns"),
+    _percent("of roof", "efficiency"),
+    _decimal("TFLOP/s", "achieved_tflops", 1),
+    _decimal("GB/s", "achieved_gbps", 0),
+    _percent("MFU", "mfu", wide=True),
+    _percent("MBU", "mbu", wide=True),
+)
+_ROWS = (
+    _STAGE,
+    _Column(title="where", text=words.place, left=True),
+    _BOUND,
+    _count("calls", "calls", wide=True),
+    _ns("wall", "wall_ns"),
+    _ns("busy", "busy_owned_ns", wide=True),
+    _ns("idle", "idle_owned_ns", wide=True),
+    _ns("roofline", "roofline_ns", wide=True),
+    _ns("lost", "lost_ns"),
+    _percent("of wall", "lost_share"),
+    _percent("of roof", "efficiency"),
+)
 
 
 def show(console: Console, found: Roofline, accounting: Accounting, *, losses: int = 10) -> None:
-    """Print verdicts, stages, the ``losses`` rows that lose most, and the accounting."""
+    """Print verdicts, stages, the ``losses`` rows that lose most, and the accounting.
+
+    What is not a terminal has no width to keep to: there every column is printed.
+    """
     stages = found.stages.to_pylist()
+    wall = sum(stage["wall_ns"] for stage in stages)
+    rows = [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:losses]]
     for stage in stages:
         console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
-    console.print(_stages(stages))
-    console.print(_losses(found.rows.to_pylist()[:losses], sum(stage["wall_ns"] for stage in stages)))
+    console.print(_table(console, "Stages (times in ms)", _STAGES, stages))
+    console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in left:
-        table.add_column(name, no_wrap=True)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _stages(stages: Sequence[words.Record]) -> Table:
-    table = _table(
-        "\nStages (times in ms)",
-        ["stage", "bound by"],
-        ["steps", "tokens", "wall", "busy", "idle", "roofline", "of roof", "TFLOP/s", "GB/s", "MFU", "MBU"],
-    )
-    for stage in stages:
-        table.add_row(
-            str(stage["stage"]),
-            Text(words.bound(stage["bound"]), style=_COLOURS.get(str(stage["bound"]), "")),
-            f"{stage['steps']:,}",
-            f"{stage['tokens']:,}",
-            *(words.milliseconds(stage[n]) for n in ("wall_ns", "busy_owned_ns", "idle_owned_ns", "roofline_ns")),
-            words.percent(stage["efficiency"]),
-            words.decimal(stage["achieved_tflops"]),
-            words.decimal(stage["achieved_gbps"], 0),
-            words.percent(stage["mfu"]),
-            words.percent(stage["mbu"]),
-        )
-    return table
-
-
-def _losses(rows: Sequence[words.Record], wall: int) -> Table:
-    table = _table(
-        f"\nThe {len(rows)} rows that lose most (times in ms)",
-        ["stage", "where", "bound by"],
-        ["calls", "wall", "busy", "idle", "roofline", "lost", "of wall", "of roof"],
-    )
+def _table(console: Console, title: str, columns: Sequence[_Column], rows: Sequence[words.Record]) -> Table:
+    shown = [column for column in columns if not column.wide or console.width >= _WIDE]
+    table = Table(title=f"\n{title}", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in shown:
+        table.add_column(column.title, justify="left" if column.left else "right", no_wrap=True)
     for row in rows:
-        lost = row["lost_ns"]
-        assert isinstance(lost, int)  # noqa: S101 - the schema's type
-        table.add_row(
-            str(row["stage"]),
-            words.place(row),
-            Text(words.bound(row["bound"]), style=_COLOURS.get(str(row["bound"]), "")),
-            f"{row['calls']:,}",
-            *(words.milliseconds(row[n]) for n in ("wall_ns", "busy_owned_ns", "idle_owned_ns", "roofline_ns")),
-            words.milliseconds(lost),
-            words.percent(lost / wall if wall else None),
-            words.percent(row["efficiency"]),
-        )
+        colour = _COLOURS.get(str(row["bound"]), "")
+        table.add_row(*(Text(c.text(row), style=colour if c is _BOUND else "") for c in shown))
     return table
 
 

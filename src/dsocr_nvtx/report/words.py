@@ -40,7 +40,7 @@ def verdict(stage: Record) -> str:
     causes = {name: _number(stage[f"idle_{name}_ns"]) for name in ("host", "launch", "sync", "memory")}
     cause = max(causes, key=lambda name: causes[name])
     what = {
-        "host": f"the device idles {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
+        "host": f"idle {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
         "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
         "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
         "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof",
