@@ -32,6 +32,21 @@ def demo_command(
     demo(out, force=force)
 
 
+@app.command("project")
+def project_command(
+    report: Annotated[Path, typer.Argument(help="Any report of Nsight Systems, hooked by us or not.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help=".arrow, .parquet, .csv or .json")],
+    beyond_nsys: Annotated[
+        bool,
+        typer.Option("--beyond-nsys", help="Keep ranges that end on another thread; count graphs traced whole."),
+    ] = False,
+) -> None:
+    """Project NVTX ranges onto the GPU: what `nsys stats -r nvtx_gpu_proj_trace` prints, as a table, faster."""
+    from dsocr_nvtx.cli.project import project_report
+
+    project_report(report, out, as_nsys=not beyond_nsys)
+
+
 @app.command("join")
 def join_command(
     report: Annotated[Path, typer.Argument(help=".sqlite export or .nsys-rep of Nsight Systems.")],

@@ -13,10 +13,10 @@ import pyarrow as pa
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.devices import read_devices
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
-from dsocr_nvtx.ingest.nsys_nvtx import read_announcements, read_events, read_ranges
+from dsocr_nvtx.ingest.nsys_nvtx import read_announcements, read_events, read_every_range, read_ranges
 from dsocr_nvtx.ingest.opening import open_source
 from dsocr_nvtx.ingest.source import NULL, Ints, Source
-from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, constant, words
 from dsocr_nvtx.schema.payload import DOMAIN
 from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform
@@ -61,6 +61,19 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
         devices=read_devices(report, zip(*_pairs(operations), strict=True)),
         source=read_source(report),
     )
+
+
+def read_projectable(path: Path) -> Projectable:
+    """Read the NVTX ranges of every domain and the GPU work of one export; either may be missing."""
+    with open_source(path) as report:
+        check_export(report)
+        names = Names(report)
+        return Projectable(
+            ranges=read_every_range(report, read_events(report), names),
+            launches=read_launches(report, names),
+            operations=read_operations(report, names),
+            source=read_source(report),
+        )
 
 
 def check_export(report: Source) -> None:

@@ -15,10 +15,10 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source
-from dsocr_nvtx.ingest.words import Names, distinct, labels, words
-from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX
+from dsocr_nvtx.ingest.words import Names, constant, dictionary, distinct, labels, words
+from dsocr_nvtx.schema.payload import MARK_PREFIX
 from dsocr_nvtx.schema.records import Stage
-from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, NVTX, conform
+from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, EVERY_RANGE, NVTX, conform
 
 EVENTS = "NVTX_EVENTS"
 CATEGORY, MARK, PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END, DOMAIN_CREATE = 33, 34, 59, 60, 70, 71, 75
@@ -107,6 +107,45 @@ def read_ranges(report: Source, events: Events, names: Names, domain: str, last:
     )
 
 
+def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:
+    """Return EVERY_RANGE: push/pop and start/end ranges of all domains, in the report's order."""
+    rows = events.of(PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END)
+    c = events.take(rows)
+    check_times(report, c["start"], np.where(c["end"] == NULL, c["start"], c["end"]))
+    elsewhere = c["endGlobalTid"]
+    started = np.isin(c["eventType"], (START_END, NVTXT_START_END)).astype(np.int64)
+    return conform(
+        {
+            "pid": pid_of(c["globalTid"]),
+            "tid": tid_of(c["globalTid"]),
+            "end_tid": pa.array(tid_of(elsewhere), mask=elsewhere == NULL),
+            "start_ns": c["start"],
+            "end_ns": pa.array(c["end"], mask=c["end"] == NULL),
+            "name": _full_names(report, events, rows, names),
+            "style": dictionary(started, ["PushPop", "StartEnd"]) if len(started) else constant("PushPop", 0),
+        },
+        EVERY_RANGE,
+    )
+
+
+def _full_names(report: Source, events: Events, rows: Mask, names: Names) -> pa.DictionaryArray:
+    """Return domain:text of events; the default domain has no name."""
+    c = events.take(rows)
+    said = domain_names(report, events, names)
+    text = texts_of(report, events, rows, names)
+    words_of = text.dictionary.to_pylist()
+    pids, pid = distinct(pid_of(c["globalTid"]))
+    domains, domain = distinct(np.where(c["domainId"] == NULL, 0, c["domainId"]))
+    key = (pid * max(len(domains), 1) + domain) * max(len(words_of), 1)
+    whole, codes = distinct(key + text.indices.to_numpy(zero_copy_only=False).astype(np.int64))
+    place, word = np.divmod(whole, max(len(words_of), 1))
+    keys = zip(
+        pids[place // max(len(domains), 1)].tolist(), domains[place % max(len(domains), 1)].tolist(), strict=True
+    )
+    full = [f"{said.get(key, '')}:{words_of[at]}" for key, at in zip(keys, word.tolist(), strict=True)]
+    return dictionary(codes, full) if len(codes) else constant("", 0)
+
+
 def check_times(report: Source, start: Ints, end: Ints) -> None:
     """Refuse ranges without a start, or that end before they start."""
     if len(start) and ((start > end).any() or int(start.min()) < -(1 << 61) or int(end.max()) > 1 << 61):
@@ -142,9 +181,9 @@ def read_announcements(report: Source, events: Events, names: Names) -> pa.Table
     marks = events.of(MARK)
     plain = marks & (events.column["textId"] == NULL)
     texts = report.strings(EVENTS, "text", plain)
-    ours = pc.starts_with(texts, ANNOUNCE_PREFIX).fill_null(False)
+    ours = pc.starts_with(texts, MARK_PREFIX).fill_null(False)
     plain[plain] = ours.to_numpy(zero_copy_only=False)
-    by_id = marks & np.isin(events.column["textId"], names.starting(ANNOUNCE_PREFIX))
+    by_id = marks & np.isin(events.column["textId"], names.starting(MARK_PREFIX))
     registered = texts_of(report, events, by_id, names).cast(pa.string())
     time = events.column["start"]
     tids = np.concatenate([events.column["globalTid"][rows] for rows in (plain, by_id)])

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from dsocr_nvtx.errors import Refused, Unavailable
 from dsocr_nvtx.ingest import nsys
-from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.ingest.trace import Projectable, Trace
 
 
 def read_report(path: Path) -> Trace:
@@ -21,6 +21,13 @@ def read_report(path: Path) -> Trace:
     with _as_sqlite(path) as sqlite:
         trace = nsys.read(sqlite)
     return evolve(trace, source={**trace.source, "report": path.name, "sha256": _digest(path)})
+
+
+def read_projectable(path: Path) -> Projectable:
+    """Read what `project` needs of a report."""
+    with _as_sqlite(path) as sqlite:
+        found = nsys.read_projectable(sqlite)
+    return evolve(found, source={**found.source, "report": path.name})
 
 
 def _digest(path: Path) -> str:

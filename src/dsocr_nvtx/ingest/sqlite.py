@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest import pages
+from dsocr_nvtx.ingest import cells, pages
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask
 from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
 from dsocr_nvtx.ingest.texts import decoded, plain_text
@@ -77,7 +77,7 @@ class SqliteFile:
             self._connection.execute("PRAGMA trusted_schema = OFF")
             self._layouts = self._read_layouts()
             self._pages = self._closing.enter_context(pages.PageFile.open(path)) if fast else None
-        except pages.NotPlain:
+        except cells.NotPlain:
             self._pages = None
         except BaseException:
             self._closing.close()
@@ -134,7 +134,7 @@ class SqliteFile:
             return None
         try:
             return read(PageColumns(self._pages, layout, lambda name, rowid: self._value(table, name, rowid)))
-        except pages.NotPlain:
+        except cells.NotPlain:
             return None
 
     def _value(self, table: str, column: str, rowid: int) -> object:

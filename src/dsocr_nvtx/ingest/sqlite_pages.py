@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.ingest import pages
+from dsocr_nvtx.ingest import cells, pages
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask
 from dsocr_nvtx.ingest.texts import blob_array, plain_text, text_array
 
@@ -52,7 +52,7 @@ class PageColumns:
         """Return integer columns, NULL as `NULL`."""
         present = [name for name in names if name in self.layout.positions]
 
-        def parse(chunk: pages.Chunk, _first: int) -> list[Ints]:
+        def parse(chunk: cells.Chunk, _first: int) -> list[Ints]:
             return [chunk.rowid, *self._integers(chunk, present)]
 
         parts = list(pages.chunks(self.file, self.layout.root, parse))
@@ -60,35 +60,35 @@ class PageColumns:
         found = dict(zip(present, columns[1:], strict=True))
         return {name: found.get(name, np.broadcast_to(np.int64(NULL), columns[0].shape)) for name in names}
 
-    def _integers(self, chunk: pages.Chunk, names: list[str]) -> list[Ints]:
+    def _integers(self, chunk: cells.Chunk, names: list[str]) -> list[Ints]:
         at = {name: self.layout.positions[name] for name in names}
-        stored = pages.fields(chunk, [p for p in at.values() if p != _ROWID])
+        stored = cells.fields(chunk, [p for p in at.values() if p != _ROWID])
         self._refuse_defaults(stored, at)
-        return [chunk.rowid if p == _ROWID else pages.integers(chunk, *stored[p], NULL) for p in at.values()]
+        return [chunk.rowid if p == _ROWID else cells.integers(chunk, *stored[p], NULL) for p in at.values()]
 
     def _refuse_defaults(self, stored: dict[int, tuple[Ints, Ints]], at: dict[str, int]) -> None:
         for name in self.layout.defaulted & at.keys():
             if (stored[at[name]][0] < 0).any():
-                raise pages.NotPlain("a default stands for a missing value")
+                raise cells.NotPlain("a default stands for a missing value")
 
     def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> pa.Array:
         """Return a text or binary column of the rows in the mask."""
         position = self.layout.positions[name]
         if position == _ROWID:
-            raise pages.NotPlain("a rowid is no text")
+            raise cells.NotPlain("a rowid is no text")
         binary = pa.types.is_binary(kind)
 
-        def parse(chunk: pages.Chunk, first: int) -> tuple[pa.Array, dict[int, int]]:
-            stored = pages.fields(chunk, [position])
+        def parse(chunk: cells.Chunk, first: int) -> tuple[pa.Array, dict[int, int]]:
+            stored = cells.fields(chunk, [position])
             self._refuse_defaults(stored, {name: position})
             code, place = stored[position]
-            place, length = pages.spans(chunk, code, place)
+            place, length = cells.spans(chunk, code, place)
             if binary:
                 length = np.where(code & 1, -1, length)
             if rows is not None:
                 mine = rows[first : first + len(length)]
                 if len(mine) != len(length):
-                    raise pages.NotPlain("the table grew")
+                    raise cells.NotPlain("the table grew")
                 place, length, rowid = place[mine], length[mine], chunk.rowid[mine]
             else:
                 rowid = chunk.rowid
@@ -98,7 +98,7 @@ class PageColumns:
 
         parts = list(pages.chunks(self.file, self.layout.root, parse, numbered=rows is not None))
         if sum(len(over) for _, over in parts) > _MOST_OVERFLOWING:
-            raise pages.NotPlain("many values on overflow pages")
+            raise cells.NotPlain("many values on overflow pages")
         whole = [self._patched(name, array, over) for array, over in parts]
         return pa.chunked_array(whole, kind).combine_chunks()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from dsocr_nvtx.ingest.pages import Bytes, gather
+from dsocr_nvtx.ingest.cells import Bytes, gather
 from dsocr_nvtx.ingest.source import TEXT_LIMIT, Ints
 
 

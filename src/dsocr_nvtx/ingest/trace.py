@@ -33,3 +33,13 @@ class Trace:
     graph_nodes: pa.Table
     devices: Mapping[tuple[int, int], Device]
     source: Mapping[str, str]
+
+
+@frozen(kw_only=True)
+class Projectable:
+    """What projecting NVTX ranges needs of a run: EVERY_RANGE, LAUNCHES and OPERATIONS tables."""
+
+    ranges: pa.Table
+    launches: pa.Table
+    operations: pa.Table
+    source: Mapping[str, str]

@@ -34,8 +34,8 @@ class Forest:
         thread, _ = groups(pid[order], tid[order])
         edges = np.append(np.flatnonzero(np.diff(thread, prepend=-1)), len(order))
         spans = {(int(pid[order[lo]]), int(tid[order[lo]])): slice(int(lo), int(hi)) for lo, hi in pairwise(edges)}
-        parent = _parents(end, thread)
-        return cls(order, start, end, parent, _depths(parent), spans)
+        parent = nearest_containers(end, thread)
+        return cls(order, start, end, parent, depths(parent), spans)
 
     def innermost(self, thread: tuple[int, int], times: Ints, *, closed: bool) -> Ints:
         """Return the position of the innermost interval open at each instant on a thread, or -1.
@@ -64,7 +64,8 @@ class Forest:
         return total
 
 
-def _parents(end: Ints, thread: Ints) -> Ints:
+def nearest_containers(end: Ints, thread: Ints) -> Ints:
+    """Return, for intervals sorted by (thread, start, longest first), the nearest before it that contains each, or -1."""
     # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
     # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
     candidate = np.arange(-1, len(end) - 1)
@@ -75,7 +76,8 @@ def _parents(end: Ints, thread: Ints) -> Ints:
         candidate[wrong] = candidate[candidate[wrong]]
 
 
-def _depths(parent: Ints) -> Ints:
+def depths(parent: Ints) -> Ints:
+    """Return how many containers each interval has, those of its container included."""
     depth = np.zeros(len(parent), np.int64)
     above = parent.copy()
     while (up := above >= 0).any():
