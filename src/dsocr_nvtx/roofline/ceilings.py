@@ -19,7 +19,7 @@ def read_ceilings(path: Path) -> Ceilings:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise Refused(path, "no such file", _REMEDY) from cause
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise Refused(path, "not a readable JSON file", _REMEDY) from cause
     if not isinstance(found, dict):
         raise Refused(path, "not a JSON object", _REMEDY)
@@ -43,7 +43,7 @@ def _fits(name: str, value: object) -> bool:
 
 
 def _rate(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
 
 
 def roofs_of(devices: Iterable[Device], hardware: str | None, path: Path | None) -> Ceilings:

@@ -55,10 +55,10 @@ def least_times(own: Mapping[str, Ints], dtypes: tuple[Ints, list[str]], roofs: 
         peaks[code] = peak or 1
     moved = np.sum([own[name] for name in MOVED], axis=0)
     cold = moved - np.minimum(own["activation_bytes"], roofs.l2_bytes)
-    memory = cold / roofs.bandwidth * 1e9
+    memory = cold * 1e9 / roofs.bandwidth
     if roofs.l2_bandwidth:
-        memory = np.maximum(memory, moved / roofs.l2_bandwidth * 1e9)
-    return LeastTimes(own["tensor_flops"] / peaks[codes] * 1e9, own["vector_flops"] / roofs.vector * 1e9, memory)
+        memory = np.maximum(memory, moved * 1e9 / roofs.l2_bandwidth)
+    return LeastTimes(own["tensor_flops"] * 1e9 / peaks[codes], own["vector_flops"] * 1e9 / roofs.vector, memory)
 
 
 def bound_of(busy: Ints, idle: Ints, compute: Floats, memory: Floats) -> Ints:

@@ -13,15 +13,16 @@ from dsocr_nvtx.join.columns import Ints, coded, groups, numbers
 from dsocr_nvtx.schema.records import COST_FIELDS
 
 
-def own_costs(ranges: pa.Table) -> dict[str, Ints]:
+def own_costs(ranges: pa.Table, where: str = "report") -> dict[str, Ints]:
     """Return, per row of a MEASURED table, its own share of every `Cost` field.
 
     A container without a cost of its own (a step that was opened by hand) owns nothing, and its parts count for the
-    range around it. Refused: a container whose parts cost more than it does.
+    range around it. Refused, in the name of ``where``: a container whose parts cost more than it does,
+    and two calls of a process with one event id.
     """
     costs = {name: numbers(ranges, name) for name in COST_FIELDS}
     modelled = np.logical_or.reduce([values > 0 for values in costs.values()])
-    parent = _parents(ranges)
+    parent = _parents(ranges, where)
     while (skip := (parent >= 0) & ~modelled[parent]).any():
         parent[skip] = parent[parent[skip]]
     stage, _ = coded(ranges, "stage")
@@ -30,7 +31,7 @@ def own_costs(ranges: pa.Table) -> dict[str, Ints]:
     container[parent[part]] = True
     own = {name: values - _inside(values, parent, part) for name, values in costs.items()}
     own["activation_bytes"] = np.where(container, numbers(ranges, "own_activation_bytes"), costs["activation_bytes"])
-    _check(ranges, own)
+    _check(ranges, own, where)
     return own
 
 
@@ -40,7 +41,7 @@ def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
     return total
 
 
-def _parents(ranges: pa.Table) -> Ints:
+def _parents(ranges: pa.Table, where: str) -> Ints:
     """Return each row's parent row, or -1. Event ids are unique within a process."""
     pid, event, parent = (numbers(ranges, n) for n in ("pid", "event_id", "parent_id"))
     missing = ranges["parent_id"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
@@ -48,13 +49,17 @@ def _parents(ranges: pa.Table) -> Ints:
     key, _ = groups(np.concatenate([pid, pid]), np.concatenate([event, parent]))
     row = np.full(int(key.max(initial=-1)) + 1, -1)
     row[key[:count]] = np.arange(count)
+    twice = np.flatnonzero(row[key[:count]] != np.arange(count))
+    if len(twice):
+        found = f"event id {event[twice[0]]} of process {pid[twice[0]]} stands for two calls"
+        raise Refused(where, found, "record one run in each process, with the hooks attached once")
     return np.where(missing, -1, row[key[count:]])
 
 
-def _check(ranges: pa.Table, own: dict[str, Ints]) -> None:
+def _check(ranges: pa.Table, own: dict[str, Ints], where: str) -> None:
     for name, values in own.items():
         short = np.flatnonzero(values < 0)
         if len(short):
             path = ranges["path"][int(short[0])].as_py()
             found = f"the ranges inside {path} cost more than {path} itself ({name} by {-int(values[short[0]])})"
-            raise Refused("report", found, "the report mixes runs or was altered; record it again")
+            raise Refused(where, found, "the report mixes runs or was altered; record it again")

@@ -38,10 +38,14 @@ class Roofline:
 
 
 def roofline(
-    kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None, rank: int = 0
-) -> Roofline:
-    """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata."""
-    own = own_costs(ranges)
+    kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None, rank: int = 0,
+    where: str = "report",
+) -> Roofline:  # fmt: skip
+    """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
+
+    ``where`` names the report in refusals (`own_costs`).
+    """
+    own = own_costs(ranges, where)
     calls = _Calls(ranges, own, least_times(own, coded(ranges, "dtype"), roofs), *_operations(kernels, ranges), rank)
     level = _finest(ranges)
     about = {

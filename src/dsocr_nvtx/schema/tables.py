@@ -238,7 +238,7 @@ _RATES = (
     column("intensity", _F64, "FLOP/B", "(tensor_flops + vector_flops) / lower-bound bytes", null=True),
     column("roofline_ns", _I64, "ns", "least time, call by call: the highest of compute, vector and memory time"),
     column("efficiency", _F64, "", "roofline_ns / busy_owned_ns", null=True),
-    column("bound", WORD, "", "host, compute, memory or latency; unmodelled where nothing is known of its work"),
+    column("bound", WORD, "", "host, compute, memory or latency; null where it took no device time", null=True),
     column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
 )
 _STAGE = column("stage", WORD, "", "vision, prefill, decode or unknown")
