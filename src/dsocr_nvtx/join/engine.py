@@ -9,6 +9,7 @@ from dsocr_nvtx.join.accounting import Accounting, account
 from dsocr_nvtx.join.attribution import attribute
 from dsocr_nvtx.join.columns import numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
+from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.measure import measure
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.tables import kernel_table, measured_table
@@ -41,7 +42,8 @@ def join(trace: Trace, where: str) -> Joined:
     found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
     measured = measure(trace.operations, trace.launches, found, ranges)
     kernels = kernel_table(trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
-    table = measured_table(nvtx, trace.operations, found, costs, measured, ranges)
+    weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
+    table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights)
     accounting = account(trace, kernels, costs, found, measured, ranges)
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")

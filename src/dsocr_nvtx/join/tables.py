@@ -51,9 +51,10 @@ def _taken_words(table: pa.Table, name: str, rows: Ints) -> pa.DictionaryArray:
 
 
 def measured_table(
-    nvtx: pa.Table, operations: pa.Table, found: Attribution, costs: RangeCosts, measured: Measured, ranges: Forest
-) -> pa.Table:
-    """Return MEASURED, in order of (process, thread, start)."""
+    nvtx: pa.Table, operations: pa.Table, found: Attribution, costs: RangeCosts, measured: Measured, ranges: Forest,
+    observed_weights: pa.Array,
+) -> pa.Table:  # fmt: skip
+    """Return MEASURED, in order of (process, thread, start); ``observed_weights`` is in that order already."""
     order = ranges.order
     parent = np.where(ranges.parent >= 0, costs.field("event_id")[order][ranges.parent], -1)
     start, end = numbers(nvtx, "start_ns")[order], numbers(nvtx, "end_ns")[order]
@@ -66,6 +67,7 @@ def measured_table(
     columns: dict[str, object] = {
         **{name: costs.field(name)[order] for name in (*_PLAIN, *COST_FIELDS, "own_activation_bytes")},
         **_labels(nvtx, costs, order),
+        "observed_weight_bytes": observed_weights,
         "pid": numbers(nvtx, "pid")[order],
         "tid": numbers(nvtx, "tid")[order],
         "parent_id": pa.array(parent, mask=ranges.parent < 0),

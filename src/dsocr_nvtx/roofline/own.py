@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, coded, groups, numbers
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
 from dsocr_nvtx.schema.records import COST_FIELDS
 
 
@@ -20,7 +20,7 @@ def own_costs(ranges: pa.Table, where: str = "report") -> dict[str, Ints]:
     range around it. Refused, in the name of ``where``: a container whose parts cost more than it does,
     and two calls of a process with one event id.
     """
-    costs = {name: numbers(ranges, name) for name in COST_FIELDS}
+    costs = {name: numbers(ranges, name) for name in COST_FIELDS} | {"weight_bytes": weights(ranges)}
     modelled = np.logical_or.reduce([values > 0 for values in costs.values()])
     parent = _parents(ranges, where)
     while (skip := (parent >= 0) & ~modelled[parent]).any():
@@ -33,6 +33,17 @@ def own_costs(ranges: pa.Table, where: str = "report") -> dict[str, Ints]:
     own["activation_bytes"] = np.where(container, numbers(ranges, "own_activation_bytes"), costs["activation_bytes"])
     _check(ranges, own, where)
     return own
+
+
+def weights(ranges: pa.Table) -> Ints:
+    """Return the weights that each call read, those of the experts observed where they were, else of the expected."""
+    if "observed_weight_bytes" not in ranges.column_names:  # a table written before experts were observed
+        return numbers(ranges, "weight_bytes")
+    return np.where(
+        known(ranges, "observed_weight_bytes"),
+        numbers(ranges, "observed_weight_bytes"),
+        numbers(ranges, "weight_bytes"),
+    )
 
 
 def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:

@@ -66,6 +66,7 @@ RANGES = pa.schema(
         column("host_end_ns", _I64, "ns", "host clock at exit"),
         column("device_ns", _I64, "ns", "between the CUDA events around the call", null=True),
         column("thread_id", _I64, "", "native id of the calling thread"),
+        _OBSERVED,
     ]
 )
 """``ranges.arrow`` of a run directory: one row per hooked call."""
@@ -99,35 +100,6 @@ NVTX = pa.schema(
     ]
 )
 """Push/pop ranges of the ``dsocr`` domain."""
-
-EVERY_RANGE = pa.schema(
-    [
-        _PID,
-        column("tid", _I64, "", "thread that opened it"),
-        column("end_tid", _I64, "", "thread that closed it, where that is another", null=True),
-        column("start_ns", _I64, "ns", "begin"),
-        column("end_ns", _I64, "ns", "end", null=True),
-        column("name", WORD, "", "domain:text"),
-        column("style", WORD, "", "PushPop or StartEnd"),
-    ]
-)
-"""NVTX ranges of any domain."""
-
-PROJECTED = pa.schema(
-    [
-        column("name", WORD, "", "domain:text, as nsys prints it"),
-        column("style", WORD, "", "PushPop or StartEnd"),
-        _PID,
-        column("tid", _I64, "", "thread that opened it"),
-        column("start_ns", _I64, "ns", "begin on the thread"),
-        column("duration_ns", _I64, "ns", "length on the thread"),
-        column("projected_start_ns", _I64, "ns", "begin of the first GPU operation launched inside"),
-        column("projected_duration_ns", _I64, "ns", "from there to the end of the last one"),
-        column("gpu_ops", _I64, "", "API calls inside that made GPU work"),
-        column("level", _I32, "", "ranges of the thread that contain it"),
-    ]
-)
-"""What `project` writes: ranges with GPU work, as ``nsys stats -r nvtx_gpu_proj_trace`` gives them."""
 
 ANNOUNCEMENTS = pa.schema(
     [
@@ -228,6 +200,7 @@ MEASURED = pa.schema(
         *_TIMES,
         column("inclusive_launches", _I64, "", "launches, those of the ranges inside included"),
         column("inclusive_kernel_ns", _I64, "ns", "kernel_ns, that of the ranges inside included"),
+        _OBSERVED,
     ]
 )
 """``ranges.arrow`` of a join: one row per hooked call; times are its own unless named inclusive."""

@@ -1,0 +1,63 @@
+"""The experts that a run really hit, from the marks its hooks made after the steps: they override expected ones."""
+
+import numpy as np
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.columns import Ints, groups, numbers
+from dsocr_nvtx.join.costs import RangeCosts
+from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.schema.payload import EXPERTS_PREFIX, parse_experts_mark
+
+
+@frozen(eq=False)
+class _Told:
+    """One call of experts per row: the range its cost lies in, the bytes announced for it, the bytes of those hit."""
+
+    pid: Ints
+    event: Ints
+    expected: Ints
+    observed: Ints
+
+
+def observed_weights(
+    nvtx: pa.Table, announcements: pa.Table, costs: RangeCosts, ranges: Forest, where: str
+) -> pa.Array:
+    """Return, per position of the forest, ``weight_bytes`` with the observed experts in it; null where none was.
+
+    What lies around a range is changed with it. Marks of ranges that the report lacks are passed over; refused is a
+    mark that speaks of more weights than its range was announced with.
+    """
+    told = _told(announcements)
+    order, weights = ranges.order, costs.field("weight_bytes")[ranges.order]
+    position = _positions(numbers(nvtx, "pid")[order], costs.field("event_id")[order], told)
+    here = np.flatnonzero(position >= 0)
+    here = here[weights[position[here]] > 0]
+    at, expected, change = position[here], np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
+    np.add.at(expected, at, told.expected[here])
+    np.add.at(change, at, (told.observed - told.expected)[here])
+    if (expected > weights).any():
+        path = nvtx["path"][int(order[np.argmax(expected - weights)])].as_py()
+        raise Refused(where, f"marks tell of more experts than {path} was announced with", "export the report again")
+    seen = (ranges.upward((expected > 0).astype(np.int64)) > 0) & (weights > 0)
+    return pa.array(weights + ranges.upward(change), mask=~seen)
+
+
+def _told(announcements: pa.Table) -> _Told:
+    marks = dict.fromkeys(zip(numbers(announcements, "pid").tolist(), announcements["text"].to_pylist(), strict=True))
+    rows = [
+        (pid, event, mark.expected_bytes, count * mark.expert_bytes)
+        for pid, text in marks
+        if text.startswith(EXPERTS_PREFIX) and (mark := parse_experts_mark(text)) is not None
+        for event, count in mark.distinct
+    ]
+    return _Told(*np.array(rows, np.int64).reshape(len(rows), 4).T)
+
+
+def _positions(pid: Ints, event: Ints, told: _Told) -> Ints:
+    """Return the position of each told range, or -1."""
+    key, _ = groups(np.concatenate([pid, told.pid]), np.concatenate([event, told.event]))
+    position = np.full(int(key.max(initial=-1)) + 1, -1)
+    position[key[: len(pid)]] = np.arange(len(pid))
+    return position[key[len(pid) :]]
