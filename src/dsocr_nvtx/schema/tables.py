@@ -101,6 +101,35 @@ NVTX = pa.schema(
 )
 """Push/pop ranges of the ``dsocr`` domain."""
 
+EVERY_RANGE = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "thread that opened it"),
+        column("end_tid", _I64, "", "thread that closed it, where that is another", null=True),
+        column("start_ns", _I64, "ns", "begin"),
+        column("end_ns", _I64, "ns", "end", null=True),
+        column("name", WORD, "", "domain:text"),
+        column("style", WORD, "", "PushPop or StartEnd"),
+    ]
+)
+"""NVTX ranges of any domain."""
+
+PROJECTED = pa.schema(
+    [
+        column("name", WORD, "", "domain:text, as nsys prints it"),
+        column("style", WORD, "", "PushPop or StartEnd"),
+        _PID,
+        column("tid", _I64, "", "thread that opened it"),
+        column("start_ns", _I64, "ns", "begin on the thread"),
+        column("duration_ns", _I64, "ns", "length on the thread"),
+        column("projected_start_ns", _I64, "ns", "begin of the first GPU operation launched inside"),
+        column("projected_duration_ns", _I64, "ns", "from there to the end of the last one"),
+        column("gpu_ops", _I64, "", "API calls inside that made GPU work"),
+        column("level", _I32, "", "ranges of the thread that contain it"),
+    ]
+)
+"""What `project` writes: ranges with GPU work, as ``nsys stats -r nvtx_gpu_proj_trace`` gives them."""
+
 ANNOUNCEMENTS = pa.schema(
     [
         _PID,
