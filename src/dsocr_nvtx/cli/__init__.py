@@ -12,13 +12,14 @@ def main() -> None:
     try:
         app(prog_name="dsocr-nvtx")
     except DsocrError as error:
-        sys.exit(_say(error))
+        sys.exit(_say(str(error), error.exit_code))
     except OSError as error:
         # Disk full, no permission: the file that was being written is gone, what stood there before still stands.
-        print(f"dsocr-nvtx: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(DsocrError.exit_code)
+        text = f"{error.filename or 'file system'}: {error.strerror or error}"
+        sys.exit(_say(text, DsocrError.exit_code))
 
 
-def _say(error: DsocrError) -> int:
-    print(f"dsocr-nvtx: {error}", file=sys.stderr)
-    return error.exit_code
+def _say(text: str, code: int) -> int:
+    # One line whatever it quotes: a path or a report's text may hold line ends and terminal codes.
+    print("dsocr-nvtx: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr)
+    return code

@@ -78,7 +78,7 @@ def analytic(
     show_page(console, page)
     for name, path in (("table", out), ("report", report)):
         if path is not None:
-            console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _layers(config: Path | None) -> DeepseekOCRModel:

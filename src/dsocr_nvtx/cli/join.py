@@ -8,6 +8,7 @@ from rich.console import Console
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.demo import CAPTURE
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
@@ -30,11 +31,11 @@ def join_report(
     joined = join(trace, str(report))
     if run is not None:
         check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
-    found = _roofline(trace, joined, hardware, ceilings)
+    found = _roofline(trace, joined, hardware, ceilings, str(report))
     _write(target, trace, joined, found, force=force)
     console = _console()
     show(console, found, joined.accounting)
-    console.print(f"\ntables: {target}", highlight=False, soft_wrap=True)
+    console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
 
 def demo(out: Path | None, *, force: bool) -> None:
@@ -42,7 +43,7 @@ def demo(out: Path | None, *, force: bool) -> None:
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         trace = read_report(path)
     joined = join(trace, path.name)
-    found = _roofline(trace, joined, None, None)
+    found = _roofline(trace, joined, None, None, path.name)
     if out is not None:
         _write(out, trace, joined, found, force=force)
     console = _console()
@@ -61,13 +62,16 @@ def _console() -> Console:
 
 def default_out(report: Path) -> Path:
     """Return where the tables of a report go: beside it, under its name."""
-    name = report.name.removesuffix(".xz")
-    return report.with_name(name.rsplit(".", 1)[0] + ".dsocr")
+    named = report.resolve() if report.name in ("", "..") else report
+    if not named.name:
+        raise Refused(report, "the root directory", "give the path of a report")
+    name = named.name.removesuffix(".xz")
+    return named.with_name(name.rsplit(".", 1)[0] + ".dsocr")
 
 
-def _roofline(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None) -> Roofline:
+def _roofline(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
     roofs = roofs_of(trace.devices.values(), hardware, ceilings)
-    return roofline(joined.kernels, joined.ranges, roofs, _provenance(trace))
+    return roofline(joined.kernels, joined.ranges, roofs, _provenance(trace), where=where)
 
 
 def _provenance(trace: Trace) -> dict[str, str]:

@@ -18,6 +18,9 @@ def check_run(ranges: pa.Table, recorded: pa.Table, where: str) -> int:
     """
     if len(ranges["pid"].unique()) != 1:
         raise Refused(where, "a run directory holds one process, the report several", "join without --run")
+    for name in ("event_id", *_COMPARED):
+        if name not in recorded.column_names:
+            raise Refused(where, f"a table without the column {name}, so no run's ranges", "give a run's directory")
     event, known = numbers(ranges, "event_id"), numbers(recorded, "event_id")
     order = np.argsort(known)
     place = np.minimum(np.searchsorted(known[order], event), max(len(known) - 1, 0))

@@ -1,0 +1,1 @@
+"""Tests of the command line: files written whole or not at all, one line per refusal."""

@@ -1,0 +1,1 @@
+"""Tests of the report room: what people read says what the tables say."""
