@@ -38,7 +38,7 @@ def test_columns_come_by_name_and_null_and_missing_columns_read_as_null(tmp_path
         assert not file.has("no_such_table")
 
 
-@pytest.mark.parametrize("value", ["'one'", "x'00'", "9223372036854775808", "1e300"])
+@pytest.mark.parametrize("value", ["1.5", "'one'", "x'00'", "9223372036854775808", "1e300"])
 def test_a_value_that_is_no_integer_is_refused(tmp_path: Path, value: str) -> None:
     path = made(tmp_path / "a.sqlite", f"CREATE TABLE t (a); INSERT INTO t VALUES (1), ({value});")
     with SqliteFile(path) as file, pytest.raises(Refused, match="t holds values that are not integers"):
