@@ -58,6 +58,18 @@ CREATE TABLE CUPTI_ACTIVITY_KIND_MEMSET (
     greenContextId INTEGER, streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER,
     value INTEGER NOT NULL, bytes INTEGER NOT NULL, graphNodeId INTEGER
 );
+CREATE TABLE CUDA_GRAPH_NODE_EVENTS (
+    start INTEGER NOT NULL, end INTEGER NOT NULL, eventClass INTEGER NOT NULL, globalTid INTEGER, nameId INTEGER,
+    graphNodeId INTEGER NOT NULL, originalGraphNodeId INTEGER
+);
+CREATE TABLE CUPTI_ACTIVITY_KIND_GRAPH_TRACE (
+    start INTEGER NOT NULL, end INTEGER NOT NULL, deviceId INTEGER NOT NULL, contextId INTEGER NOT NULL,
+    greenContextId INTEGER, streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER,
+    graphId INTEGER NOT NULL, graphExecId INTEGER NOT NULL
+);
+CREATE TABLE CUDA_CALLCHAINS (
+    id INTEGER NOT NULL, symbol INTEGER, module INTEGER, unresolved INTEGER, originalIP INTEGER, stackDepth INTEGER
+);
 """
 
 
@@ -167,6 +179,14 @@ class NsysFile:
         """Add a kernel and the call that launched it."""
         number = self.call("cudaLaunchKernel_v7000", called, called + took, pid=pid, tid=tid)
         self.kernel(name, start, end, correlation=number, pid=pid, device=device, stream=stream)
+
+    def node(self, node: int, time: int, *, original: int | None = None, pid: int = 1, tid: int | None = None) -> None:
+        """Add the making of a CUDA graph node. A clone has two rows: that it was made, then of what."""
+        for of in (None, original)[: 1 if original is None else 2]:
+            self.add(
+                "CUDA_GRAPH_NODE_EVENTS", start=time, end=time, eventClass=77, globalTid=global_id(pid, tid or pid),
+                nameId=self.text("CUDA graph node"), graphNodeId=node, originalGraphNodeId=of,
+            )  # fmt: skip
 
     def write(self, path: Path, *, only_filled: bool = True) -> Path:
         """Write the file; tables without rows are left out, as nsys does."""

@@ -13,7 +13,7 @@ Row = Mapping[str, object]
 _USUAL: Row = {
     "pid": 1, "tid": 1, "stage": "decode", "path": "decoder.0.mlp", "module": "decoder", "kind": "mlp", "level": "op",
     "dtype": "bfloat16", "batch": 1, "tokens": 1, "operation": "kernel", "name": "gemm", "stream": 7, "blocks": 132,
-    "threads": 128, "bucket": "attributed", "class": "matmul", "rule": "gemm", "text": "",
+    "threads": 128, "bucket": "attributed", "class": "matmul", "rule": "gemm", "text": "", "origin": "call",
 }  # fmt: skip
 
 

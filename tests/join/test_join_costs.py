@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.costs import CostSource, RangeCosts, _latest, range_costs
+from dsocr_nvtx.join.columns import latest
+from dsocr_nvtx.join.costs import CostSource, RangeCosts, range_costs
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, NVTX
@@ -177,7 +178,7 @@ def test_announcements_say_what_payloads_say(run: tuple[list[Row], list[Row]]) -
     st.lists(st.tuples(st.integers(0, 3), st.integers(-6, 6)), max_size=12),
 )
 def test_the_latest_entry_of_a_key(entries: list[tuple[int, int]], asked: list[tuple[int, int]]) -> None:
-    found = _latest(*(column([row[i] for row in rows]) for rows in (entries, asked) for i in (0, 1))).tolist()
+    found = latest(*(column([row[i] for row in rows]) for rows in (entries, asked) for i in (0, 1))).tolist()
     for (key, time), position in zip(asked, found, strict=True):
         before = [(t, i) for i, (k, t) in enumerate(entries) if k == key and t <= time]
         assert position == (max(before)[1] if before else -1)

@@ -7,10 +7,11 @@ from attrs import asdict, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.attribution import Attribution, Bucket
-from dsocr_nvtx.join.columns import Ints, coded, numbers
-from dsocr_nvtx.join.costs import CostSource, RangeCosts
+from dsocr_nvtx.join.columns import Ints, coded, known, numbers
+from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.measure import DeviceTime, Measured
 from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.replays import Origin, Ranges
 
 
 @frozen
@@ -19,6 +20,23 @@ class Count:
 
     operations: int
     ns: int
+
+
+@frozen(kw_only=True)
+class GraphWork:
+    """Operations of CUDA graphs: of which layers are known, and of which only the step that launched them.
+
+    ``to_layers``: nodes that went to the range open when they were captured. ``to_steps``: nodes captured before the
+    trace or outside ranges. ``whole``: graphs traced as one operation. ``note`` says what to do about the latter.
+    """
+
+    launches: int = 0
+    captured_ranges: int = 0
+    replayed_ranges: int = 0
+    to_layers: int = 0
+    to_steps: int = 0
+    whole: int = 0
+    note: str = ""
 
 
 @frozen(kw_only=True)
@@ -40,6 +58,7 @@ class Accounting:
     covered_by_leaves: float
     classes: dict[str, int]
     devices: tuple[DeviceTime, ...]
+    graphs: GraphWork = GraphWork()
 
     def balances(self) -> bool:
         """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""
@@ -53,10 +72,9 @@ class Accounting:
         return plain
 
 
-def account(
-    trace: Trace, kernels: pa.Table, costs: RangeCosts, found: Attribution, measured: Measured, ranges: Forest
-) -> Accounting:
+def account(trace: Trace, kernels: pa.Table, every: Ranges, found: Attribution, measured: Measured) -> Accounting:
     """Return the accounting of a join."""
+    ranges, costs = every.forest, every.costs
     start, end = numbers(trace.operations, "start_ns"), numbers(trace.operations, "end_ns")
     duration = end - start
     inside = (start >= ranges.start.min()) & (end <= ranges.end.max())
@@ -69,11 +87,38 @@ def account(
         ranges=len(trace.nvtx),
         cost_sources={str(source): int((costs.source == code).sum()) for code, source in enumerate(CostSource)},
         announcements=len(trace.announcements),
+        graphs=_graph_work(trace, every, found),
         covered=_share(duration, in_range, inside),
         covered_by_leaves=_share(duration, in_leaf, inside),
         classes=_classes(kernels),
         devices=tuple(measured.devices),
     )
+
+
+def _graph_work(trace: Trace, every: Ranges, found: Attribution) -> GraphWork:
+    codes, words = coded(trace.operations, "operation")
+    whole = codes == (words.index("graph") if "graph" in words else -1)
+    node = known(trace.operations, "graph_node_id")
+    origin = np.append(every.origin[every.forest.order], -1)
+    layers = node & (origin[found.owner] == list(Origin).index(Origin.REPLAYED))
+    note = ""
+    if whole.any():
+        note = f"{whole.sum()} graph launches were traced whole: their layers are not in this report; {_NODE_FLAG}"
+    elif (node & ~layers).any():
+        note = f"{(node & ~layers).sum()} operations are of graphs captured before the trace, or outside ranges: "
+        note += "their layers are not in this report; capture graphs while nsys records, inside the hooked model"
+    return GraphWork(
+        launches=len(np.unique(found.call[(node | whole) & (found.call >= 0)])),
+        captured_ranges=int((every.origin == list(Origin).index(Origin.CAPTURED)).sum()),
+        replayed_ranges=int((every.origin == list(Origin).index(Origin.REPLAYED)).sum()),
+        to_layers=int(layers.sum()),
+        to_steps=int((node & ~layers).sum()),
+        whole=int(whole.sum()),
+        note=note,
+    )
+
+
+_NODE_FLAG = "profile with --cuda-graph-trace=node to keep them"
 
 
 def _leaves(ranges: Forest) -> npt.NDArray[np.bool_]:

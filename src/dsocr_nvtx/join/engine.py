@@ -12,6 +12,7 @@ from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.measure import measure
 from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.replays import replay
 from dsocr_nvtx.join.tables import kernel_table, measured_table
 
 
@@ -24,27 +25,30 @@ class Joined:
     accounting: Accounting
 
 
-def join(trace: Trace, where: str) -> Joined:
+def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     """Join one trace. ``where`` names it in errors.
 
-    Refused: a trace without ranges of ours, or in which no range has a cost. The sums are checked before anything is
-    returned: attributed + unattributed = total, and owned busy + owned idle = wall, on every device, to the nanosecond.
+    Refused: a trace without ranges of ours, or, where ranges must be ``priced``, one in which none has a cost. The
+    sums are checked before anything is returned: attributed + unattributed = total, and owned busy + owned idle = wall,
+    on every device, to the nanosecond.
     """
     nvtx = trace.nvtx
     if not len(nvtx):
         remedy = "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
     costs = range_costs(nvtx, trace.announcements, where)
-    if not (costs.source != list(CostSource).index(CostSource.NONE)).any():
+    if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
     ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
     found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
+    every, found = replay(trace, costs, ranges, found)
+    nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     measured = measure(trace.operations, trace.launches, found, ranges)
     kernels = kernel_table(trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
     weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
-    table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights)
-    accounting = account(trace, kernels, costs, found, measured, ranges)
+    table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
+    accounting = account(trace, kernels, every, found, measured)
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     return Joined(kernels=kernels, ranges=table, accounting=accounting)

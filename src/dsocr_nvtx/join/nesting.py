@@ -65,7 +65,7 @@ class Forest:
 
 
 def nearest_containers(end: Ints, thread: Ints) -> Ints:
-    """Return, for intervals sorted by (thread, start, longest first), the nearest before it that contains each, or -1."""
+    """Return, for intervals sorted by (thread, start, longest first), the nearest earlier one around each, or -1."""
     # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
     # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
     candidate = np.arange(-1, len(end) - 1)

@@ -9,6 +9,7 @@ from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, recoded
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.measure import Measured
 from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.replays import Origin
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, OPERATIONS, conform
 
@@ -52,7 +53,7 @@ def _taken_words(table: pa.Table, name: str, rows: Ints) -> pa.DictionaryArray:
 
 def measured_table(
     nvtx: pa.Table, operations: pa.Table, found: Attribution, costs: RangeCosts, measured: Measured, ranges: Forest,
-    observed_weights: pa.Array,
+    observed_weights: pa.Array, origin: Ints,
 ) -> pa.Table:  # fmt: skip
     """Return MEASURED, in order of (process, thread, start); ``observed_weights`` is in that order already."""
     order = ranges.order
@@ -68,6 +69,7 @@ def measured_table(
         **{name: costs.field(name)[order] for name in (*_PLAIN, *COST_FIELDS, "own_activation_bytes")},
         **_labels(nvtx, costs, order),
         "observed_weight_bytes": observed_weights,
+        "origin": recoded(origin[order], list(Origin)),
         "pid": numbers(nvtx, "pid")[order],
         "tid": numbers(nvtx, "tid")[order],
         "parent_id": pa.array(parent, mask=ranges.parent < 0),
@@ -85,7 +87,11 @@ def measured_table(
         "inclusive_launches": ranges.upward(measured.launches),
         "inclusive_kernel_ns": ranges.upward(measured.kernel_ns),
     }  # fmt: skip
-    return conform(columns, MEASURED)
+    table = conform(columns, MEASURED)
+    if (origin == list(Origin).index(Origin.REPLAYED)).any():  # they come last; put each where its launch was
+        keys = [start, *(numbers(nvtx, name)[order] for name in ("tid", "pid"))]
+        return table.take(np.lexsort((np.arange(len(order)), *keys)))
+    return table
 
 
 def _labels(nvtx: pa.Table, costs: RangeCosts, order: Ints) -> dict[str, object]:

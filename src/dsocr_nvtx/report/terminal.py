@@ -113,6 +113,8 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
         if bucket != "attributed" and count.operations:
             text = f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations"
             lines.append(f"{text}, {words.milliseconds(count.ns)} ms")
+    if accounting.graphs.note:
+        lines.append(accounting.graphs.note)
     if accounting.cost_sources.get("none"):
         lines.append(f"{accounting.cost_sources['none']:,} ranges have no cost in this report: their work is missing")
     for device in accounting.devices:

@@ -117,11 +117,19 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     return {
         "rank": np.full(count, calls.rank, np.int32),
         **labels,
-        "calls": np.bincount(group, minlength=count),
+        "calls": np.bincount(group[_ran(ranges)], minlength=count),
         **cost,
         **time,
         **_rates(cost, time, least),
     }
+
+
+def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which calls ran: not those that were captured into a CUDA graph."""
+    if "origin" not in ranges.column_names:  # a table written before graphs were replayed
+        return np.ones(len(ranges), bool)
+    codes, words = coded(ranges, "origin")
+    return codes != (words.index("captured") if "captured" in words else -1)
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:

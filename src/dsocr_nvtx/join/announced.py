@@ -1,0 +1,142 @@
+"""Costs announced in plain text: all texts parsed at once, and the one that holds for a call found.
+
+Announcements are made when a module's cost changes, so the last one for the same module and stage on the same thread
+holds. Each carries the event id of the next range, so ids of ranges without a payload are counted on from there.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import frozen
+
+from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers
+from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX, FIELD_INDEX, PAYLOAD_FIELDS, parse_announcement
+from dsocr_nvtx.schema.records import Stage
+
+_EVENT, _STEP, _STAGE = (FIELD_INDEX[name] for name in ("event_id", "step", "stage"))
+
+
+@frozen(eq=False)
+class Announced:
+    """Announcements by (thread, time): place, module path (a code of ``words``) and the payload's fields."""
+
+    pid: Ints
+    tid: Ints
+    time: Ints
+    path: Ints
+    words: list[str]
+    values: Ints
+
+
+def read_announced(announcements: pa.Table) -> Announced:
+    """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
+    texts = announcements["text"].combine_chunks()
+    ours = pc.starts_with(texts, ANNOUNCE_PREFIX).to_numpy(zero_copy_only=False)
+    rows, (path, words, values) = np.flatnonzero(ours), _parse(texts.filter(pa.array(ours)))
+    good = (path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage))
+    rows, path, values = rows[good], path[good], values[good]
+    pid, tid, time = (numbers(announcements, name)[rows] for name in ("pid", "tid", "time_ns"))
+    order = np.lexsort((values[:, _EVENT], time, tid, pid))
+    return Announced(pid[order], tid[order], time[order], path[order], words, values[order])
+
+
+def _parse(texts: pa.Array) -> tuple[Ints, list[str], Ints]:
+    """Return (path code or -1, paths, fields) of texts that begin as announcements do."""
+    found = _parse_alike(texts) if len(texts) else None
+    if found is not None:
+        return found
+    parsed = [parse_announcement(text) for text in texts.to_pylist()]
+    words = {path: code for code, path in enumerate(dict.fromkeys(one[0] for one in parsed if one is not None))}
+    path = np.array([-1 if one is None else words[one[0]] for one in parsed], np.int64)
+    values = [[0] * len(PAYLOAD_FIELDS) if one is None else one[1] for one in parsed]
+    return path, list(words), np.array(values, np.int64).reshape(len(parsed), len(PAYLOAD_FIELDS))
+
+
+def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
+    """Parse texts that are all whole announcements, as a table with spaces between columns; None where one is not."""
+    import pyarrow.csv as pv
+
+    joined = pc.binary_join(pa.array([texts.to_pylist()], pa.list_(pa.string())), "\n")[0].as_buffer()
+    data = np.frombuffer(joined, np.uint8)
+    if np.count_nonzero(data < ord(" ")) != len(texts) - 1:  # a line break of its own, or a tab
+        return None
+    names = ["prefix", "path", *PAYLOAD_FIELDS]
+    kinds = {"prefix": pa.string(), "path": pa.dictionary(pa.int32(), pa.string())}
+    try:
+        table = pv.read_csv(
+            pa.BufferReader(joined),
+            pv.ReadOptions(column_names=names),
+            pv.ParseOptions(delimiter=" ", quote_char=False),
+            pv.ConvertOptions(null_values=[], column_types=kinds | dict.fromkeys(PAYLOAD_FIELDS, pa.int64())),
+        )
+    except pa.ArrowInvalid:
+        return None
+    path, words = coded(table, "path")
+    if len(table) != len(texts) or "" in words:
+        return None
+    return path, words, np.column_stack([table[name].to_numpy() for name in PAYLOAD_FIELDS])
+
+
+@frozen(eq=False)
+class Told:
+    """What announcements say of ranges: fields (rows of -1 where none), and when the announcement was made."""
+
+    values: Ints
+    found: np.ndarray
+    time: Ints
+
+
+def told_costs(announced: Announced, nvtx: pa.Table) -> Told:
+    """Return, per range, the fields of the last announcement for its thread, path and stage not after its start."""
+    path, words = coded(nvtx, "path")
+    place = {word: code for code, word in enumerate(words)}
+    known_path = np.array([place.get(word, -1) for word in announced.words], np.int64)
+    stage, thread = _stages(nvtx), _threads(announced, nvtx)
+    count = len(announced.time)
+    theirs = known_path[announced.path] if count else announced.path
+    key = np.concatenate([theirs, path]) * len(Stage) + np.concatenate([announced.values[:, _STAGE], stage])
+    key, _ = groups(thread, key)
+    time = numbers(nvtx, "start_ns")
+    last = latest(key[:count], announced.time, key[count:], time)
+    if not count:
+        return Told(np.full((len(nvtx), len(PAYLOAD_FIELDS)), -1), last >= 0, last)
+    values = np.where(last[:, None] >= 0, announced.values[last], -1)
+    return Told(values, last >= 0, announced.time[last])
+
+
+def _stages(nvtx: pa.Table) -> Ints:
+    codes, words = coded(nvtx, "stage")
+    return np.array([list(Stage).index(Stage(word)) for word in words], np.int64)[codes]
+
+
+def _threads(announced: Announced, nvtx: pa.Table) -> Ints:
+    """Return a number per thread: of the announcements, then of the ranges."""
+    pid, tid = (np.concatenate([getattr(announced, name), numbers(nvtx, name)]) for name in ("pid", "tid"))
+    return groups(pid, tid)[0]
+
+
+def told_steps(announced: Announced, nvtx: pa.Table) -> Ints:
+    """Return, per range, the step last announced for its thread and stage, or -1."""
+    count, thread = len(announced.time), _threads(announced, nvtx) * len(Stage)
+    stage = np.concatenate([announced.values[:, _STAGE], _stages(nvtx)])
+    key = thread + stage
+    last = latest(key[:count], announced.time, key[count:], numbers(nvtx, "start_ns"))
+    return np.where(last >= 0, announced.values[last, _STEP] if count else -1, -1)
+
+
+def told_events(announced: Announced, nvtx: pa.Table) -> Ints:
+    """Return, per range, its event id, counted on from the last announcement on the thread, or -1."""
+    count, threads = len(announced.time), _threads(announced, nvtx)
+    if not count:
+        return np.full(len(nvtx), -1)
+    start, end = numbers(nvtx, "start_ns"), numbers(nvtx, "end_ns")
+    theirs, thread = threads[:count], threads[count:]
+    order = np.lexsort((-end, start, thread))
+    ordinal = np.empty(len(order), np.int64)
+    ordinal[order] = np.arange(len(order))
+    # How many ranges of the thread were pushed before each announcement, on the same count.
+    last = latest(theirs, announced.time, thread, start)
+    earlier = latest(thread[order], start[order], theirs, announced.time - 1)
+    begins = np.searchsorted(thread[order], theirs, side="left")
+    pushed = np.where(earlier >= 0, earlier + 1, begins)
+    return np.where(last >= 0, announced.values[last, _EVENT] + ordinal - pushed[last], -1)
