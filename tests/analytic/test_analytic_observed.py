@@ -41,8 +41,9 @@ def _run(
 
 
 def _differences(views: PageViews, mode: str, records: Sequence[RangeRecord], level: Level = Level.OP) -> list[str]:
-    request = observed_page(views, mode, records, STEPS)
-    return differences(observed_rows(records), page_table(LAYERS, request), level)
+    calls = own_calls(records)
+    request = observed_page(views, mode, calls, STEPS)
+    return differences(observed_rows(calls), page_table(LAYERS, request), level)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_with_a_static_cache() -> None:
         mode="tiny", whole_side=256, prompt_tokens=tokens, decode_tokens=STEPS, batch=2, dtype="float32", kv_slots=slots
     )
     static = [row for row in page_table(LAYERS, request) if row.stage is not Stage.VISION]
-    assert differences(observed_rows(session.stats.records), static, Level.OP) == []
+    assert differences(observed_rows(own_calls(session.stats.records)), static, Level.OP) == []
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in kv.layers)
     assert LAYERS.kv_cache_bytes(session.stats.records[1].shape) == held
 
@@ -103,7 +104,7 @@ def test_a_difference_is_named() -> None:
 
 def test_own_costs_add_up_to_the_run() -> None:
     views, records = _run("gundam", (2, 1))
-    request = observed_page(views, "gundam", records, STEPS)
+    request = observed_page(views, "gundam", own_calls(records), STEPS)
     total = page_total(page_table(LAYERS, request))
     for name in COST_FIELDS:
         assert sum(getattr(call.own, name) for call in own_calls(records)) == getattr(total, name)
@@ -111,7 +112,7 @@ def test_own_costs_add_up_to_the_run() -> None:
 
 def test_the_summary_says_totals_averages_and_growth() -> None:
     _, records = _run("tiny", batch=2)
-    summary = run_summary(records, pages=2)
+    summary = run_summary(own_calls(records), pages=2)
     stages, layers, steps = summary["stages"], summary["layers"], summary["kv_steps"]
     assert isinstance(stages, dict)
     assert isinstance(layers, list)

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from dsocr_nvtx.analytic import build_analytic_layers_from_config
+from dsocr_nvtx.analytic.observed import own_calls
 from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.hooks.observe import ExpertsObserver
@@ -109,13 +110,13 @@ def test_ranges_carry_expected_and_observed_weights(tmp_path: Path) -> None:
 
 def test_the_summary_uses_what_was_observed() -> None:
     session, _ = _generate(_ids(1).expand(16, -1).contiguous())
-    stages: Any = run_summary(session.stats.records, pages=16)["stages"]
+    stages: Any = run_summary(own_calls(session.stats.records), pages=16)["stages"]
     decode = [call for call in session.stats.experts if call.stage is Stage.DECODE]
     less = sum(call.expected_weight_bytes - call.observed_weight_bytes for call in decode)
     assert stages["decode"]["observed_weight_bytes"] == stages["decode"]["weight_bytes"] - less
     with hook(MODEL) as bare:
         MODEL(input_ids=_ids(1), use_cache=False)
-    assert run_summary(bare.stats.records, pages=1)["stages"]["prefill"]["observed_weight_bytes"] is None  # type: ignore
+    assert run_summary(own_calls(bare.stats.records), pages=1)["stages"]["prefill"]["observed_weight_bytes"] is None  # type: ignore
 
 
 @pytest.mark.parametrize("level", ["op", "layer", "stage"])

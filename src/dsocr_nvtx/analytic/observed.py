@@ -65,10 +65,10 @@ def _own(record: RangeRecord, inside: list[Cost]) -> OwnCall:
     return OwnCall(record, Cost(**{**left, "activation_bytes": record.own_activation_bytes}), True)
 
 
-def observed_rows(records: Sequence[RangeRecord]) -> list[Row]:
+def observed_rows(calls: Iterable[OwnCall]) -> list[Row]:
     """Return what was observed as disjoint rows that add up, in the order in which their calls began."""
     gathered: dict[Key, list[Cost]] = defaultdict(list)
-    for call in own_calls(records):
+    for call in calls:
         gathered[call.key].append(call.own)
     return [
         Row(stage=stage, module=module, kind=kind, layer=layer, calls=len(costs), cost=total(costs))
@@ -111,9 +111,9 @@ def _row_name(row: Row) -> str:
     return f"{row.stage} {row.module}{layer} {row.kind}"
 
 
-def model_calls(records: Iterable[RangeRecord], stage: Stage) -> list[RangeRecord]:
+def model_calls(calls: Iterable[OwnCall], stage: Stage) -> list[RangeRecord]:
     """Return the forwards over tokens of a stage."""
-    return [record for record in records if record.path == "model" and record.stage is stage]
+    return [call.record for call in calls if call.record.path == "model" and call.record.stage is stage]
 
 
 def note_observed(records: Iterable[RangeRecord], calls: Iterable[ExpertsCall]) -> None:

@@ -4,21 +4,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from dsocr_nvtx.analytic.layer import total
-from dsocr_nvtx.analytic.observed import OwnCall, model_calls, own_calls
+from dsocr_nvtx.analytic.observed import OwnCall, model_calls
 from dsocr_nvtx.analytic.report import Data
-from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage, module_of
+from dsocr_nvtx.schema.records import COST_FIELDS, Stage, module_of
 
 
-def run_summary(records: Sequence[RangeRecord], pages: int) -> dict[str, Data]:
+def run_summary(calls: Sequence[OwnCall], pages: int) -> dict[str, Data]:
     """Return the summary of a run over ``pages`` pages; averages are over what was observed, nothing is assumed.
 
     ``stages`` and ``layers`` add up own costs, so each sums to the run. ``decode_per_token`` divides by the tokens
     that were decoded, ``per_page`` by the pages. ``kv_steps`` holds the cache after every forward; ``growth_bytes`` is
     what the forward added.
     """
-    calls = own_calls(records)
     by_stage, by_layer = _grouped(calls)
-    decoded = sum(record.shape.rows for record in model_calls(records, Stage.DECODE))
+    decoded = sum(record.shape.rows for record in model_calls(calls, Stage.DECODE))
     stages: dict[str, Data] = {str(stage): _totals(found) for stage, found in by_stage.items()}
     layers: list[Data] = [
         {"stage": str(stage), "module": module, "layer": layer, **_totals(found)}
@@ -31,7 +30,7 @@ def run_summary(records: Sequence[RangeRecord], pages: int) -> dict[str, Data]:
         "decoded_tokens": decoded,
         "decode_per_token": _averages(by_stage.get(Stage.DECODE, []), decoded),
         "per_page": _averages(calls, pages),
-        "kv_steps": _kv_steps(records),
+        "kv_steps": _kv_steps(calls),
     }
 
 
@@ -73,10 +72,10 @@ def _averages(calls: Sequence[OwnCall], count: int) -> Data:
     return {name: value / count for name, value in sums.items()}
 
 
-def _kv_steps(records: Sequence[RangeRecord]) -> list[Data]:
+def _kv_steps(calls: Sequence[OwnCall]) -> list[Data]:
     steps: list[Data] = []
     for stage in (Stage.PREFILL, Stage.DECODE):
-        for record in model_calls(records, stage):
+        for record in model_calls(calls, stage):
             shape, written = record.shape, record.cost.kv_write_bytes
             held = written // shape.tokens * shape.kv_len
             steps.append(

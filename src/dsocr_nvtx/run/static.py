@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
-from dsocr_nvtx.analytic.observed import differences, model_calls, observed_rows
+from dsocr_nvtx.analytic.observed import OwnCall, differences, model_calls, observed_rows, own_calls
 from dsocr_nvtx.analytic.page import TILE_SIDE
 from dsocr_nvtx.analytic.report import write_report
 from dsocr_nvtx.analytic.summary import run_summary
@@ -24,20 +24,21 @@ def write_static(
     ``steps`` is the number of decode steps that the run made. The static model is asked for the shapes that were
     observed: tiles, prompt, steps, cache, and the experts' implementation of each stage.
     """
-    write_json(run_summary(records, work.views.batch), directory / "analytic_hooks" / "summary.json")
+    calls = own_calls(records)
+    write_json(run_summary(calls, work.views.batch), directory / "analytic_hooks" / "summary.json")
     try:
-        request = observed_page(work.views, mode, records, steps)
+        request = observed_page(work.views, mode, calls, steps)
         layers = build_analytic_layers_from_config(work.model.config)
         write_report(layers, request, directory / "static_analysis" / "analytic_model")
-        found = differences(observed_rows(records), page_table(layers, request), level)
+        found = differences(observed_rows(calls), page_table(layers, request), level)
     except DsocrError as error:
         found = [f"no static model of what was observed: {error}"]
     return StaticCheck(holds=not found, level=str(level), differences=tuple(found))
 
 
-def observed_page(views: PageViews, mode: str, records: Sequence[RangeRecord], steps: int) -> PageRequest:
+def observed_page(views: PageViews, mode: str, calls: Sequence[OwnCall], steps: int) -> PageRequest:
     """Return the request of the static table for what the hooks saw; the forwards over tokens say most of it."""
-    prefill, decode = (model_calls(records, stage) for stage in (Stage.PREFILL, Stage.DECODE))
+    prefill, decode = (model_calls(calls, stage) for stage in (Stage.PREFILL, Stage.DECODE))
     if len(prefill) != 1:
         raise DsocrError(f"{len(prefill)} hooked forwards of the prompt, and one is modelled")
     shape = prefill[0].shape
