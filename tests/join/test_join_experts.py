@@ -17,7 +17,7 @@ from dsocr_nvtx.schema.payload import EXPERTS_PREFIX, experts_mark, parse_expert
 from tests.builders.emitters import Listener
 from tests.builders.tables import payload, trace
 
-EXPERTS = payload(event_id=4, kind=9, level=2, weight_bytes=1000, layer=1, stage=2)
+EXPERTS = payload(event_id=4, kind=5, level=2, weight_bytes=1000, layer=1, stage=2)
 LAYER = payload(event_id=3, kind=13, level=1, weight_bytes=1700, layer=1, stage=2)
 
 
@@ -116,3 +116,10 @@ def test_a_report_tells_what_the_run_observed(level: str, payloads: bool, tmp_pa
     expected = {record.event_id: record.observed_weight_bytes for record in session.stats.records}
     assert found == expected
     assert any(value is not None for value in expected.values())
+
+
+def test_the_rooflines_say_whose_experts_they_hold() -> None:
+    for marks, source in (((experts_mark(2, 0, 100, 1000, [(4, 6)]),), b"observed"), ((), b"expected")):
+        joined = _joined(*marks)
+        rows = roofline(joined.kernels, joined.ranges, datasheet("NVIDIA H200")).rows
+        assert rows.schema.metadata[b"experts"] == source

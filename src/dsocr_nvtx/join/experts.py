@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
@@ -45,11 +46,12 @@ def observed_weights(
 
 
 def _told(announcements: pa.Table) -> _Told:
-    marks = dict.fromkeys(zip(numbers(announcements, "pid").tolist(), announcements["text"].to_pylist(), strict=True))
+    ours = announcements.filter(pc.starts_with(announcements["text"], EXPERTS_PREFIX))
+    marks = dict.fromkeys(zip(numbers(ours, "pid").tolist(), ours["text"].to_pylist(), strict=True))
     rows = [
         (pid, event, mark.expected_bytes, count * mark.expert_bytes)
         for pid, text in marks
-        if text.startswith(EXPERTS_PREFIX) and (mark := parse_experts_mark(text)) is not None
+        if (mark := parse_experts_mark(text)) is not None
         for event, count in mark.distinct
     ]
     return _Told(*np.array(rows, np.int64).reshape(len(rows), 4).T)

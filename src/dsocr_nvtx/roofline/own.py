@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
-from dsocr_nvtx.schema.records import COST_FIELDS
+from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind
 
 
 def own_costs(ranges: pa.Table, where: str = "report") -> dict[str, Ints]:
@@ -44,6 +44,15 @@ def weights(ranges: pa.Table) -> Ints:
         numbers(ranges, "observed_weight_bytes"),
         numbers(ranges, "weight_bytes"),
     )
+
+
+def experts_source(ranges: pa.Table) -> str:
+    """Return whose number of experts the weights hold: that observed, that expected under uniform routing, or both."""
+    if "observed_weight_bytes" not in ranges.column_names or not known(ranges, "observed_weight_bytes").any():
+        return "expected"
+    kind, kinds = coded(ranges, "kind")
+    experts = np.isin(kind, [code for code, word in enumerate(kinds) if word == LayerKind.EXPERTS])
+    return "observed" if known(ranges, "observed_weight_bytes")[experts].all() else "observed in part"
 
 
 def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:

@@ -14,7 +14,7 @@ from attrs import frozen
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
-from dsocr_nvtx.roofline.own import own_costs
+from dsocr_nvtx.roofline.own import experts_source, own_costs
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
@@ -53,6 +53,7 @@ def roofline(
         "level": level,
         "roofs": f"{roofs.device}: {roofs.source}",
         "bound_threshold": str(THRESHOLD),
+        "experts": experts_source(ranges),
     }
     keys = ["pid", "device", "stage", "module", "kind", "layer"]
     rows = conform(_sums(calls, keys), ROOFLINE, about)
