@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
 from dsocr_nvtx.run.options import Attention, DtypeName, Experts, Mode, parse_tiles, run_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("run")(run_command)
+app.command("ceilings")(ceilings_command)
+app.command("doctor")(doctor_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
-CeilingsFile = Annotated[Path | None, typer.Option(help="Hold it against the roofs in this JSON file.")]
+CeilingsFile = Annotated[
+    Path | None, typer.Option(help="Hold it against the roofs in this file: what `ceilings` wrote, or JSON.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output directory that an earlier join wrote.")]
 
 
