@@ -47,8 +47,11 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
     """Return (sorted distinct values, code of each row): `numpy.unique`, without sorting where values are small."""
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     if high - low > 4 * len(values) + 1024:
-        found, codes = np.unique(values, return_inverse=True)
-        return found, codes.astype(np.int64)
+        order = np.argsort(values, kind="stable")
+        new = np.diff(values[order], prepend=low - 1) != 0
+        codes = np.empty(len(values), np.int64)
+        codes[order] = np.cumsum(new) - 1
+        return values[order[new]], codes
     seen = np.zeros(high - low + 1, bool)
     offset = values - low
     seen[offset] = True

@@ -48,12 +48,23 @@ class Forest:
             return np.full(len(times), -1)
         found = np.searchsorted(self.start[span], times, side="right") - 1
         found = np.where(found < 0, -1, found + span.start)
-        while True:
-            over = self.end[found] < times if closed else self.end[found] <= times
-            over &= found >= 0
-            if not over.any():
-                return found
-            found[over] = self.parent[found[over]]
+        climbing = np.flatnonzero(found >= 0)
+        while len(climbing):
+            at, time = found[climbing], times[climbing]
+            over = self.end[at] < time if closed else self.end[at] <= time
+            climbing = climbing[over]
+            found[climbing] = self.parent[at[over]]
+            climbing = climbing[found[climbing] >= 0]
+        return found
+
+    def timeline(self, thread: tuple[int, int]) -> tuple[Ints, Ints]:
+        """Return a thread's begins and ends in order, and the innermost interval open before, between and after them.
+
+        There is one interval more than there are edges; -1 stands for none.
+        """
+        span = self.spans.get(thread, slice(0, 0))
+        edges = np.sort(np.concatenate([self.start[span], np.sort(self.end[span], kind="stable")]), kind="stable")
+        return edges, np.concatenate([[-1], self.innermost(thread, edges, closed=False)])
 
     def upward(self, values: Ints) -> Ints:
         """Return each interval's value plus those of all intervals inside it."""
@@ -69,11 +80,14 @@ def nearest_containers(end: Ints, thread: Ints) -> Ints:
     # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
     # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
     candidate = np.arange(-1, len(end) - 1)
-    while True:
-        wrong = (candidate >= 0) & ((end[candidate] < end) | (thread[candidate] != thread))
-        if not wrong.any():
-            return candidate
+    wrong = np.flatnonzero(candidate >= 0)
+    while len(wrong):
+        at = candidate[wrong]
+        wrong = wrong[(end[at] < end[wrong]) | (thread[at] != thread[wrong])]
+        # All at once, from what they were: a candidate's candidate may itself be wrong still, and is asked again.
         candidate[wrong] = candidate[candidate[wrong]]
+        wrong = wrong[candidate[wrong] >= 0]
+    return candidate
 
 
 def depths(parent: Ints) -> Ints:

@@ -125,18 +125,19 @@ def _cut(
     found: Gaps, which: Ints, key: tuple[int, int], ranges: Forest, calls: Forest, call_cause: Ints
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     start, end = found.start[which], found.end[which]
-    edges = np.unique(np.concatenate([start, end, *_edges(ranges, key), *_edges(calls, key)]))
-    # Gaps are disjoint and ordered, so the gap that a piece lies in is found by its start alone.
-    gap = np.searchsorted(start, edges[:-1], side="right") - 1
-    inside = (gap >= 0) & (edges[:-1] < end[gap])
-    begin, finish, gap = edges[:-1][inside], edges[1:][inside], gap[inside]
-    owner = ranges.innermost(key, begin, closed=False)
-    call = calls.innermost(key, begin, closed=False)
+    range_edges, range_owner = ranges.timeline(key)
+    call_edges, call_owner = calls.timeline(key)
+    # Four sorted lists of edges, merged; counting each list's edges so far says what is under way after each edge.
+    edges = np.concatenate([range_edges, call_edges, start, end])
+    order = np.argsort(edges, kind="stable")
+    edges = edges[order]
+    limits = np.cumsum([len(range_edges), len(call_edges), len(start)])
+    source = np.searchsorted(limits, order, side="right").astype(np.int8)
+    begun, ended = (np.cumsum(source == number, dtype=np.int64) for number in (2, 3))
+    kept = np.flatnonzero((begun[:-1] > ended[:-1]) & (edges[1:] > edges[:-1])) if len(edges) else np.zeros(0, np.int64)
+    owner = range_owner[np.cumsum(source == 0, dtype=np.int64)[kept]]
+    call = call_owner[np.cumsum(source == 1, dtype=np.int64)[kept]]
     host, none = list(Cause).index(Cause.HOST), list(Cause).index(Cause.NONE)
     cause = np.where(call >= 0, call_cause[call] if len(call_cause) else host, host)
-    return begin, finish, owner, np.where(owner >= 0, cause, none), which[gap]
-
-
-def _edges(forest: Forest, key: tuple[int, int]) -> tuple[Ints, Ints]:
-    span = forest.spans.get(key, slice(0, 0))
-    return forest.start[span], forest.end[span]
+    gap = which[begun[kept] - 1] if len(which) else kept
+    return edges[kept], edges[kept + 1], owner, np.where(owner >= 0, cause, none), gap
