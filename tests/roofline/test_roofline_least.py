@@ -95,6 +95,7 @@ def test_more_work_never_takes_less_time(one: dict[str, int], more: dict[str, in
         (100, 0, 0.0, 60.0, "memory"),
         (100, 0, 70.0, 80.0, "memory"),  # both near: the nearer
         (100, 0, 80.0, 70.0, "compute"),
+        (100, 0, 70.0, 70.0, "compute"),  # at the ridge
         (100, 0, 59.9, 59.9, "latency"),
         (100, 99, 1.0, 2.0, "latency"),
         (100, 0, 130.0, 0.0, "compute"),  # above its roof: kept, not clipped

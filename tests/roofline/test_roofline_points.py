@@ -45,7 +45,7 @@ def points(rows: list[Row], kernels: list[Row] | None = None, roofs: Ceilings = 
 def test_a_row_by_hand() -> None:
     # Two calls of one MLP. FLOPs 60 000 + 30 000 at 1000 a ns: least 60 and 30 ns. Bytes 40 + 40 at 1 a ns: 40 and 40.
     rows: list[Row] = [
-        timed(0, 80, 5, layer=3, tensor_flops=60_000, weight_bytes=40, host_ns=300),
+        timed(0, 80, 5, layer=3, tensor_flops=60_000, weight_bytes=40, vector_flops=80, host_ns=300),
         timed(1, 100, 15, layer=3, tensor_flops=30_000, weight_bytes=40, host_ns=500),
     ]
     found = points(rows)
@@ -66,7 +66,7 @@ def test_a_row_by_hand() -> None:
     assert row["lost_ns"] == 100  # 200 - 100
     assert row["achieved_tflops"] == pytest.approx(0.5)  # 90 000 FLOP / 180 ns = 500 GFLOP/s
     assert row["achieved_gbps"] == pytest.approx(80 / 180)
-    assert row["intensity"] == pytest.approx(90_000 / 80)
+    assert row["intensity"] == pytest.approx(1126)  # (90 000 + 80) FLOP / 80 B
     assert row["bound"] == "latency"  # compute 90 of 180 busy: under 60 %
 
 
