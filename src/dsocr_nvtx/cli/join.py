@@ -15,6 +15,7 @@ from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
 
@@ -71,7 +72,8 @@ def default_out(report: Path) -> Path:
 
 def _roofline(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
     roofs = roofs_of(trace.devices.values(), hardware, ceilings)
-    return roofline(joined.kernels, joined.ranges, roofs, _provenance(trace), where=where)
+    about = _provenance(trace) | (read_launching(ceilings) if ceilings is not None else {})
+    return roofline(joined.kernels, joined.ranges, roofs, about, where=where)
 
 
 def _provenance(trace: Trace) -> dict[str, str]:

@@ -115,6 +115,11 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
             lines.append(f"{text}, {words.milliseconds(count.ns)} ms")
     if accounting.graphs.note:
         lines.append(accounting.graphs.note)
+    above = sum(row is True for row in found.rows["above_roof"].to_pylist())
+    if above:
+        lines.append(
+            f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
+        )
     if accounting.cost_sources.get("none"):
         lines.append(f"{accounting.cost_sources['none']:,} ranges have no cost in this report: their work is missing")
     for device in accounting.devices:

@@ -1,4 +1,7 @@
-"""Which roofs a report is held against: a file the user names, a device the user names, or the report's own device."""
+"""Which roofs a report is held against: a file the user names, a device the user names, or the report's own device.
+
+A file is a table that `dsocr-nvtx ceilings` measured, or one JSON object.
+"""
 
 import json
 from collections.abc import Iterable
@@ -8,6 +11,7 @@ from attrs import NOTHING, evolve, fields
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Device
+from dsocr_nvtx.roofline.measured import read_measured
 from dsocr_nvtx.schema.hardware import Ceilings, datasheet
 
 _REMEDY = "write the fields of dsocr_nvtx.schema.hardware.Ceilings as one JSON object"
@@ -49,11 +53,12 @@ def _rate(value: object) -> bool:
 def roofs_of(devices: Iterable[Device], hardware: str | None, path: Path | None) -> Ceilings:
     """Return the roofs for a report's devices, with the L2 size that the report states.
 
-    Refused: devices of different names (their rows would not compare), and a device whose roofs are not known.
+    Refused: devices of different names (their rows would not compare), a device whose roofs are not known, and roofs
+    measured on another kind of device.
     """
     present = list(devices)
     if path is not None:
-        return read_ceilings(path)
+        return read_measured(path, present) if path.suffix == ".arrow" else read_ceilings(path)
     names = sorted({device.name for device in present})
     if hardware is None and len(names) > 1:
         raise Refused(", ".join(names), "several kinds of GPU in one report", "pass --hardware NAME or --ceilings FILE")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
-from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind
+from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level
 
 
 def own_costs(ranges: pa.Table, where: str = "report") -> dict[str, Ints]:
@@ -44,6 +44,22 @@ def weights(ranges: pa.Table) -> Ints:
         numbers(ranges, "observed_weight_bytes"),
         numbers(ranges, "weight_bytes"),
     )
+
+
+def certain_costs(ranges: pa.Table, own: dict[str, Ints]) -> dict[str, Ints]:
+    """Return own costs without weights that are only expected: of routed experts that nobody observed.
+
+    Only what a call cannot have done without may contradict its time.
+    """
+    kind, kinds = coded(ranges, "kind")
+    level, levels = coded(ranges, "level")
+    experts = np.isin(kind, [code for code, word in enumerate(kinds) if word == LayerKind.EXPERTS])
+    coarse = np.isin(level, [code for code, word in enumerate(levels) if word != Level.OP])
+    module, modules = coded(ranges, "module")
+    routed = np.isin(module, [code for code, word in enumerate(modules) if word in ("decoder", "model")])
+    observed = "observed_weight_bytes" in ranges.column_names and known(ranges, "observed_weight_bytes")
+    unsure = (experts | (coarse & routed)) & ~np.asarray(observed)
+    return {**own, "weight_bytes": np.where(unsure, 0, own["weight_bytes"])}
 
 
 def experts_source(ranges: pa.Table) -> str:

@@ -14,8 +14,8 @@ from attrs import frozen
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
-from dsocr_nvtx.roofline.own import experts_source, own_costs
-from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
+from dsocr_nvtx.roofline.own import certain_costs, experts_source, own_costs
+from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
 
@@ -46,7 +46,9 @@ def roofline(
     ``where`` names the report in refusals (`own_costs`).
     """
     own = own_costs(ranges, where)
-    calls = _Calls(ranges, own, least_times(own, coded(ranges, "dtype"), roofs), *_operations(kernels, ranges), rank)
+    dtypes = coded(ranges, "dtype")
+    shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * _ran(ranges)
+    calls = _Calls(ranges, own, least_times(own, dtypes, roofs), shortest, *_operations(kernels, ranges), rank)
     level = _finest(ranges)
     about = {
         **(provenance or {}),
@@ -56,7 +58,10 @@ def roofline(
         "experts": experts_source(ranges),
     }
     keys = ["pid", "device", "stage", "module", "kind", "layer"]
-    rows = conform(_sums(calls, keys), ROOFLINE, about)
+    sums = _sums(calls, keys)
+    rows = conform(sums, ROOFLINE, about)
+    about["above_roof"] = str(sum(value is True for value in rows["above_roof"].to_pylist()))
+    rows = rows.replace_schema_metadata(rows.schema.metadata | {b"above_roof": about["above_roof"].encode()})
     staged = _sums(calls, keys[:3]) | _stage_columns(ranges, own, keys[:3], roofs)
     stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
     return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
@@ -80,11 +85,15 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 
 @frozen(eq=False)
 class _Calls:
-    """Every hooked call's own costs and least times, and the operations of each as (row, start, end)."""
+    """Every hooked call's own costs and least times, and the operations of each as (row, start, end).
+
+    ``shortest`` is the least time of what is certain of a call's cost, at the highest clock.
+    """
 
     ranges: pa.Table
     own: Mapping[str, Ints]
     least: LeastTimes
+    shortest: Floats
     op_row: Ints
     op_start: Ints
     op_end: Ints
@@ -122,7 +131,17 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         **cost,
         **time,
         **_rates(cost, time, least),
+        "above_roof": _contradicts(time, _float_total(group, calls.shortest, count)),
     }
+
+
+def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
+    """Return which rows took less time than is possible; null where they took none.
+
+    Their time is the union of their operations: of operations that run side by side, owned time is only a part.
+    """
+    busy = np.maximum(time["busy_ns"], time["busy_owned_ns"])
+    return pa.array(shortest > busy, mask=busy == 0)
 
 
 def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
@@ -130,7 +149,7 @@ def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
     if "origin" not in ranges.column_names:  # a table written before graphs were replayed
         return np.ones(len(ranges), bool)
     codes, words = coded(ranges, "origin")
-    return codes != (words.index("captured") if "captured" in words else -1)
+    return np.asarray(codes != (words.index("captured") if "captured" in words else -1), bool)
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:

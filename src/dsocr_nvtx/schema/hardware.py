@@ -122,6 +122,23 @@ DATASHEET: dict[str, Ceilings] = {
 }  # fmt: skip
 
 
+def at_highest_clock(roofs: Ceilings) -> Ceilings:
+    """Return rates that no true measurement on the device can exceed: its roofs at the highest clock it runs at.
+
+    Where a datasheet entry exists, the higher of the two counts, also of bandwidths: memory does not follow the clock.
+    """
+    known = DATASHEET.get(roofs.device, roofs)
+    scale, known_scale = (some.max_clock_hz / some.tensor_clock_hz for some in (roofs, known))
+    tensor = {name: max(rate * scale, known.tensor.get(name, 0) * known_scale) for name, rate in roofs.tensor.items()}
+    return evolve(
+        roofs,
+        tensor={name: round(rate) for name, rate in tensor.items()},
+        vector=round(max(roofs.vector * scale, known.vector * known_scale)),
+        bandwidth=max(roofs.bandwidth, known.bandwidth),
+        l2_bandwidth=None if roofs.l2_bandwidth is None else round(roofs.l2_bandwidth * scale),
+    )
+
+
 def datasheet(device: str) -> Ceilings:
     """Return the datasheet ceilings of a device by its exact name; refuse any other name."""
     try:

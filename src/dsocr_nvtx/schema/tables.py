@@ -243,6 +243,13 @@ _RATES = (
     column("efficiency", _F64, "", "roofline_ns / busy_owned_ns", null=True),
     column("bound", WORD, "", "host, compute, memory or latency; null where it took no device time", null=True),
     column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
+    column(
+        "above_roof",
+        pa.bool_(),
+        "",
+        "contradiction: less busy time than the roofs at the highest clock allow; wrong cost, roof or time",
+        null=True,
+    ),
 )
 _STAGE = column("stage", WORD, "", "vision, prefill, decode or unknown")
 _PLACE = (
