@@ -12,11 +12,13 @@ from dsocr_nvtx.analytic import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.observed import own_calls
 from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.hooks.bindings import bindings
 from dsocr_nvtx.hooks.observe import ExpertsObserver
+from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.run.model import random_model, tiny_config
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.payload import parse_experts_mark
-from dsocr_nvtx.schema.records import ExpertsCall, Stage
+from dsocr_nvtx.schema.records import ExpertsCall, Level, Stage
 from dsocr_nvtx.schema.tables import EXPERTS, RANGES
 from tests.builders.emitters import Listener
 
@@ -199,3 +201,38 @@ def test_a_fault_in_counting_never_reaches_the_model() -> None:
         logits = MODEL(input_ids=_ids(1)).logits
     assert torch.equal(logits, MODEL(input_ids=_ids(1)).logits)
     assert session.errors
+
+
+def test_attached_in_inference_mode_it_counts_outside_too() -> None:
+    with torch.inference_mode():
+        block = hook(MODEL, observe_experts=True)
+        session = block.__enter__()
+    with torch.no_grad():
+        MODEL(input_ids=_ids(1))
+    block.__exit__(None, None, None)
+    assert session.errors == []
+    assert len(session.stats.experts) == 2
+
+
+class _ListOfExperts(torch.nn.Module):
+    """The vendor's mixture: its routed experts run from a method that is called with rows, indices and weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+
+    def moe_infer(self, rows: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return rows + indices.sum() * weights.sum()
+
+
+def test_the_vendors_method_is_watched_like_a_module() -> None:
+    mixture = _ListOfExperts()
+    native = next(b for b in bindings(MODEL, Level.OP) if b.place.path == "decoder.1.moe.experts")
+    binding = Binding(owner=mixture, method="moe_infer", place=native.place)
+    description = build_analytic_layers_from_config(CONFIG).layers[1].mlp.experts  # type: ignore[union-attr]
+    with hook(MODEL) as session:
+        observer = ExpertsObserver(session._shared, Level.OP, session._fail)
+        watched = observer.watch(mixture.moe_infer, binding, description)
+        with session.step("decode"):
+            watched(torch.zeros(2, 2), torch.tensor([[0, 7], [7, 3]]), torch.zeros(2, 2))
+    assert [call.rows_per_expert for call in observer.read()] == [(1, 0, 0, 1, 0, 0, 0, 2)]

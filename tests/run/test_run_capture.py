@@ -248,6 +248,11 @@ def test_experts_are_observed_when_asked(tmp_path: Path, capsys: pytest.CaptureF
     assert (manifest["experts_observed"], manifest["static_check"]["holds"]) == (2 * 3, True)
     experts = read_table(tmp_path / "run" / "experts.arrow").to_pylist()
     assert [row["distinct_experts"] for row in experts if row["stage"] == "decode"] == [2] * 4
+    summary = json.loads((tmp_path / "run" / "analytic_hooks" / "summary.json").read_text())["experts"]
+    assert [(row["stage"], row["layer"], row["calls"]) for row in summary] == [
+        ("prefill", 1, 1), ("prefill", 2, 1), ("decode", 1, 2), ("decode", 2, 2),
+    ]  # fmt: skip
+    assert [(row["distinct_experts"], sum(row["rows_per_expert"])) for row in summary[2:]] == [(2.0, 64)] * 2
     assert "experts hit per layer and decode step: 2.0 on average, 7.9 if" in capsys.readouterr().err
     capture(evolve(TINY, out=tmp_path / "cpu", hooks=True))
     assert not (tmp_path / "cpu" / "experts.arrow").exists()

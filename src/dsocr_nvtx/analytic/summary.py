@@ -6,15 +6,16 @@ from collections.abc import Iterable, Sequence
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.observed import OwnCall, model_calls
 from dsocr_nvtx.analytic.report import Data
-from dsocr_nvtx.schema.records import COST_FIELDS, Stage, module_of
+from dsocr_nvtx.schema.records import COST_FIELDS, ExpertsCall, Stage, module_of
 
 
-def run_summary(calls: Sequence[OwnCall], pages: int) -> dict[str, Data]:
+def run_summary(calls: Sequence[OwnCall], pages: int, experts: Iterable[ExpertsCall] = ()) -> dict[str, Data]:
     """Return the summary of a run over ``pages`` pages; averages are over what was observed, nothing is assumed.
 
     ``stages`` and ``layers`` add up own costs, so each sums to the run. ``decode_per_token`` divides by the tokens
     that were decoded, ``per_page`` by the pages. ``kv_steps`` holds the cache after every forward; ``growth_bytes`` is
-    what the forward added.
+    what the forward added. ``experts`` holds, per stage and layer, the distinct experts of a call on average, expected
+    and observed, and how many rows each expert got in all.
     """
     by_stage, by_layer = _grouped(calls)
     decoded = sum(record.shape.rows for record in model_calls(calls, Stage.DECODE))
@@ -31,6 +32,7 @@ def run_summary(calls: Sequence[OwnCall], pages: int) -> dict[str, Data]:
         "decode_per_token": _averages(by_stage.get(Stage.DECODE, []), decoded),
         "per_page": _averages(calls, pages),
         "kv_steps": _kv_steps(calls),
+        "experts": _experts(experts),
     }
 
 
@@ -88,3 +90,20 @@ def _kv_steps(calls: Sequence[OwnCall]) -> list[Data]:
                 }
             )
     return steps
+
+
+def _experts(calls: Iterable[ExpertsCall]) -> list[Data]:
+    grouped: dict[tuple[Stage, int], list[ExpertsCall]] = defaultdict(list)
+    for call in calls:
+        grouped[call.stage, call.layer].append(call)
+    return [
+        {
+            "stage": str(stage),
+            "layer": layer,
+            "calls": len(found),
+            "expected_experts": sum(call.expected_experts for call in found) / len(found),
+            "distinct_experts": sum(call.distinct for call in found) / len(found),
+            "rows_per_expert": [sum(counts) for counts in zip(*(call.rows_per_expert for call in found), strict=True)],
+        }
+        for (stage, layer), found in grouped.items()
+    ]

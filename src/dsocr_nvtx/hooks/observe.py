@@ -63,13 +63,14 @@ class ExpertsObserver:
         if device.type == "meta" or binding.place.layer is None:
             return inner
         size = (_SCRATCH + 1 + self.MOST_CALLS, description.experts)
-        watched = _Watched(
-            layer=binding.place.layer,
-            description=description,
-            dtype=binding.place.dtype,
-            counts=torch.zeros(size, dtype=torch.int32, device=device),
-            one=torch.ones(1, dtype=torch.int32, device=device),
-        )
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
+            watched = _Watched(
+                layer=binding.place.layer,
+                description=description,
+                dtype=binding.place.dtype,
+                counts=torch.zeros(size, dtype=torch.int32, device=device),
+                one=torch.ones(1, dtype=torch.int32, device=device),
+            )
         self._watched.append(watched)
         bare = partial(self._count, len(self._watched) - 1, device.type == "cuda")
         count = bare if self._tap is None else self._tap.around(bare, self._fail)

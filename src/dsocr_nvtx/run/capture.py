@@ -135,8 +135,8 @@ def _write(directory: Path, options: RunOptions, work: Workload, recorded: _Reco
     check = None
     if recorded.session is not None:
         recorded.session.write(directory)
-        records, steps = recorded.session.stats.records, len(recorded.tokens[0]) - 1
-        check = write_static(directory, work, options.mode, Level(options.level), records, steps)
+        stats, steps = recorded.session.stats, len(recorded.tokens[0]) - 1
+        check = write_static(directory, work, options.mode, Level(options.level), stats, steps)
     write_output(directory, recorded.tokens, work.texts(recorded.tokens))
     write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check))
     return check

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.observed import OwnCall, differences, model_calls, observed_rows, own_calls
@@ -13,19 +14,22 @@ from dsocr_nvtx.errors import DsocrError
 from dsocr_nvtx.run.views import PageViews
 from dsocr_nvtx.run.workload import Workload
 from dsocr_nvtx.schema.files import write_json
-from dsocr_nvtx.schema.records import Level, RangeRecord, Stage, StaticCheck
+from dsocr_nvtx.schema.records import Level, Stage, StaticCheck
+
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks import AnalyticRunStats
 
 
 def write_static(
-    directory: Path, work: Workload, mode: str, level: Level, records: Sequence[RangeRecord], steps: int
+    directory: Path, work: Workload, mode: str, level: Level, stats: "AnalyticRunStats", steps: int
 ) -> StaticCheck:
     """Write ``static_analysis/analytic_model`` and ``analytic_hooks/summary.json``; return how the check came out.
 
     ``steps`` is the number of decode steps that the run made. The static model is asked for the shapes that were
     observed: tiles, prompt, steps, cache, and the experts' implementation of each stage.
     """
-    calls = own_calls(records)
-    write_json(run_summary(calls, work.views.batch), directory / "analytic_hooks" / "summary.json")
+    calls = own_calls(stats.records)
+    write_json(run_summary(calls, work.views.batch, stats.experts), directory / "analytic_hooks" / "summary.json")
     try:
         request = observed_page(work.views, mode, calls, steps)
         layers = build_analytic_layers_from_config(work.model.config)
