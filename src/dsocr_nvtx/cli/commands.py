@@ -67,6 +67,20 @@ def join_command(
     join_report(report, run=run, out=out, hardware=hardware, ceilings=ceilings, force=force)
 
 
+@app.command("ladder")
+def ladder_command(
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also write it: .arrow, .parquet, .csv, .json")
+    ] = None,
+    ceilings: Annotated[Path | None, typer.Option(help="Take the gaps between kernels from this file.")] = None,
+) -> None:
+    """Say how fast each stage would be without stalls, with free launches, without tax kernels, and at the roof."""
+    from dsocr_nvtx.cli.ladder import climb
+
+    climb(directory, out=out, ceilings=ceilings)
+
+
 class Logits(StrEnum):
     """Rows of the prompt that the head is computed for."""
 

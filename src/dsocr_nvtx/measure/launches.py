@@ -84,12 +84,13 @@ def _captured(kernel: Call) -> Any:
 
 
 def _kernel_times(kernel: Call) -> Series:
-    """Return the length of every kernel in a queued window, as CUPTI saw it."""
+    """Return the length of kernels that each met an idle device, as CUPTI saw it and as host-bound captures hold it."""
     from torch.profiler import ProfilerActivity, profile
 
     started = time.perf_counter_ns()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        _queued(kernel)
+        _host(kernel)
+        torch.cuda.synchronize()
     events: Any = seen.profiler.kineto_results.events()
     spans = tuple(float(e.duration_ns()) for e in events if "elementwise" in e.name())
     if not spans:

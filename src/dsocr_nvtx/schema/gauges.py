@@ -43,6 +43,27 @@ CEILINGS = pa.schema(
 )
 """``ceilings -o``: one row per measurement. Metadata: device, uuid, driver, cuda, torch, sm_count, l2_bytes, date."""
 
+LADDER = pa.schema(
+    [
+        column("pid", _I64, "", "process id"),
+        column("device", pa.int32(), "", "CUDA device ordinal", null=True),
+        column("stage", WORD, "", "vision, prefill or decode"),
+        column("rung", WORD, "", "now, no_stall, graph, fused or roof"),
+        column("steps", _I64, "", "steps of the stage"),
+        column("tokens", _I64, "", "tokens of the stage"),
+        column("total_ns", _F64, "ns", "time of the stage on this rung"),
+        column("low_ns", _F64, "ns", "the same with the smallest gaps that the capture or the ceilings allow"),
+        column("high_ns", _F64, "ns", "the same with the largest"),
+        column("step_ns", _F64, "ns", "total_ns / steps", null=True),
+        column("token_ns", _F64, "ns", "total_ns / tokens", null=True),
+        column("speedup", _F64, "", "total_ns of rung now / total_ns of this one", null=True),
+        column("operations", _I64, "", "GPU operations that still run"),
+        column("gap_ns", _F64, "ns", "gap assumed between two of them", null=True),
+        column("assumes", WORD, "", "what has to hold for this time to be reached"),
+    ]
+)
+"""`dsocr-nvtx ladder -o`: one row per stage and rung, from what was measured to the roof."""
+
 POWER = pa.schema(
     [
         column("time_ns", _I64, "ns", "host clock (perf_counter), as host_start_ns of ranges.arrow"),

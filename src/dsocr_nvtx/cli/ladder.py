@@ -1,0 +1,56 @@
+"""`ladder`: reads a join's tables, prints the rungs, writes them if asked."""
+
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.roofline.ladder import TAX_RULE, ladder
+from dsocr_nvtx.roofline.measured import read_launching
+from dsocr_nvtx.schema.files import check_format, read_table, write_table
+from dsocr_nvtx.schema.tables import KERNELS, STAGES
+
+_REMEDY = "name the directory that dsocr-nvtx join wrote"
+
+
+def climb(directory: Path, *, out: Path | None, ceilings: Path | None) -> None:
+    """Print the ladder of a join's output directory, and write it to ``out`` if asked."""
+    if out is not None:
+        check_format(out)
+    kernels, stages = (_read(directory / f"{name}.arrow", schema) for name, schema in _TABLES.items())
+    table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
+    if out is not None:
+        write_table(table, out)
+    show_ladder(Console(), table)
+    if out is not None:
+        print(f"ladder: {out}")
+
+
+_TABLES = {"kernels": KERNELS, "stages": STAGES}
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    table = read_table(path)
+    needed = {"busy_owned_ns", "stage", "pid", "device"} | ({"class", "rule"} if schema is KERNELS else {"roofline_ns"})
+    if not needed <= set(table.column_names):
+        raise Refused(path, "another table than the one of that name", _REMEDY)
+    return table
+
+
+def show_ladder(console: Console, table: pa.Table) -> None:
+    """Print one line per stage and rung: time per step, its range, what it would bring; then the assumptions."""
+    text = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("stage", "rung", "ms/step", "low", "high", "speedup", "operations/step"):
+        text.add_column(name, justify="left" if name in ("stage", "rung") else "right", no_wrap=True)
+    rows = table.to_pylist()
+    for row in rows:
+        steps = max(row["steps"], 1)
+        times = (f"{row[name] / steps / 1e6:,.3f}" for name in ("total_ns", "low_ns", "high_ns"))
+        speedup = f"{row['speedup']:,.1f}x" if row["speedup"] is not None else "-"
+        text.add_row(row["stage"], row["rung"], *times, speedup, f"{row['operations'] / steps:,.0f}")
+    console.print(text)
+    for rung, assumed in {row["rung"]: row["assumes"] for row in rows}.items():
+        console.print(f"{rung}: {assumed}", style="dim", highlight=False, soft_wrap=True)
+    console.print(TAX_RULE, style="dim", highlight=False, soft_wrap=True)

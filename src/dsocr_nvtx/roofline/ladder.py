@@ -1,0 +1,191 @@
+"""The ladder: from one eager capture, how fast a stage would be if its losses went away one after another.
+
+Rungs, each on top of the one before: ``now``, as measured; ``no_stall``, the host always ahead, so that only a stream's
+own gap lies between two operations; ``graph``, launches free, so that only the gap of a replayed graph does; ``fused``,
+without tax kernels (`is_tax`); ``roof``, the least time of the work itself. Nothing is clipped: a rung above the one
+before it says that its assumption brings nothing here.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import frozen
+
+from dsocr_nvtx.join.columns import coded, known, numbers
+from dsocr_nvtx.schema.gauges import LADDER
+from dsocr_nvtx.schema.tables import conform
+
+RUNGS = ("now", "no_stall", "graph", "fused", "roof")
+
+_REDUCTIONS = frozenset({"norm", "Norm", "softmax", "SoftMax", "reduce", "upsample", "interpolate"})
+_LEAD_NS = 5_000
+"""An operation counts as queued when its launch call was made this long before the operation ahead of it ended."""
+_ENOUGH = 20
+"""Queued operations that a gap is read from; fewer say nothing."""
+
+TAX_RULE = (
+    "tax kernels: class data_movement, and of norm_activation what is pointwise "
+    "(its rule is none of " + ", ".join(sorted(_REDUCTIONS)) + ")"
+)
+
+
+@frozen(kw_only=True)
+class Gap:
+    """Idle time between two operations, in ns: smallest, likeliest and largest; where it was read."""
+
+    low: float
+    likely: float
+    high: float
+    source: str
+
+
+@frozen(kw_only=True)
+class Gaps:
+    """The gaps of a stream whose host is ahead, and of a replayed graph; None where nothing tells."""
+
+    stream: Gap | None
+    replay: Gap | None
+
+
+def is_tax(kind: str, rule: str) -> bool:
+    """Say whether a kernel of this class, by this rule, is tax: work that a fused kernel would do in passing."""
+    return kind == "data_movement" or (kind == "norm_activation" and rule not in _REDUCTIONS)
+
+
+def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | None = None) -> pa.Table:
+    """Return LADDER of a join's KERNELS and STAGES tables.
+
+    ``launching`` is what `ceilings` measured of launching (`read_launching`); without it that of the tables' metadata;
+    without that the stream's gap is read from the capture, and a graph's lies between none and that of a stream.
+    """
+    about = {k.decode(): v.decode() for k, v in (stages.schema.metadata or {}).items()}
+    gaps = find_gaps(kernels, {**about, **(launching or {})})
+    tax = _tax(kernels)
+    rows = [row for stage in stages.to_pylist() for row in _rungs(stage, kernels, tax, gaps)]
+    columns = {name: [row[name] for row in rows] for name in LADDER.names}
+    kept = {key: about[key] for key in ("dsocr_nvtx", "device", "roofs", "report", "sha256", "level") if key in about}
+    sources = {name: gap.source for name, gap in (("stream_gap", gaps.stream), ("replay_gap", gaps.replay)) if gap}
+    return conform(columns, LADDER, {**kept, **sources, "tax": TAX_RULE})
+
+
+def find_gaps(kernels: pa.Table, launching: Mapping[str, str]) -> Gaps:
+    """Return the gaps: measured by `ceilings` where its figures are at hand, else what queued work of the capture says."""
+    seen = queued_gap(kernels)
+    kernel, stream, replay = (
+        float(launching[name]) if launching.get(name, "").isdigit() else None
+        for name in ("shortest_kernel_ns", "stream_period_ns", "replay_period_ns")
+    )
+    if kernel is not None and stream is not None:
+        seen = _measured(stream - kernel, "ceilings: a stream's shortest period less its kernel")
+    if kernel is not None and replay is not None:
+        return Gaps(
+            stream=seen, replay=_measured(replay - kernel, "ceilings: a replayed graph's period less its kernel")
+        )
+    if seen is None:
+        return Gaps(stream=None, replay=None)
+    text = "not measured: between none and a stream's; dsocr-nvtx ceilings measures it"
+    return Gaps(stream=seen, replay=Gap(low=0.0, likely=seen.likely / 2, high=seen.likely, source=text))
+
+
+def _measured(ns: float, source: str) -> Gap:
+    gap = max(ns, 0.0)
+    return Gap(low=gap * 0.8, likely=gap, high=gap * 1.2, source=source)
+
+
+def queued_gap(kernels: pa.Table) -> Gap | None:
+    """Return the gap between operations of one stream of which the later was launched long before the earlier ended."""
+    rows = np.flatnonzero(known(kernels, "launch_ns"))
+    pid, device, stream, start, end, launch = (
+        numbers(kernels, name)[rows] for name in ("pid", "device", "stream", "start_ns", "end_ns", "launch_ns")
+    )
+    order = np.lexsort([start, stream, device, pid])
+    pid, device, stream, start, end, launch = (v[order] for v in (pid, device, stream, start, end, launch))
+    together = (np.diff(pid) == 0) & (np.diff(device) == 0) & (np.diff(stream) == 0)
+    gap = start[1:] - end[:-1]
+    queued = together & (launch[1:] + _LEAD_NS <= end[:-1]) & (gap >= 0)
+    if np.count_nonzero(queued) < _ENOUGH:
+        return None
+    low, likely, high = (float(value) for value in np.percentile(gap[queued], [25, 50, 75]))
+    text = (
+        f"median of {np.count_nonzero(queued)} operations of this capture that were queued {_LEAD_NS // 1000} us ahead"
+    )
+    return Gap(low=low, likely=likely, high=high, source=text)
+
+
+def _tax(kernels: pa.Table) -> npt.NDArray[np.bool_]:
+    kind, kinds = coded(kernels, "class")
+    rule, rules = coded(kernels, "rule")
+    pairs = {(int(k), int(r)) for k, r in zip(kind, rule, strict=True)}
+    taxed = {pair for pair in pairs if is_tax(kinds[pair[0]], rules[pair[1]])}
+    code = kind * (len(rules) + 1) + rule
+    return np.isin(code, [k * (len(rules) + 1) + r for k, r in taxed])
+
+
+def _rungs(
+    stage: Mapping[str, object], kernels: pa.Table, tax: npt.NDArray[np.bool_], gaps: Gaps
+) -> Iterator[dict[str, object]]:
+    mine = _of_stage(kernels, stage)
+    taxed = mine & tax
+    busy = numbers(kernels, "busy_owned_ns")
+    now, all_busy, floor = (_integer(stage, name) for name in ("wall_ns", "busy_owned_ns", "roofline_ns"))
+    count, left = int(np.count_nonzero(mine)), int(np.count_nonzero(mine & ~taxed))
+    useful = all_busy - int(busy[taxed].sum())
+    for rung, work, operations, gap, text in (
+        ("now", now, count, None, "as measured, under the profiler"),
+        (
+            "no_stall",
+            all_busy,
+            count,
+            gaps.stream,
+            "the host stays ahead; no waiting for results, allocations or plans",
+        ),
+        (
+            "graph",
+            all_busy,
+            count,
+            gaps.replay,
+            "the same kernels, replayed as one CUDA graph; shapes and addresses fixed",
+        ),
+        ("fused", useful, left, gaps.replay, "the same, and tax kernels fused into their neighbours at no cost"),
+        ("roof", floor, 0, None, "every call at the roof that binds it, nothing between calls"),
+    ):
+        yield _row(stage, rung, work, operations, gap, text, now)
+
+
+def _row(
+    stage: Mapping[str, object], rung: str, work: int, operations: int, gap: Gap | None, text: str, now: int
+) -> dict[str, object]:
+    times = [work + operations * (getattr(gap, name) if gap else 0.0) for name in ("low", "likely", "high")]
+    unknown = gap is None and rung in ("no_stall", "graph", "fused")
+    steps, tokens = (_integer(stage, name) for name in ("steps", "tokens"))
+    return {
+        **{name: stage[name] for name in ("pid", "device", "stage", "steps", "tokens")},
+        "rung": rung,
+        "low_ns": times[0],
+        "total_ns": times[1],
+        "high_ns": times[2],
+        "step_ns": times[1] / steps if steps else None,
+        "token_ns": times[1] / tokens if tokens else None,
+        "speedup": now / times[1] if times[1] else None,
+        "operations": operations,
+        "gap_ns": gap.likely if gap else None,
+        "assumes": text + ("; no gaps, as none is known" if unknown else f"; gap: {gap.source}" if gap else ""),
+    }
+
+
+def _of_stage(kernels: pa.Table, stage: Mapping[str, object]) -> npt.NDArray[np.bool_]:
+    mine = pc.fill_null(pc.equal(kernels["stage"].cast(pa.string()), stage["stage"]), False).to_numpy()
+    same = numbers(kernels, "pid") == stage["pid"]
+    if stage["device"] is not None:
+        same &= numbers(kernels, "device") == stage["device"]
+    return np.asarray(mine & same, bool)
+
+
+def _integer(stage: Mapping[str, object], name: str) -> int:
+    value = stage[name]
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is no whole number: {value!r}")
+    return value
