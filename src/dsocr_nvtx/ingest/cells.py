@@ -45,51 +45,75 @@ def varint(flat: Bytes, at: Ints) -> tuple[Ints, Ints]:
     return value, after
 
 
-_SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0] + [(t - 12) // 2 for t in range(12, 256)], np.int64)
+_SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0], np.int64)
+_SHORT_SIZES = np.array([*_SIZES, *((kind - 12) // 2 for kind in range(12, 128))], np.uint8)
+
+PADDING = 256
+"""Bytes after the last page in a chunk, so that wide loads stay inside."""
 
 
-def fields(chunk: Chunk, positions: Sequence[int]) -> dict[int, tuple[Ints, Ints]]:
+Kinds = npt.NDArray[np.signedinteger | np.uint8]
+"""Serial types: what a value is and how long; -1 for a value that the row lacks."""
+
+
+def fields(chunk: Chunk, positions: Sequence[int]) -> dict[int, tuple[Kinds, Ints]]:
     """Return (serial type, place of the value) per row for each wanted column; type -1 where a row has no such column.
 
     A row has none when the column was added to the table after it was written.
     """
-    found: dict[int, tuple[Ints, Ints]] = {}
-    at, place = chunk.header, chunk.header_end
-    ended = False
-    for position in range(max(positions, default=-1) + 1):
-        kind = chunk.flat.take(at, mode="clip").astype(np.int64)
-        after = at + 1
-        if (kind >= 0x80).any():
-            kind, after = varint(chunk.flat, at)
-            if kind.size and (kind.max() > 1 << 32 or kind.min() < 0):
-                raise NotPlain("a value longer than any")
-        size = _SIZES.take(kind, mode="clip") if not kind.size or kind.max() < 256 else _sizes(kind)
-        ended = ended or bool((after > chunk.header_end).any())
-        if ended:
-            missing = at >= chunk.header_end
-            kind, size, after = np.where(missing, -1, kind), np.where(missing, 0, size), np.where(missing, at, after)
+    count = max(positions, default=-1) + 1
+    found = _short_fields(chunk, set(positions), count)
+    return _any_fields(chunk, set(positions), count) if found is None else found
+
+
+def _short_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tuple[Kinds, Ints]] | None:
+    """Return fields where every type of every row is one byte; else None."""
+    if count > PADDING or not len(chunk.header) or (chunk.header + count > chunk.header_end).any():
+        return None
+    kinds = np.ascontiguousarray(windows(chunk.flat, chunk.header, count).T)
+    if kinds.size and kinds.max() >= 0x80:
+        return None
+    found: dict[int, tuple[Kinds, Ints]] = {}
+    place = chunk.header_end.copy()
+    for position in range(count):
         if position in positions:
-            found[position] = (kind, place)
-        at, place = after, place + size
+            found[position] = (kinds[position], place.copy())
+        place += _SHORT_SIZES.take(kinds[position], mode="clip")
     return found
 
 
-def _sizes(kind: Ints) -> Ints:
-    return np.where(kind >= 12, (kind - 12) >> 1, _SIZES.take(kind, mode="clip"))
+def _any_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tuple[Kinds, Ints]]:
+    found: dict[int, tuple[Kinds, Ints]] = {}
+    at, place = chunk.header, chunk.header_end
+    for position in range(count):
+        kind, after = varint(chunk.flat, at)
+        missing = at >= chunk.header_end
+        kind = np.where(missing, 0, kind)
+        if kind.size and (kind.max() > 1 << 32 or kind.min() < 0):
+            raise NotPlain("a value longer than any")
+        size = np.where(kind >= 12, (kind - 12) >> 1, _SIZES.take(kind, mode="clip"))
+        if position in positions:
+            found[position] = (np.where(missing, -1, kind), place)
+        at, place = np.where(missing, at, after), place + size
+    return found
 
 
-def integers(chunk: Chunk, kind: Ints, place: Ints, null: int) -> Ints:
+def integers(chunk: Chunk, kind: Kinds, place: Ints, null: int) -> Ints:
     """Return the integers of one column; ``null`` for NULL and for a column that the row lacks."""
-    if ((kind == 7) | (kind > 9)).any():
+    low, high = (int(kind.min()), int(kind.max())) if kind.size else (0, 0)
+    if high > 9 or (high >= 7 and (kind == 7).any()):
         raise NotPlain("a value that is not an integer")
-    size = np.where(kind < 0, 0, _SIZES.take(kind, mode="clip"))
-    if ((size > 0) & (place + size > chunk.body_end)).any():
+    if low == high and high in (-1, 0, 8, 9):  # one constant, which takes no room
+        return np.full(len(kind), null if high <= 0 else high - 8, np.int64)
+    size = _SIZES.take(kind, mode="clip") if low >= 0 else np.where(kind < 0, 0, _SIZES.take(kind, mode="clip"))
+    if ((place + size > chunk.body_end) & (size > 0)).any():
         raise NotPlain("an integer beyond the page")
-    widest = int(size.max(initial=0))
-    if widest <= 1:
+    if high == 1:
         value = chunk.flat.take(place, mode="clip").view(np.int8).astype(np.int64)
     else:
-        value = _load(chunk.words, place) >> (64 - 8 * np.maximum(size, 1))
+        value = _load(chunk.words, place) >> (64 - 8 * (_SIZES[high] if low == high else np.maximum(size, 1)))
+    if low == high:
+        return value
     value[size == 0] = 0
     value[kind == 9] = 1
     value[kind <= 0] = null
@@ -106,17 +130,28 @@ def _load(words: npt.NDArray[np.uint64], place: Ints) -> Ints:
     return (high | low).view(np.int64)
 
 
-def spans(chunk: Chunk, kind: Ints, place: Ints) -> tuple[Ints, Ints]:
+def spans(chunk: Chunk, kind: Kinds, place: Ints) -> tuple[Ints, Ints]:
     """Return (place, length) of texts or blobs; length -1 for NULL, -2 for what continues on overflow pages."""
+    kind = kind.astype(np.int64)
     if ((kind > 0) & (kind < 12)).any():
         raise NotPlain("a number where text should be")
     length = np.where(kind >= 12, (kind - 12) >> 1, -1)
     return place, np.where((length > 0) & (place + length > chunk.body_end), -2, length)
 
 
+def windows(flat: Bytes, place: Ints, width: int) -> Bytes:
+    """Return the bytes at each place, [places, width]: one copy per place, no index per byte."""
+    if width == 0 or not len(place):
+        return np.empty((len(place), width), np.uint8)
+    overlapping: npt.NDArray[np.void] = np.ndarray((len(flat) - width + 1,), f"V{width}", flat, strides=(1,))
+    return overlapping[place].view(np.uint8).reshape(len(place), width)
+
+
 def gather(flat: Bytes, place: Ints, length: Ints) -> tuple[Bytes, Ints]:
     """Return (all bytes end to end, where each value begins and the last ends)."""
     begins = np.concatenate([[0], np.cumsum(length)])
+    if len(length) and (length == length[0]).all():
+        return windows(flat, place, int(length[0])).reshape(-1), begins
     from_here = np.repeat(place - begins[:-1], length)
     from_here += np.arange(begins[-1])
     return flat.take(from_here), begins

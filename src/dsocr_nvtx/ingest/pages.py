@@ -16,10 +16,10 @@ from typing import Self, TypeVar
 import numpy as np
 from attrs import frozen
 
-from dsocr_nvtx.ingest.cells import Bytes, Chunk, Ints, NotPlain, varint
+from dsocr_nvtx.ingest.cells import PADDING, Bytes, Chunk, Ints, NotPlain, varint
 
 _LEAF, _INTERIOR = 0x0D, 0x05
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 20
 _DEEPEST = 20
 _MOST_WORKERS = 4
 
@@ -69,8 +69,9 @@ class PageFile:
         self.close()
 
     def read(self, numbers: Ints) -> Bytes:
-        """Return pages by number as one flat array, with 16 bytes more, so that wide loads stay inside."""
-        flat = np.zeros(len(numbers) * self.page_size + 16, np.uint8)
+        """Return pages by number as one flat array, padded."""
+        flat = np.empty(len(numbers) * self.page_size + PADDING, np.uint8)
+        flat[-PADDING:] = 0
         if ((numbers < 1) | (numbers > self.count)).any():
             raise NotPlain("a page number that the file does not have")
         runs = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
@@ -116,30 +117,44 @@ class PageFile:
 T = TypeVar("T")
 
 
-def chunks(file: PageFile, root: int, parse: Callable[[Chunk, int], T], *, numbered: bool = False) -> Iterator[T]:
-    """Return ``parse`` of each chunk of a table, in row order, worked on by several threads.
+@frozen(eq=False)
+class Parts:
+    """A table's leaf pages in parts that fit a cache, and how many rows come before each; the last number is all."""
 
-    ``parse`` also gets how many rows come before the chunk, where ``numbered`` asks for it, else 0.
-    """
+    pages: list[Ints]
+    firsts: list[int]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the table has."""
+        return self.firsts[-1]
+
+
+def parts_of(file: PageFile, root: int) -> Parts:
+    """Return the parts of the table whose tree begins at a page."""
     leaves = file.leaves(root)
     step = max(1, _CHUNK_BYTES // file.page_size)
-    parts = [leaves[at : at + step] for at in range(0, len(leaves), step)]
+    pages = [leaves[at : at + step] for at in range(0, len(leaves), step)]
+    with ThreadPoolExecutor(_workers(len(pages))) as pool:
+        return Parts(pages, list(accumulate(pool.map(lambda part: _count(file, part), pages), initial=0)))
 
-    def work(part: Ints, first: int) -> T:
-        return parse(_chunk(file, part), first)
 
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(parts))
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        firsts = [0] * len(parts)
-        if numbered and len(parts) > 1:
-            firsts = list(accumulate(pool.map(lambda part: _count(file, part), parts[:-1]), initial=0))
-        yield from (map(work, parts, firsts) if workers <= 1 else pool.map(work, parts, firsts))
+def chunks(file: PageFile, parts: Parts, parse: Callable[[Chunk, int], T]) -> Iterator[T]:
+    """Return ``parse`` of each chunk of a table and the number of rows before it, worked on by several threads."""
+    with ThreadPoolExecutor(_workers(len(parts.pages))) as pool:
+        yield from pool.map(lambda part, first: parse(_chunk(file, part), first), parts.pages, parts.firsts)
+
+
+def _workers(parts: int) -> int:
+    return max(1, min(_MOST_WORKERS, os.cpu_count() or 1, parts))
 
 
 def _count(file: PageFile, numbers: Ints) -> int:
-    flat = file.read(numbers)
-    base = np.arange(len(numbers)) * file.page_size
-    return int((flat[base + 3].astype(np.int64) << 8 | flat[base + 4]).sum())
+    return int(_cells(file.read(numbers), np.arange(len(numbers)) * file.page_size).sum())
+
+
+def _cells(flat: Bytes, base: Ints) -> Ints:
+    return flat[base + 3].astype(np.int64) << 8 | flat[base + 4]
 
 
 def _chunk(file: PageFile, numbers: Ints) -> Chunk:
@@ -147,7 +162,7 @@ def _chunk(file: PageFile, numbers: Ints) -> Chunk:
     base = np.arange(len(numbers)) * file.page_size
     if (flat[base] != _LEAF).any():
         raise NotPlain("a leaf page that is not one")
-    count = flat[base + 3].astype(np.int64) << 8 | flat[base + 4]
+    count = _cells(flat, base)
     if (count * 2 + 8 > file.usable).any():
         raise NotPlain("more cells than a page holds")
     page = np.repeat(base, count)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
+from dsocr_nvtx.ingest.cells import windows
 from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.schema.payload import PAYLOAD_DTYPE, PAYLOAD_FIELDS
 
@@ -76,7 +77,7 @@ def decode_blobs(blobs: pa.Array, domains: Ints, schemas: SchemaTable) -> pa.Arr
     for at in range(0, len(rows), _BLOCK):
         mine = rows[at : at + _BLOCK]
         data = np.frombuffer(blobs.buffers()[2], np.uint8)
-        heads = np.ascontiguousarray(data[edges[mine, None] + np.arange(_HEADER_BYTES)]).view("<u8")
+        heads = windows(data, edges[mine], _HEADER_BYTES).view("<u8")
         length = edges[mine + 1] - edges[mine]
         for key, group in _alike(np.column_stack([domains[mine], heads[:, 1:].view("<i8"), length])):
             values[mine[group]], known[mine[group]] = _decode(data, edges[mine[group]], key.tolist(), schemas)
@@ -104,7 +105,7 @@ def _decode(data: npt.NDArray[np.uint8], begins: Ints, key: list[int], schemas: 
     layout = schema_dtype(schemas, domain, schema)
     if layout is None or layout.itemsize != size or not set(PAYLOAD_FIELDS) <= set(layout.names or ()):
         return nothing
-    return _fields(np.ascontiguousarray(data[begins[:, None] + np.arange(offset, offset + size)]), layout)
+    return _fields(windows(data, begins + offset, size), layout)
 
 
 def _fields(body: npt.NDArray[np.uint8], layout: np.dtype) -> tuple[Ints, Mask]:

@@ -7,6 +7,7 @@ several times slower and always right.
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -67,6 +68,7 @@ class SqliteFile:
         _check_header(path)
         self.path = path
         self._closing = ExitStack()
+        self._parts: dict[str, pages.Parts] = {}
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         self._closing.callback(self._connection.close)
         # Real exports hold text that is not UTF-8 (localised times, protobuf in TEXT columns).
@@ -133,7 +135,10 @@ class SqliteFile:
         if self._pages is None or not layout.plain:
             return None
         try:
-            return read(PageColumns(self._pages, layout, lambda name, rowid: self._value(table, name, rowid)))
+            if table not in self._parts:
+                self._parts[table] = pages.parts_of(self._pages, layout.root)
+            fetch = partial(self._value, table)
+            return read(PageColumns(self._pages, layout, self._parts[table], fetch))
         except cells.NotPlain:
             return None
 

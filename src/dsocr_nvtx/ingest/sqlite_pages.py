@@ -1,5 +1,6 @@
 """One SQLite table's columns from its pages: where the schema puts each column, and what stands there."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -46,27 +47,26 @@ class PageColumns:
 
     file: pages.PageFile
     layout: Layout
+    parts: pages.Parts
     fetch: Callable[[str, int], object]
 
     def integers(self, names: Sequence[str]) -> dict[str, Ints]:
         """Return integer columns, NULL as `NULL`."""
-        present = [name for name in names if name in self.layout.positions]
+        at = {name: self.layout.positions[name] for name in names if name in self.layout.positions}
+        found = {name: np.empty(self.parts.rows, np.int64) for name in at}
 
-        def parse(chunk: cells.Chunk, _first: int) -> list[Ints]:
-            return [chunk.rowid, *self._integers(chunk, present)]
+        def parse(chunk: cells.Chunk, first: int) -> None:
+            stored = cells.fields(chunk, [p for p in at.values() if p != _ROWID])
+            self._refuse_defaults(stored, at)
+            mine = slice(first, first + len(chunk.rowid))
+            for name, p in at.items():
+                found[name][mine] = chunk.rowid if p == _ROWID else cells.integers(chunk, *stored[p], NULL)
 
-        parts = list(pages.chunks(self.file, self.layout.root, parse))
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        found = dict(zip(present, columns[1:], strict=True))
-        return {name: found.get(name, np.broadcast_to(np.int64(NULL), columns[0].shape)) for name in names}
+        deque(pages.chunks(self.file, self.parts, parse), maxlen=0)
+        missing = np.broadcast_to(np.int64(NULL), (self.parts.rows,))
+        return {name: found.get(name, missing) for name in names}
 
-    def _integers(self, chunk: cells.Chunk, names: list[str]) -> list[Ints]:
-        at = {name: self.layout.positions[name] for name in names}
-        stored = cells.fields(chunk, [p for p in at.values() if p != _ROWID])
-        self._refuse_defaults(stored, at)
-        return [chunk.rowid if p == _ROWID else cells.integers(chunk, *stored[p], NULL) for p in at.values()]
-
-    def _refuse_defaults(self, stored: dict[int, tuple[Ints, Ints]], at: dict[str, int]) -> None:
+    def _refuse_defaults(self, stored: dict[int, tuple[cells.Kinds, Ints]], at: dict[str, int]) -> None:
         for name in self.layout.defaulted & at.keys():
             if (stored[at[name]][0] < 0).any():
                 raise cells.NotPlain("a default stands for a missing value")
@@ -96,7 +96,7 @@ class PageColumns:
             make = blob_array if binary else text_array
             return make(chunk.flat, place, length), dict(zip(over.tolist(), rowid[over].tolist(), strict=True))
 
-        parts = list(pages.chunks(self.file, self.layout.root, parse, numbered=rows is not None))
+        parts = list(pages.chunks(self.file, self.parts, parse))
         if sum(len(over) for _, over in parts) > _MOST_OVERFLOWING:
             raise cells.NotPlain("many values on overflow pages")
         whole = [self._patched(name, array, over) for array, over in parts]
