@@ -44,6 +44,10 @@ class Switch:
         self.pending: list[bool] = []
         self.seconds: list[tuple[bool, float]] = []
 
+    def __getattr__(self, name: str) -> Any:
+        """Return whatever else the loop asks a session for."""
+        return getattr(self.session, name)
+
     @contextmanager
     def step(self, stage: str) -> Iterator[None]:
         """Run one step; a decode step observes or not as the pair's order says."""
