@@ -67,7 +67,7 @@ def test_a_page_that_ends_alone_stops_the_loop(model: nn.Module) -> None:
     assert ours.shape[1] == free[0].tolist().index(stop) + 1
 
 
-class _Log:
+class _Log(Unobserved):
     def __init__(self) -> None:
         self.stages: list[str] = []
 

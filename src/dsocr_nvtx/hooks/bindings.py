@@ -75,7 +75,7 @@ def _stages(
         owner=model,
         place=Place(
             path="model", kind=LayerKind.REST, level=Level.STAGE, layer=None, read=reader, price=price, is_model=True,
-            dtype=part.dtype, rest=Rest(path="sampling", container=None),
+            grows=True, dtype=part.dtype, rest=Rest(path="sampling", container=None),
         ),
     )  # fmt: skip
     if hasattr(inner, "get_image_features"):

@@ -87,7 +87,7 @@ class ExpertsObserver:
         return observed
 
     def _count(self, number: int, is_cuda: bool, indices: torch.Tensor) -> None:
-        if is_cuda and torch.cuda.is_current_stream_capturing():
+        if self._shared.capturing or (is_cuda and torch.cuda.is_current_stream_capturing()):
             return  # a graph would add every replay into the row of its capture
         watched = self._watched[number]
         row = _SCRATCH if self._shared.muted else self._next_row(number, watched, indices.shape[0])

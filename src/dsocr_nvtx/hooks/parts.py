@@ -70,6 +70,7 @@ class Tower:
             price=price,
             is_vision=self.is_vision,
             framed=not self.is_vision and shape_of is not shapes.cached_shape,
+            grows=shape_of is shapes.cached_shape,
             dtype=self.dtype,
             rest=Rest(path=f"{rest}.rest", container=rest) if rest else None,
         )

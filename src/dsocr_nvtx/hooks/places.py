@@ -42,9 +42,10 @@ class Place:
 
     ``read`` turns a call's arguments into the key that its cost depends on; ``price`` turns the key into a cost.
     ``is_vision`` and ``is_model`` say how the stage is inferred where nobody set one. ``framed``: inside a forward of
-    the model every call has the shape that the forward gives it, so it need not be read again. ``rest`` names a range
-    for what the container does itself after this call (residual additions, reshapes, masks, sampling), so that a
-    timeline shows it by name.
+    the model every call has the shape that the forward gives it, so it need not be read again. ``grows``: the cost
+    depends on the KV length, which is the third number of the key. ``rest`` names a range for what
+    the container does itself after this call (residual additions, reshapes, masks, sampling), so that a timeline
+    shows it by name.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Place:
     is_vision: bool = False
     is_model: bool = False
     framed: bool = False
+    grows: bool = False
     dtype: str = "bfloat16"
     rest: "Rest | None" = None
 

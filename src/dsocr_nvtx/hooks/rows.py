@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from dsocr_nvtx.hooks.places import Place, Priced
 
 NO_PARENT = -1
+FIRST_REPLAYED = 1 << 60
+"""Calls of replayed graphs are numbered from here; no thread's own numbers reach so far."""
 
 
 class Row(NamedTuple):
@@ -26,6 +28,7 @@ class Row(NamedTuple):
     end_ns: int
     thread_id: int
     events: tuple[Any, Any] | None
+    origin: str = "call"
 
 
 class Rows:
@@ -38,6 +41,12 @@ class Rows:
         self._places: dict[Place, int] = {}
         self._priced: dict[Priced, int] = {}
         self._events: dict[int, tuple[Any, Any]] = {}
+        self._captured: list[range] = []
+
+    def captured_since(self, first: int) -> list[Row]:
+        """Note that all calls from row ``first`` on were captured into a CUDA graph, and return them."""
+        self._captured.append(range(first, len(self)))
+        return [self._row(index, list(self._places), list(self._priced)) for index in self._captured[-1]]
 
     def place_number(self, place: Place) -> int:
         """Return the number that stands for a place."""
@@ -57,17 +66,21 @@ class Rows:
         """Forget every call."""
         del self._numbers[:]
         self._events.clear()
+        self._captured.clear()
 
     def __len__(self) -> int:
         return len(self._numbers) // self.WIDTH
 
     def __iter__(self) -> Iterator[Row]:
         places, costs = list(self._places), list(self._priced)
-        for index in range(len(self)):
-            event, parent, place, priced, stage, step, start, end, thread = self._numbers[
-                index * self.WIDTH : (index + 1) * self.WIDTH
-            ]
-            yield Row(
-                event, None if parent == NO_PARENT else parent, places[place], costs[priced], stage, step, start, end,
-                thread, self._events.get(index),
-            )  # fmt: skip
+        return (self._row(index, places, costs) for index in range(len(self)))
+
+    def _row(self, index: int, places: list[Place], costs: list[Priced]) -> Row:
+        event, parent, place, priced, stage, step, start, end, thread = self._numbers[
+            index * self.WIDTH : (index + 1) * self.WIDTH
+        ]
+        origin = "captured" if any(index in captured for captured in self._captured) else "call"
+        return Row(
+            event, None if parent == NO_PARENT else parent, places[place], costs[priced], stage, step, start, end,
+            thread, self._events.get(index), origin,
+        )  # fmt: skip

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 from torch import nn
 
+from dsocr_nvtx.hooks.captures import Capture, Replay
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
@@ -36,10 +38,14 @@ class HookSession:
         self._attached: list[tuple[nn.Module, str, object]] = []
         self._steps = {stage: Tap(_step_place(stage), self._shared) for stage in Stage}
         self._rests: dict[str, Tap] = {}
+        self._growing: list[Tap] = []
+        self._capture: Capture | None = None
 
     def wrap(self, owner: nn.Module, method: str, place: Place) -> None:
         """Put a range around a method of a module, on this instance only; `detach` takes it away again."""
         tap = Tap(place, self._shared)
+        if place.grows:
+            self._growing.append(tap)
         if place.rest is not None:
             tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), self._shared))
         hooked = tap.around(getattr(owner, method), self._fail)
@@ -111,6 +117,48 @@ class HookSession:
             self._steps[stage].leave(self._shared.threads.state, opened)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             self._fail(str(stage), error)
+
+    @contextmanager
+    def captured(self, stage: str) -> Iterator[None]:
+        """Capture a step of a stage into a CUDA graph: calls inside run nothing, and count as no step.
+
+        Enter it when the capture has begun and leave it before it ends, so that ranges lie within; say `replayed`
+        before each launch.
+        """
+        if self.off:
+            yield
+            return
+        first, shared = len(self.stats.rows), self._shared
+        shared.capturing = True
+        try:
+            with self.step(stage):
+                yield
+        finally:
+            shared.capturing = False
+        code = list(Stage).index(Stage(stage))
+        keys = {tap.place: slot.key for tap in self._growing if (slot := tap.slots[code]) and slot.key is not None}
+        self._capture = Capture(code, self.stats.rows.captured_since(first), keys)
+
+    def replayed(self, kv_len: int) -> None:
+        """Say, inside a step, that the graph captured last is about to be launched with ``kv_len`` keys in the cache.
+
+        Announces the costs that depend on it, where a tool listens; what the launch stands for is in ``stats``.
+        """
+        capture, shared = self._capture, self._shared
+        if capture is None or shared.muted:
+            return
+        try:
+            state, step = shared.threads.state, max(shared.counters.steps[capture.stage], 0)
+            for tap in self._growing if shared.emitter.active else ():
+                slot = tap.slots[capture.stage]
+                if slot is not None and tap.place in capture.keys:
+                    tap.tell(slot, capture.key(tap.place, kv_len), state.next_id, step)
+            if shared.rows is not None:
+                parent = state.open[-1][0] if state.open else None
+                replay = Replay(capture, kv_len, step, parent, perf_counter_ns(), state.native_id)
+                self.stats.replays.append(replay)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            self._fail("replay", error)
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from itertools import chain
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dsocr_nvtx.analytic.observed import note_observed
+from dsocr_nvtx.hooks.captures import Replay, replayed_rows
 from dsocr_nvtx.hooks.rows import Row, Rows
 from dsocr_nvtx.schema.files import write_json, write_table
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
-from dsocr_nvtx.schema.records import COST_FIELDS, ExpertsCall, RangeRecord, Stage, module_of
+from dsocr_nvtx.schema.records import COST_FIELDS, Cost, ExpertsCall, RangeRecord, Stage, module_of
 from dsocr_nvtx.schema.tables import EXPERTS, RANGES, conform
 
 _STAGES = tuple(Stage)
@@ -24,17 +26,20 @@ class AnalyticRunStats:
 
     rows: Rows = field(factory=Rows)
     experts: list[ExpertsCall] = field(factory=list)
+    replays: list[Replay] = field(factory=list)
 
     @property
     def records(self) -> list[RangeRecord]:
         """Every hooked call, in the order in which they began. Synchronises with the GPU where events were recorded."""
-        found = sorted((_record(row) for row in self.rows), key=lambda record: (record.host_start_ns, record.event_id))
+        rows = chain(self.rows, replayed_rows(self.replays))
+        found = sorted((_record(row) for row in rows), key=lambda record: (record.host_start_ns, record.event_id))
         note_observed(found, self.experts)
         return found
 
     def clear(self) -> None:
         """Forget everything recorded so far."""
         self.rows.clear()
+        self.replays.clear()
         self.experts.clear()
 
     def decoder_steps(self) -> list[dict[str, object]]:
@@ -53,7 +58,7 @@ class AnalyticRunStats:
                 "kv_bytes": _kv_bytes(record),
             }
             for record in self._at(lambda path: path.startswith("decoder.") and path.count(".") == 1)
-            if record.layer is not None
+            if record.layer is not None and record.origin != "captured"
         ]
 
     def vision_steps(self) -> list[dict[str, object]]:
@@ -90,7 +95,8 @@ class AnalyticRunStats:
 
 
 def _record(row: Row) -> RangeRecord:
-    place, priced = row.place, row.priced
+    place = row.place
+    priced = row.priced if row.origin != "captured" else evolve(row.priced, cost=Cost(), own_activation_bytes=0)
     return RangeRecord(
         event_id=row.event_id,
         parent_id=row.parent_id,
@@ -107,6 +113,7 @@ def _record(row: Row) -> RangeRecord:
         host_end_ns=row.end_ns,
         thread_id=row.thread_id,
         device_ns=_elapsed(row),
+        origin=row.origin,
     )
 
 
@@ -137,7 +144,9 @@ def _columns(records: Sequence[RangeRecord]) -> dict[str, object]:
             "device_ns", "thread_id", "observed_weight_bytes",
         )
     }  # fmt: skip
-    columns |= {name: [str(getattr(record, name)) for record in records] for name in ("kind", "level", "stage")}
+    columns |= {
+        name: [str(getattr(record, name)) for record in records] for name in ("kind", "level", "stage", "origin")
+    }
     columns["dtype"] = [record.shape.dtype for record in records]
     columns["module"] = [module_of(record.path) for record in records]
     return columns

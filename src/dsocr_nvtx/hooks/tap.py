@@ -12,6 +12,7 @@ from functools import wraps
 from time import perf_counter_ns
 from typing import Any
 
+import torch
 from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.emit import Emitter
@@ -24,6 +25,10 @@ from dsocr_nvtx.schema.records import Level, Stage
 _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 _CODES = {stage: code for code, stage in enumerate(Stage)}
 _VISION, _PREFILL, _DECODE, _UNKNOWN = range(4)
+
+
+# The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
+_BLOCKS = itertools.count()
 
 
 class Counters:
@@ -52,9 +57,15 @@ class Shared:
         self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
     ) -> None:
         self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
-        self.threads = Threads(itertools.count().__next__)
+        self.threads = Threads(_BLOCKS.__next__)
         self.counters = Counters()
         self.muted = False
+        self.capturing = False
+        """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
+
+    def is_capturing(self) -> bool:
+        """Return whether calls go into a CUDA graph now, the session's or a script's own."""
+        return self.capturing or (self.make_event is not None and torch.cuda.is_current_stream_capturing())
 
     def event(self) -> Any:
         """Record a timing event on the current stream."""
@@ -114,7 +125,7 @@ class Tap:
         try:
             around = state.open[-1] if state.open else None
             slot, stage, said = self._slot_for(state, around, args, kwargs)
-            begins = self.is_stage and not any(o[1] == stage and o[2].level is Level.STAGE for o in state.open)
+            begins = self.is_stage and self._begins(state, stage)
             if begins:
                 self.counters.begin_step(stage)
             step = self.counters.steps[stage]
@@ -123,7 +134,8 @@ class Tap:
             if self.is_stage or slot.epoch != self.counters.epoch:
                 self._announce(slot)
             event = None
-            if self.shared.make_event is not None and (begins or self.shared.every_event):
+            timed = self.shared.make_event is not None and (begins or self.shared.every_event)
+            if timed and not (self.shared.every_event and self.shared.is_capturing()):
                 event = self.shared.event()
         except BaseException:
             state.frame = outer
@@ -160,6 +172,12 @@ class Tap:
         self.push(slot.attributes)
         state.next_id = event_id + 1
         state.rest = (self, (event_id, state.open[-1][0], slot.number, stage, step, None, None, perf_counter_ns()))
+
+    def tell(self, slot: Slot, key: Key, event_id: int, step: int) -> None:
+        """Announce the cost of a call that no range will be opened for: a graph's launch stands for it."""
+        slot.hold(key, self.price(key), slot.number)
+        slot.words[_EVENT], slot.words[_STEP] = event_id, max(step, 0)
+        self._announce(slot)
 
     def price(self, key: Key) -> Priced:
         """Return the cost behind a key."""
@@ -201,6 +219,11 @@ class Tap:
             shape = self.price(key).shape
             return (_DECODE if shape.tokens == 1 and shape.kv_len > 1 else _PREFILL), False
         return _UNKNOWN, False
+
+    def _begins(self, state: State, stage: int) -> bool:
+        """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""
+        inside = any(o[1] == stage and o[2].level is Level.STAGE for o in state.open)
+        return not inside and not self.shared.is_capturing()
 
     def _rehearsed(self, inner: Callable[..., Any], state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call without a range, but price the call, so that a later one of its shape finds its cost ready."""

@@ -43,7 +43,7 @@ def capture(options: RunOptions) -> Path:
     """Make the run that is asked for and return its directory. Everything a user should know goes to stderr."""
     target = options.out or default_directory()
     check_directory(target, MANIFEST, force=options.force)
-    with run_progress() as progress, _memory_is_named():
+    with run_progress() as progress, _memory_is_named(), attention_choice(cudnn=options.cudnn_sdpa):
         _settle(choose_device(options))
         work = prepare(options, progress)
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
@@ -53,6 +53,17 @@ def capture(options: RunOptions) -> Path:
         if check is not None and not check.holds:
             progress.say(f"hooks and static model differ in {len(check.differences)} places: {check.differences[0]}")
     return target
+
+
+@contextmanager
+def attention_choice(*, cudnn: bool) -> Iterator[None]:
+    """Let fused attention choose cuDNN, or not, inside the block: it makes a plan for every new length of the cache."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(before and cudnn)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def _settle(device: torch.device) -> None:
@@ -156,6 +167,8 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
         batch=work.views.batch,
         attention=options.attention,
         experts=options.experts,
+        decode=options.decode,
+        cudnn_sdpa=options.cudnn_sdpa,
         pages=work.names,
         prompt_tokens=work.prompt.shape[1],
         decode_tokens=len(recorded.tokens[0]) - 1,

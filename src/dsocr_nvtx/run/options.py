@@ -46,6 +46,14 @@ class Attention(StrEnum):
     EAGER = "eager"
 
 
+class Decode(StrEnum):
+    """Ways to decode: a cache that grows, one of fixed size, or a CUDA graph of a whole step replayed."""
+
+    EAGER = "eager"
+    STATIC = "static"
+    GRAPH = "graph"
+
+
 class Experts(StrEnum):
     """Implementations of the routed experts; `auto` is what transformers' generate uses."""
 
@@ -105,6 +113,15 @@ def run_command(
     experts: Annotated[
         Experts, typer.Option(help="auto: grouped_mm, and on a GPU batched_mm to decode.")
     ] = Experts.AUTO,
+    decode: Annotated[
+        Decode, typer.Option(help="A growing cache, a static one, or a CUDA graph of the whole step replayed.")
+    ] = Decode.EAGER,
+    cudnn_sdpa: Annotated[
+        bool,
+        typer.Option(
+            "--cudnn-sdpa/--no-cudnn-sdpa", help="Let attention use cuDNN, which plans anew for every KV length."
+        ),
+    ] = True,
     level: Annotated[
         Level, typer.Option(help="Finest ranges: one per step, per layer, or per operation in it.")
     ] = Level.OP,
@@ -154,6 +171,8 @@ def run_command(
             dtype=dtype.value if dtype else None,
             attention=attention.value,
             experts=experts.value,
+            decode=decode.value,
+            cudnn_sdpa=cudnn_sdpa,
             level=level.value,
             events=events,
             observe_experts=observe_experts,

@@ -36,6 +36,8 @@ class RunOptions:
     dtype: str | None = None
     attention: str = "sdpa"
     experts: str = "auto"
+    decode: str = "eager"
+    cudnn_sdpa: bool = True
     level: str = "op"
     events: bool = False
     observe_experts: bool | None = None
@@ -104,6 +106,8 @@ def choose_device(options: RunOptions) -> torch.device:
         return _cuda_device(device)
     if device.type != "cpu":
         raise UsageError(f"--device is cpu or cuda:N, not {options.device!r}")
+    if options.decode == "graph":
+        raise UsageError("--decode graph replays CUDA graphs: it does not go with --device cpu")
     if options.capture_range:
         raise UsageError("--capture-range brackets GPU work: it does not go with --device cpu")
     return device
@@ -157,6 +161,8 @@ def _decoding(options: RunOptions, config: Any) -> Decoding:
         max_new_tokens=options.max_new_tokens,
         stop_ids=() if ignore else stop_ids_of(config),
         switch_experts=options.experts == "auto",
+        mode=options.decode,
+        rehearse=options.warmup == 0,
     )
 
 
@@ -175,4 +181,4 @@ def _model(
 
 def warm_up_decoding(decoding: Decoding) -> Decoding:
     """Return the decoding of a warm-up: enough steps to have met every kernel once, and no waiting for an end."""
-    return evolve(decoding, max_new_tokens=min(4, decoding.max_new_tokens), stop_ids=())
+    return evolve(decoding, max_new_tokens=min(4, decoding.max_new_tokens), stop_ids=(), rehearse=True)

@@ -174,6 +174,7 @@ class RangeRecord:
     ``own_activation_bytes`` is the part of ``cost.activation_bytes`` that remains when the ranges inside are reported
     on their own (lower bounds of activations do not subtract, so it is carried; every other field does).
     ``observed_weight_bytes`` is ``cost.weight_bytes`` with the experts observed instead of the expected number.
+    ``origin`` is call, or for CUDA graphs captured (it ran nothing and costs nothing) or replayed (by one launch).
     """
 
     event_id: int
@@ -192,6 +193,7 @@ class RangeRecord:
     thread_id: int
     device_ns: int | None = None
     observed_weight_bytes: int | None = None
+    origin: str = "call"
 
 
 @frozen(kw_only=True)
@@ -259,3 +261,5 @@ class RunManifest:
     hook_errors: tuple[str, ...] = ()
     static_check: StaticCheck | None = None
     experts_observed: int = 0
+    decode: str = "eager"
+    cudnn_sdpa: bool = True

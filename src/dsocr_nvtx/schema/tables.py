@@ -67,6 +67,9 @@ RANGES = pa.schema(
         column("device_ns", _I64, "ns", "between the CUDA events around the call", null=True),
         column("thread_id", _I64, "", "native id of the calling thread"),
         _OBSERVED,
+        column(
+            "origin", WORD, "", "call; captured: into a CUDA graph, so it ran nothing; replayed: by one launch of it"
+        ),
     ]
 )
 """``ranges.arrow`` of a run directory: one row per hooked call."""
