@@ -35,8 +35,8 @@ class Sampler:
     def __init__(self, gauge: Gauge, period_s: float = 0.02, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.readings: list[Reading] = []
         self.error: Exception | None = None
-        self._gauge, self._period, self._clock = gauge, period_s, clock
-        self._end = threading.Event()
+        self._gauge, self._period, self.clock = gauge, period_s, clock
+        self._end, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="dsocr-power", daemon=True)
 
     def __enter__(self) -> "Sampler":
@@ -54,13 +54,20 @@ class Sampler:
         if self.error is None:
             self._read()
 
+    def now(self) -> int:
+        """Read at once, as the thread would, and return the time of that reading: the end of a span."""
+        with self._lock:
+            self._read()
+            return self.readings[-1].time_ns if self.error is None else self.clock()
+
     def _run(self) -> None:
         while not self._end.wait(self._period) and self.error is None:
-            self._read()
+            with self._lock:
+                self._read()
 
     def _read(self) -> None:
         try:
-            self.readings.append(self._gauge.read(self._clock()))
+            self.readings.append(self._gauge.read(self.clock()))
         except Exception as error:  # noqa: BLE001 - a driver that fails must not end what is being measured
             self.error = error
 

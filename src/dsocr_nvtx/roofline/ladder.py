@@ -72,7 +72,7 @@ def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | N
 
 
 def find_gaps(kernels: pa.Table, launching: Mapping[str, str]) -> Gaps:
-    """Return the gaps: measured by `ceilings` where its figures are at hand, else what queued work of the capture says."""
+    """Return the gaps: measured by `ceilings` where its figures are at hand, else what queued work says."""
     seen = queued_gap(kernels)
     kernel, stream, replay = (
         float(launching[name]) if launching.get(name, "").isdigit() else None

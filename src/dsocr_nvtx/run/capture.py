@@ -17,6 +17,7 @@ from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
 from dsocr_nvtx.run.loop import Unobserved, run_pages
+from dsocr_nvtx.run.power import PowerWatch, energy_lines, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.static import write_static
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
@@ -43,16 +44,35 @@ def capture(options: RunOptions) -> Path:
     """Make the run that is asked for and return its directory. Everything a user should know goes to stderr."""
     target = options.out or default_directory()
     check_directory(target, MANIFEST, force=options.force)
-    with run_progress() as progress, _memory_is_named(), attention_choice(cudnn=options.cudnn_sdpa):
-        _settle(choose_device(options))
+    with ExitStack() as stack:
+        progress = stack.enter_context(run_progress())
+        stack.enter_context(_memory_is_named())
+        stack.enter_context(attention_choice(cudnn=options.cudnn_sdpa))
+        device = choose_device(options)
+        _settle(device)
+        watch = stack.enter_context(power_watch(device, wanted=options.power))
         work = prepare(options, progress)
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
             recorded = _record(work, options, progress)
             check = _write(directory, options, work, recorded)
+            if watch is not None:
+                _power(watch, directory, options, work, progress)
         _report(target, options, work, recorded, progress)
         if check is not None and not check.holds:
             progress.say(f"hooks and static model differ in {len(check.differences)} places: {check.differences[0]}")
     return target
+
+
+def _power(watch: PowerWatch, directory: Path, options: RunOptions, work: Workload, progress: RunProgress) -> None:
+    """Repeat the stages where no profiler would record it all, write what was sampled, and say what it comes to."""
+    if under_nsys() and not options.capture_range:
+        progress.say("stages are not repeated for their energy: the report would hold it all; add --capture-range")
+    else:
+        watch.repeat(work, progress)
+    for line in energy_lines(watch.write(directory)):
+        progress.say(line)
+    if watch.sampler.error is not None:
+        progress.say(f"power was sampled in part only: {watch.sampler.error}")
 
 
 @contextmanager

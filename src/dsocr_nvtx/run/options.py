@@ -141,6 +141,10 @@ def run_command(
     capture_range: Annotated[
         bool, typer.Option("--capture-range", help="cudaProfilerStart and Stop around the recorded part.")
     ] = False,
+    power: Annotated[
+        bool,
+        typer.Option("--power", help="Sample power and clocks; then repeat each stage for 2 s to know its energy."),
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/TIME")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an older run in --out.")] = False,
 ) -> None:
@@ -179,6 +183,7 @@ def run_command(
             hooks=hooks,
             warmup=warmup,
             capture_range=capture_range,
+            power=power,
             out=out,
             force=force,
             command=tuple(sys.argv),

@@ -44,6 +44,7 @@ class RunOptions:
     hooks: bool = True
     warmup: int = 1
     capture_range: bool = False
+    power: bool = False
     out: Path | None = None
     force: bool = False
     command: tuple[str, ...] = ()
