@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
-from dsocr_nvtx.run.options import Attention, DtypeName, Experts, Mode, parse_tiles, run_command
+from dsocr_nvtx.run.options import (
+    Attention,
+    ConfigName,
+    Decode,
+    DtypeName,
+    Experts,
+    Mode,
+    missing_packages_are_named,
+    parse_tiles,
+    run_command,
+)
+from dsocr_nvtx.schema.records import Level
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("run")(run_command)
@@ -35,6 +46,30 @@ def demo_command(
     from dsocr_nvtx.cli.join import demo
 
     demo(out, force=force)
+
+
+@app.command("overhead")
+def overhead_command(
+    level: Annotated[Level, typer.Option(help="Finest ranges: per step, per layer, or per operation.")] = Level.OP,
+    decode: Annotated[Decode, typer.Option(help="eager: a growing cache; static: one of fixed size.")] = Decode.STATIC,
+    mode: Annotated[Mode, typer.Option(help="512, 640, 1024, 1280, or 1024 with tiles of 640.")] = Mode.BASE,
+    batch: Annotated[int, typer.Option(min=1, help="Copies of a page.")] = 1,
+    rounds: Annotated[int, typer.Option(min=8, help="Steps of each variant.")] = 100,
+    config: Annotated[ConfigName, typer.Option(help="Dimensions of the network.")] = ConfigName.TRUE,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:N.", show_default="cuda:0")] = None,
+    cudnn_sdpa: Annotated[bool, typer.Option("--cudnn-sdpa/--no-cudnn-sdpa", help="Attention may use cuDNN.")] = True,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write it as JSON.")] = None,
+) -> None:
+    """Measure what hooks cost here: the same decode step with and without them, in turns, in one run."""
+    with missing_packages_are_named():
+        from dsocr_nvtx.cli.overhead import overhead
+        from dsocr_nvtx.run.workload import RunOptions
+
+    options = RunOptions(
+        mode=mode.value, batch=batch, config=config.value, device=device, decode=decode.value, level=level.value,
+        cudnn_sdpa=cudnn_sdpa,
+    )  # fmt: skip
+    overhead(options, rounds=rounds, out=out)
 
 
 @app.command("project")

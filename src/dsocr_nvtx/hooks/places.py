@@ -104,9 +104,12 @@ Opened = tuple[int, int, int, int, int, Any, "Frame | None", int]
 
 
 class State:
-    """What one thread has open, and the id of its next range."""
+    """What one thread has open, and the id of its next range.
 
-    __slots__ = ("frame", "native_id", "next_id", "open", "rest")
+    ``token`` is set inside a forward whose calls are only timed, into ``log``: see `dsocr_nvtx.hooks.quick`.
+    """
+
+    __slots__ = ("frame", "log", "native_id", "next_id", "open", "rest", "token")
 
     def __init__(self, block: int) -> None:
         self.next_id = block << 40  # ids of different threads lie in different blocks, so they never meet
@@ -114,6 +117,8 @@ class State:
         self.open: list[OpenRange] = []
         self.frame: Frame | None = None
         self.rest: tuple[Tap, Opened] | None = None
+        self.token: int | None = None
+        self.log: list[int] = []
 
 
 class Threads(local):

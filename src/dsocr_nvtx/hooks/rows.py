@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dsocr_nvtx.hooks.places import Place, Priced
+from dsocr_nvtx.hooks.places import Key, Place, Priced
+from dsocr_nvtx.hooks.quick import QuickCall, QuickFrame
 
 NO_PARENT = -1
 FIRST_REPLAYED = 1 << 60
@@ -42,10 +43,18 @@ class Rows:
         self._priced: dict[Priced, int] = {}
         self._events: dict[int, tuple[Any, Any]] = {}
         self._captured: list[range] = []
+        self._late: list[tuple[Place, Key]] = []
+        self._codes: dict[tuple[Place, Key], int] = {}
+        self._frames: list[QuickFrame] = []
+
+    @property
+    def kept(self) -> int:
+        """How many calls were kept one by one."""
+        return len(self._numbers) // self.WIDTH
 
     def captured_since(self, first: int) -> list[Row]:
-        """Note that all calls from row ``first`` on were captured into a CUDA graph, and return them."""
-        self._captured.append(range(first, len(self)))
+        """Note that all calls from the ``first`` kept one on were captured into a CUDA graph, and return them."""
+        self._captured.append(range(first, self.kept))
         return [self._row(index, list(self._places), list(self._priced)) for index in self._captured[-1]]
 
     def place_number(self, place: Place) -> int:
@@ -56,10 +65,23 @@ class Rows:
         """Return the number that stands for a cost."""
         return self._priced.setdefault(priced, len(self._priced))
 
+    def late_number(self, place: Place, key: Key) -> int:
+        """Return a number that stands for the cost behind a key, which is worked out when it is asked for."""
+        self._late.append((place, key))
+        return -len(self._late)
+
+    def code(self, place: Place, key: Key) -> int:
+        """Return the number by which logs call a place with a key."""
+        return self._codes.setdefault((place, key), len(self._codes))
+
+    def append_frame(self, frame: QuickFrame) -> None:
+        """Add the calls of a forward that were only timed."""
+        self._frames.append(frame)
+
     def append(self, numbers: tuple[int, ...], events: tuple[Any, Any] | None) -> None:
         """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""
         if events is not None:
-            self._events[len(self)] = events
+            self._events[self.kept] = events
         self._numbers.extend(numbers)
 
     def clear(self) -> None:
@@ -67,13 +89,22 @@ class Rows:
         del self._numbers[:]
         self._events.clear()
         self._captured.clear()
+        self._frames.clear()
 
     def __len__(self) -> int:
-        return len(self._numbers) // self.WIDTH
+        return self.kept + sum(map(len, self._frames))
 
     def __iter__(self) -> Iterator[Row]:
         places, costs = list(self._places), list(self._priced)
-        return (self._row(index, places, costs) for index in range(len(self)))
+        yield from (self._row(index, places, costs) for index in range(self.kept))
+        known = [QuickCall(*call) for call in self._codes]
+        for frame in self._frames:
+            for event, parent, code, start, end in frame.calls():
+                call = known[code]
+                yield Row(
+                    event, parent, call.place, call.place.price(call.key_at(frame.kv)), frame.stage, frame.step, start,
+                    end, frame.thread_id, None,
+                )  # fmt: skip
 
     def _row(self, index: int, places: list[Place], costs: list[Priced]) -> Row:
         event, parent, place, priced, stage, step, start, end, thread = self._numbers[
@@ -81,6 +112,12 @@ class Rows:
         ]
         origin = "captured" if any(index in captured for captured in self._captured) else "call"
         return Row(
-            event, None if parent == NO_PARENT else parent, places[place], costs[priced], stage, step, start, end,
-            thread, self._events.get(index), origin,
+            event, None if parent == NO_PARENT else parent, places[place], self._cost(priced, costs), stage, step,
+            start, end, thread, self._events.get(index), origin,
         )  # fmt: skip
+
+    def _cost(self, number: int, costs: list[Priced]) -> Priced:
+        if number >= 0:
+            return costs[number]
+        place, key = self._late[-1 - number]
+        return place.price(key)

@@ -51,12 +51,18 @@ class HookSession:
         hooked = tap.around(getattr(owner, method), self._fail)
         self._replace(owner, method, hooked)
 
+    @property
+    def attached(self) -> list[tuple[nn.Module, str]]:
+        """The methods that were replaced: module and name, in the order in which they were."""
+        return [(owner, method) for owner, method, _ in self._attached]
+
     def _replace(self, owner: nn.Module, method: str, hooked: Callable[..., Any]) -> None:
         self._attached.append((owner, method, owner.__dict__.get(method, _ABSENT)))
         setattr(owner, method, hooked)
 
     def observe_experts(self, model: nn.Module, level: Level, found: list[Binding]) -> None:
         """Count the experts that calls hit; call this before `wrap`, so that their ranges are around the counting."""
+        self._shared.quick = False  # what is counted belongs to a range, so ranges have to be known when they begin
         self.observer = ExpertsObserver(self._shared, level, self._fail)
         for binding, description in watched_experts(model, found):
             inner = getattr(binding.owner, binding.method)
@@ -128,7 +134,7 @@ class HookSession:
         if self.off:
             yield
             return
-        first, shared = len(self.stats.rows), self._shared
+        first, shared = self.stats.rows.kept, self._shared
         shared.capturing = True
         try:
             with self.step(stage):

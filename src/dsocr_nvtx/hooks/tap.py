@@ -7,6 +7,7 @@ few whole numbers to an array; costs are computed once per shape. An error in he
 """
 
 import itertools
+from array import array
 from collections.abc import Callable
 from functools import wraps
 from time import perf_counter_ns
@@ -17,6 +18,7 @@ from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
+from dsocr_nvtx.hooks.quick import QuickFrame, token_of
 from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
@@ -60,6 +62,9 @@ class Shared:
         self.threads = Threads(_BLOCKS.__next__)
         self.counters = Counters()
         self.muted = False
+        self.quick = rows is not None and not emitter.active and not every_event
+        """Whether calls inside a forward of a known shape are only timed."""
+        self.known: set[int] = set()
         self.capturing = False
         """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
 
@@ -87,19 +92,29 @@ class Tap:
         self.priced: dict[Key, Priced] = {}
         self.is_stage = place.level is Level.STAGE
         self.rest: Tap | None = None
+        self.codes: dict[int | None, int] = {}
         self.number = shared.rows.place_number(place) if shared.rows is not None else 0
+        self.active = shared.emitter.active
         self.push, self.pop = shared.emitter.push, shared.emitter.pop
         self.keep = shared.rows.append if shared.rows is not None else None
 
     def around(self, inner: Callable[..., Any], fail: Callable[[str, Exception], None]) -> Callable[..., Any]:
         """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``."""
         shared, threads, path, enter, leave = self.shared, self.shared.threads, self.place.path, self.enter, self.leave
+        codes = self.codes
 
         @wraps(inner)  # generate() asks for the signature of forward
         def hooked(*args: Any, **kwargs: Any) -> Any:
             if is_compiling():  # under torch.compile's tracing the hooks step aside
                 return inner(*args, **kwargs)
             state = threads.state
+            code = codes.get(state.token)
+            if code is not None:
+                log, start_ns = state.log, perf_counter_ns()
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    log += (code, start_ns, perf_counter_ns())
             try:
                 if shared.muted:
                     return self._rehearsed(inner, state, args, kwargs)
@@ -143,6 +158,8 @@ class Tap:
         self.push(slot.attributes)
         state.next_id = event_id + 1
         state.open.append((event_id, stage, self.place, said))
+        if self.place.is_model and self.shared.quick:
+            self._begin_quick(state, stage)
         parent = around[0] if around is not None else NO_PARENT
         return (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
 
@@ -153,13 +170,15 @@ class Tap:
         end_ns = perf_counter_ns()
         self.pop()
         state.open.pop()
+        if self.place.is_model and self.shared.quick:
+            self._end_quick(state, opened)
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
         if self.keep is not None:
             events = (event, self.shared.event()) if event is not None else None
             self.keep(
                 (event_id, parent, self.number, priced, stage, max(step, 0), start_ns, end_ns, state.native_id), events
             )
-        if self.rest is not None and state.open and self._in_container(state.open[-1][2]):
+        if self.rest is not None and self.active and state.open and self._in_container(state.open[-1][2]):
             self.rest.begin_rest(state, stage, step)
 
     def begin_rest(self, state: State, stage: int, step: int) -> None:
@@ -201,10 +220,40 @@ class Tap:
         stage, said = self._stage(key, around)
         slot = self.slots[stage] or self._slot(stage)
         if key != slot.key:
-            priced, rows = self.price(key), self.shared.rows
-            slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
+            self._hold(slot, key)
         slot.frame = frame[0] if frame is not None else 0
+        if frame is not None and not (self.is_stage or place.is_vision) and self.shared.rows is not None:
+            self.codes[token_of(frame[0], stage)] = self.shared.rows.code(place, key)
         return slot, stage, said
+
+    def _hold(self, slot: Slot, key: Key) -> None:
+        """Put a call's cost into the slot; where no tool reads the payload, it is worked out when records are read."""
+        rows = self.shared.rows
+        if rows is not None and not self.active:
+            slot.key, slot.number = key, rows.late_number(self.place, key)
+        else:
+            priced = self.price(key)
+            slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
+
+    def _begin_quick(self, state: State, stage: int) -> None:
+        """Let the calls of a forward be only timed, if each of them has been seen in one like it."""
+        assert state.frame is not None  # noqa: S101 - the model's reader frames every forward
+        token = token_of(state.frame[0], stage)
+        state.token = token if token in self.shared.known and not self.shared.is_capturing() else None
+
+    def _end_quick(self, state: State, opened: Opened) -> None:
+        assert state.frame is not None  # noqa: S101 - as above
+        event_id, _, _, stage, step, *_ = opened
+        if state.token is None:
+            self.shared.known.add(token_of(state.frame[0], stage))
+            return
+        assert self.shared.rows is not None  # noqa: S101 - only what is recorded is timed
+        frame = QuickFrame(
+            state.next_id, event_id, stage, max(step, 0), state.frame[1], state.native_id, array("q", state.log)
+        )
+        state.token, state.next_id = None, state.next_id + len(frame)
+        state.log.clear()
+        self.shared.rows.append_frame(frame)
 
     def _stage(self, key: Key, around: OpenRange | None) -> tuple[int, bool]:
         """Return the stage of a call and whether it was said: by the user, by the range around it, or by its shape."""
@@ -216,8 +265,7 @@ class Tap:
         if self.place.is_vision:
             return _VISION, False
         if self.place.is_model:
-            shape = self.price(key).shape
-            return (_DECODE if shape.tokens == 1 and shape.kv_len > 1 else _PREFILL), False
+            return (_DECODE if key[1] == 1 and key[2] > 1 else _PREFILL), False
         return _UNKNOWN, False
 
     def _begins(self, state: State, stage: int) -> bool:

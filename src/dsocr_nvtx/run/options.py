@@ -156,7 +156,7 @@ def run_command(
     grid = parse_tiles(tiles)
     if device != "cpu":
         _limit_threads()
-    with _missing_packages_are_named():
+    with missing_packages_are_named():
         from dsocr_nvtx.run.capture import RunOptions, capture
 
     capture(
@@ -192,7 +192,8 @@ def run_command(
 
 
 @contextmanager
-def _missing_packages_are_named() -> Iterator[None]:
+def missing_packages_are_named() -> Iterator[None]:
+    """Turn a missing package into one line that says what to install."""
     try:
         yield
     except ImportError as error:

@@ -1,0 +1,76 @@
+"""Calls that are only timed are recorded as others are: the same costs, in the same places, inside the same calls."""
+
+from typing import Any
+
+import pytest
+
+from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.schema.records import Cost, RangeRecord
+from tests.hooks.networks import network, run
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return network()
+
+
+def told(session: HookSession) -> list[tuple[object, ...]]:
+    """Return every priced call: where it is, what it costs, and the path of what is around it."""
+    records = session.stats.records
+    paths = {record.event_id: record.path for record in records}
+    around = {record.event_id: paths.get(record.parent_id or -1) for record in records}
+
+    def row(r: RangeRecord) -> tuple[object, ...]:
+        return (str(r.stage), r.step, r.path, r.layer, r.shape, r.cost, r.own_activation_bytes, around[r.event_id])
+
+    return sorted((row(record) for record in records if record.cost != Cost()), key=str)
+
+
+@pytest.mark.parametrize("level", ["layer", "op"])
+def test_timed_calls_are_recorded_as_others_are(model: Any, level: str) -> None:
+    with hook(model, level=level, observe_experts=True) as slow:
+        run(model, slow, tokens=5)
+    with hook(model, level=level) as quick:
+        run(model, quick, tokens=5)
+    assert quick.stats.rows.kept < len(quick.stats.rows) == len(quick.stats.records)
+    assert slow.stats.rows.kept == len(slow.stats.rows)
+    assert not quick.errors
+    expected = [row for row in told(slow) if row[2] != "observer"]
+    assert [row[:6] for row in told(quick)] == [row[:6] for row in expected]
+    assert told(quick) == expected
+
+
+def test_ids_are_unique_and_times_nest(model: Any) -> None:
+    with hook(model) as session:
+        run(model, session, tokens=6)
+    records = {record.event_id: record for record in session.stats.records}
+    assert len(records) == len(session.stats.rows)
+    for record in records.values():
+        if record.parent_id is not None:
+            around = records[record.parent_id]
+            assert around.host_start_ns <= record.host_start_ns <= record.host_end_ns <= around.host_end_ns
+            assert around.step == record.step
+
+
+def test_an_error_in_the_model_leaves_the_log_whole(model: Any) -> None:
+    head = model.lm_head.forward
+    with hook(model) as session:
+        run(model, session, tokens=4)
+        before = len(session.stats.rows)
+
+        def broken(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("no")
+
+        model.lm_head.forward = broken
+        with pytest.raises(RuntimeError, match="no"):
+            run(model, session, tokens=4)
+        model.lm_head.forward = head
+        run(model, session, tokens=4)
+    assert len(session.stats.records) == len(session.stats.rows) > before
+    model.lm_head.__dict__.pop("forward", None)
+
+
+def test_nothing_is_only_timed_where_a_tool_or_an_event_needs_every_call(model: Any) -> None:
+    with hook(model, events=True) as session:
+        run(model, session, tokens=5)
+    assert session.stats.rows.kept == len(session.stats.rows)
