@@ -151,7 +151,13 @@ class _Step:
 
 
 def _step() -> _Step:
-    begin, end, paths, values, leaf = [0], [2 * RANGES_PER_STEP - 1], ["decode"], [_values(Level.STAGE, None, "rest")], []
+    begin, end, paths, values, leaf = (
+        [0],
+        [2 * RANGES_PER_STEP - 1],
+        ["decode"],
+        [_values(Level.STAGE, None, "rest")],
+        [],
+    )
     tick = 1
     for layer in range(LAYERS):
         begin.append(tick)
@@ -165,7 +171,9 @@ def _step() -> _Step:
             paths.append(f"decoder.{layer}.{at}.{op}")
             values.append(_values(Level.OP, layer, op))
         tick += 2 * len(OPS) + 2
-    return _Step(*(np.array(x, np.int64) for x in (begin, end)), paths, np.array(values, np.int64), np.array(leaf, np.int64))
+    return _Step(
+        *(np.array(x, np.int64) for x in (begin, end)), paths, np.array(values, np.int64), np.array(leaf, np.int64)
+    )
 
 
 def _values(level: Level, layer: int | None, kind: str) -> list[int]:
@@ -213,7 +221,11 @@ def _thread(
         told = np.flatnonzero(mine | again | (np.arange(ranges) % RANGES_PER_STEP == 0))
         texts = [announcement(layout.paths[at % RANGES_PER_STEP], values[at].tolist()) for at in told.tolist()]
         marks: dict[str, object] = {
-            "start": begin[told] - 1_000, "eventType": 34, "text": texts, "globalTid": tid, "domainId": 0
+            "start": begin[told] - 1_000,
+            "eventType": 34,
+            "text": texts,
+            "globalTid": tid,
+            "domainId": 0,
         }
         _insert(connection, "NVTX_EVENTS", marks, len(told))
     _work(connection, size, strings, thread, begin, kernels, calls, layout)

@@ -143,7 +143,8 @@ _GRID = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
 def read_operations(report: Source, names: Names) -> pa.Table:
     """Return OPERATIONS: kernels, copies, sets, and launches of whole graphs."""
     parts = [_kernels(report, names), _copies(report), _sets(report), _graphs(report)]
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    filled = [part for part in parts if len(part)] or parts[:1]
+    return pa.concat_tables(filled).unify_dictionaries().combine_chunks() if len(filled) > 1 else filled[0]
 
 
 def _kernels(report: Source, names: Names) -> pa.Table:

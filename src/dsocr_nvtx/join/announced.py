@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
+from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers
 from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX, FIELD_INDEX, PAYLOAD_FIELDS, parse_announcement
 from dsocr_nvtx.schema.records import Stage
@@ -79,15 +80,35 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
 
 @frozen(eq=False)
 class Told:
-    """What announcements say of ranges: fields (rows of -1 where none), and when the announcement was made."""
+    """What announcements say of ranges: which announcement holds (-1: none), and step and event id (-1: not told).
 
-    values: Ints
-    found: np.ndarray
-    time: Ints
+    ``found`` says where a cost is told: an announcement that holds, and an event id.
+    """
+
+    announced: Announced
+    last: Ints
+    step: Ints
+    event: Ints
+
+    @property
+    def found(self) -> Mask:
+        """Where a cost is told."""
+        return (self.last >= 0) & (self.event >= 0)
+
+    def field(self, column: int, rows: Ints) -> Ints:
+        """Return one payload field of some of the ranges that are told."""
+        own: dict[int, Ints] = {_STEP: self.step, _EVENT: self.event}
+        return own[column][rows] if column in own else self.announced.values[self.last[rows], column]
 
 
 def told_costs(announced: Announced, nvtx: pa.Table) -> Told:
-    """Return, per range, the fields of the last announcement for its thread, path and stage not after its start."""
+    """Return, per range, the last announcement for its thread, path and stage not after its start."""
+    last = last_told(announced, nvtx)
+    return Told(announced, last, _told_steps(announced, nvtx), _told_events(announced, nvtx))
+
+
+def last_told(announced: Announced, nvtx: pa.Table) -> Ints:
+    """Return, per range, the position of that announcement, or -1."""
     path, words = coded(nvtx, "path")
     place = {word: code for code, word in enumerate(words)}
     known_path = np.array([place.get(word, -1) for word in announced.words], np.int64)
@@ -96,12 +117,7 @@ def told_costs(announced: Announced, nvtx: pa.Table) -> Told:
     theirs = known_path[announced.path] if count else announced.path
     key = np.concatenate([theirs, path]) * len(Stage) + np.concatenate([announced.values[:, _STAGE], stage])
     key, _ = groups(thread, key)
-    time = numbers(nvtx, "start_ns")
-    last = latest(key[:count], announced.time, key[count:], time)
-    if not count:
-        return Told(np.full((len(nvtx), len(PAYLOAD_FIELDS)), -1), last >= 0, last)
-    values = np.where(last[:, None] >= 0, announced.values[last], -1)
-    return Told(values, last >= 0, announced.time[last])
+    return latest(key[:count], announced.time, key[count:], numbers(nvtx, "start_ns"))
 
 
 def _stages(nvtx: pa.Table) -> Ints:
@@ -115,7 +131,7 @@ def _threads(announced: Announced, nvtx: pa.Table) -> Ints:
     return groups(pid, tid)[0]
 
 
-def told_steps(announced: Announced, nvtx: pa.Table) -> Ints:
+def _told_steps(announced: Announced, nvtx: pa.Table) -> Ints:
     """Return, per range, the step last announced for its thread and stage, or -1."""
     count, thread = len(announced.time), _threads(announced, nvtx) * len(Stage)
     stage = np.concatenate([announced.values[:, _STAGE], _stages(nvtx)])
@@ -124,7 +140,7 @@ def told_steps(announced: Announced, nvtx: pa.Table) -> Ints:
     return np.where(last >= 0, announced.values[last, _STEP] if count else -1, -1)
 
 
-def told_events(announced: Announced, nvtx: pa.Table) -> Ints:
+def _told_events(announced: Announced, nvtx: pa.Table) -> Ints:
     """Return, per range, its event id, counted on from the last announcement on the thread, or -1."""
     count, threads = len(announced.time), _threads(announced, nvtx)
     if not count:

@@ -7,7 +7,8 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.announced import Announced, read_announced, told_costs, told_events, told_steps
+from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.join.announced import Told, read_announced, told_costs
 from dsocr_nvtx.join.columns import Ints, joined_bytes, known
 from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
 
@@ -43,46 +44,54 @@ def range_costs(nvtx: pa.Table, announcements: pa.Table, where: str) -> RangeCos
     """
     from_binary, has_binary = _records(nvtx, "payload")
     from_json, has_json = _records(nvtx, "json")
-    told, has_told = _from_announcements(nvtx, read_announced(announcements))
+    told = told_costs(read_announced(announcements), nvtx)
     _agree(from_binary, from_json, has_binary & has_json, nvtx, where)
-    _agree(from_binary, told, has_binary & has_told, nvtx, where)
-    _agree(from_json, told, has_json & has_told & ~has_binary, nvtx, where)
-    values = np.where(has_told[:, None], told, _unknown(nvtx, told))
-    values[has_json] = from_json[has_json]
-    values[has_binary] = from_binary[has_binary]
-    source = np.select([has_binary, has_json, has_told], range(3), list(CostSource).index(CostSource.NONE))
+    for values, has in ((from_binary, has_binary), (from_json, has_json & ~has_binary)):
+        both = np.flatnonzero(has & told.found)
+        for column in range(len(PAYLOAD_FIELDS) if len(both) else 0):
+            one, other = values[both, column], told.field(column, both)
+            for row in np.flatnonzero(one != other)[:1].tolist():
+                raise _disagreement(nvtx, int(both[row]), column, (int(one[row]), int(other[row])), where)
+    values = from_binary if has_binary.all() else _filled(nvtx, told, from_binary, has_binary, from_json, has_json)
+    source = np.select([has_binary, has_json, told.found], range(3), list(CostSource).index(CostSource.NONE))
     return RangeCosts(values, source.astype(np.int64))
 
 
-def _records(nvtx: pa.Table, column: str) -> tuple[Ints, np.ndarray]:
+def _records(nvtx: pa.Table, column: str) -> tuple[Ints, Mask]:
     present = known(nvtx, column)
-    values = np.zeros((len(nvtx), len(PAYLOAD_FIELDS)), np.int64)
-    values[present] = np.frombuffer(joined_bytes(nvtx, column), "<i8").reshape(-1, len(PAYLOAD_FIELDS))
+    records = np.frombuffer(joined_bytes(nvtx, column), "<i8").reshape(-1, len(PAYLOAD_FIELDS))
+    if len(records) == len(nvtx):
+        return records, present
+    values = np.zeros((len(nvtx) if len(records) else 0, len(PAYLOAD_FIELDS)), np.int64)
+    values[present[: len(values)]] = records
     return values, present
 
 
-def _from_announcements(nvtx: pa.Table, announced: Announced) -> tuple[Ints, np.ndarray]:
-    """Return (fields, whether a cost was announced); event id and step are -1 where no announcement tells them."""
-    told = told_costs(announced, nvtx)
-    told.values[:, _STEP] = told_steps(announced, nvtx)
-    told.values[:, _EVENT] = told_events(announced, nvtx)
-    return told.values, told.found & (told.values[:, _EVENT] >= 0)
-
-
-def _unknown(nvtx: pa.Table, told: Ints) -> Ints:
-    """Return stand-ins: event id and step where the thread's announcements give them, else unique negative ids."""
+def _filled(nvtx: pa.Table, told: Told, from_binary: Ints, has_binary: Mask, from_json: Ints, has_json: Mask) -> Ints:
+    """Return fields from whatever has them; stand-ins for the rest: event id and step as far as they are told."""
     values = np.zeros((len(nvtx), len(PAYLOAD_FIELDS)), np.int64)
-    values[:, _EVENT] = np.where(told[:, _EVENT] >= 0, told[:, _EVENT], -1 - np.arange(len(nvtx)))
-    values[:, _STEP] = np.maximum(told[:, _STEP], 0)
+    values[:, _EVENT] = np.where(told.event >= 0, told.event, -1 - np.arange(len(nvtx)))
+    values[:, _STEP] = np.maximum(told.step, 0)
     values[:, FIELD_INDEX["layer"]] = -1
     values[:, FIELD_INDEX["kind"]] = -1
+    rows = np.flatnonzero(told.found)
+    for column in range(len(PAYLOAD_FIELDS)):
+        values[rows, column] = told.field(column, rows)
+    if has_json.any():
+        values[has_json] = from_json[has_json]
+    if has_binary.any():
+        values[has_binary] = from_binary[has_binary]
     return values
 
 
-def _agree(one: Ints, other: Ints, both: np.ndarray, nvtx: pa.Table, where: str) -> None:
-    differing = np.argwhere((one != other) & both[:, None])
-    if len(differing):
-        row, column = (int(i) for i in differing[0])
-        name, path = PAYLOAD_FIELDS[column], nvtx["path"][row].as_py()
-        found = f"two costs for one range: {name} of {path} is {one[row, column]} and {other[row, column]}"
-        raise Refused(where, found, "the report was damaged or altered; export it again from the .nsys-rep")
+def _agree(one: Ints, other: Ints, both: Mask, nvtx: pa.Table, where: str) -> None:
+    rows = np.flatnonzero(both)
+    for row, column in np.argwhere(one[rows] != other[rows])[:1].tolist() if len(rows) else ():
+        at = int(rows[row])
+        raise _disagreement(nvtx, at, column, (int(one[at, column]), int(other[at, column])), where)
+
+
+def _disagreement(nvtx: pa.Table, row: int, column: int, values: tuple[int, int], where: str) -> Refused:
+    name, path = PAYLOAD_FIELDS[column], nvtx["path"][row].as_py()
+    found = f"two costs for one range: {name} of {path} is {values[0]} and {values[1]}"
+    return Refused(where, found, "the report was damaged or altered; export it again from the .nsys-rep")

@@ -10,9 +10,10 @@ from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import (
     Cause,
     busy_owned,
+    by_start,
     cause_of,
     gaps,
-    idle_pieces,
+    idle_blocks,
     union_by_group,
 )
 
@@ -61,10 +62,11 @@ def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges
     devices = []
     for ordinal in np.unique(device):
         mine = np.flatnonzero(device == ordinal)
-        op_busy[mine] = busy_owned(start[mine], end[mine], _tie(operations, mine))
+        tie = _tie(operations, mine, start[mine])
+        op_busy[mine] = busy_owned(start[mine], end[mine], tie)
         window = _window(operations, mine, ranges)
         devices.append(
-            _idle(ordinal, mine, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy)
+            _idle(ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy)
         )
     owned = np.flatnonzero(found.owner >= 0)
     owner = found.owner[owned]
@@ -91,8 +93,10 @@ def _causes(launches: pa.Table) -> Ints:
     return np.array([list(Cause).index(cause_of(name)) for name in names], np.int64)[codes]
 
 
-def _tie(operations: pa.Table, mine: Ints) -> Ints:
+def _tie(operations: pa.Table, mine: Ints, start: Ints) -> Ints:
     """Return a rank by what an operation is, so that equal times are ordered the same in any row order."""
+    if (np.diff(np.sort(start, kind="stable")) > 0).all():
+        return np.zeros(len(mine), np.int64)  # no two begin together
     keys = [numbers(operations, name)[mine] for name in ("bytes", "blocks", "correlation_id", "stream", "pid")]
     rank = np.empty(len(mine), np.int64)
     rank[np.lexsort(keys)] = np.arange(len(mine))
@@ -111,6 +115,7 @@ def _window(operations: pa.Table, mine: Ints, ranges: Forest) -> tuple[int, int]
 def _idle(
     ordinal: int,
     mine: Ints,
+    tie: Ints,
     window: tuple[int, int],
     operations: pa.Table,
     launches: pa.Table,
@@ -121,10 +126,10 @@ def _idle(
     idle: dict[Cause, Ints],
     op_busy: Ints,
 ) -> DeviceTime:
-    start, tie = numbers(operations, "start_ns")[mine], _tie(operations, mine)
+    start = numbers(operations, "start_ns")[mine]
     empty = gaps(start, numbers(operations, "end_ns")[mine], tie, window)
     # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
-    last = mine[np.lexsort((tie, start))[-1]]
+    last = mine[by_start(start, (tie,))[-1]]
     next_op = np.where(empty.next_op >= 0, mine[empty.next_op], last)
     call = found.call[next_op]
     pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
@@ -133,12 +138,13 @@ def _idle(
     threads = [(int(pid[call[have[i]]]), int(tid[call[have[i]]])) for i in first]
     thread = np.full(len(call), -1)
     thread[have] = number
-    pieces = idle_pieces(empty, threads, thread, ranges, calls, call_cause)
-    length = pieces.end - pieces.start
+    # One row per range and one more for no range, which comes first; one column per cause.
+    table = np.zeros((len(ranges.order) + 1, len(Cause)), np.int64)
+    for pieces in idle_blocks(empty, threads, thread, ranges, calls, call_cause):
+        np.add.at(table.reshape(-1), (pieces.owner + 1) * len(Cause) + pieces.cause, pieces.end - pieces.start)
     for cause in IDLE_CAUSES:
-        at = np.flatnonzero((pieces.cause == list(Cause).index(cause)) & (pieces.owner >= 0))
-        np.add.at(idle[cause], pieces.owner[at], length[at])
-    by_cause = {str(c): int(length[pieces.cause == code].sum()) for code, c in enumerate(Cause)}
+        idle[cause] += table[1:, list(Cause).index(cause)]
+    by_cause = {str(c): int(total) for c, total in zip(Cause, table.sum(axis=0), strict=True)}
     return DeviceTime(
         device=int(ordinal),
         window=window,

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from attrs import frozen
 
+from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, groups
 
 
@@ -48,6 +49,10 @@ class Forest:
             return np.full(len(times), -1)
         found = np.searchsorted(self.start[span], times, side="right") - 1
         found = np.where(found < 0, -1, found + span.start)
+        return self.climb(found, times, closed=closed)
+
+    def climb(self, found: Ints, times: Ints, *, closed: bool) -> Ints:
+        """Go up from the interval that began last before each instant to the first one still open."""
         climbing = np.flatnonzero(found >= 0)
         while len(climbing):
             at, time = found[climbing], times[climbing]
@@ -57,14 +62,10 @@ class Forest:
             climbing = climbing[found[climbing] >= 0]
         return found
 
-    def timeline(self, thread: tuple[int, int]) -> tuple[Ints, Ints]:
-        """Return a thread's begins and ends in order, and the innermost interval open before, between and after them.
-
-        There is one interval more than there are edges; -1 stands for none.
-        """
+    def timeline(self, thread: tuple[int, int]) -> "Timeline":
+        """Return a thread's begins and ends in order; of a thread without intervals, none."""
         span = self.spans.get(thread, slice(0, 0))
-        edges = np.sort(np.concatenate([self.start[span], np.sort(self.end[span], kind="stable")]), kind="stable")
-        return edges, np.concatenate([[-1], self.innermost(thread, edges, closed=False)])
+        return Timeline(self, span, np.sort(self.end[span], kind="stable"))
 
     def upward(self, values: Ints) -> Ints:
         """Return each interval's value plus those of all intervals inside it."""
@@ -75,11 +76,42 @@ class Forest:
         return total
 
 
+@frozen(eq=False)
+class Timeline:
+    """One thread's intervals as edges in time: the slice of the forest, and the ends sorted."""
+
+    forest: Forest
+    span: slice
+    ends: Ints
+
+    def between(self, low: int, high: int) -> tuple[Ints, Ints]:
+        """Return the edges from ``low`` to ``high``, and the innermost interval open before, between and after them.
+
+        There is one interval more than there are edges; -1 stands for none.
+        """
+        starts = self.forest.start[self.span]
+        first, last = np.searchsorted(starts, [low, high], side="left")
+        ends = self.ends[slice(*np.searchsorted(self.ends, [low, high], side="left"))]
+        order, edges = merged(ends, starts[first:last])
+        begun = np.concatenate([[0], np.cumsum(order >= len(ends))]) + (first - 1)
+        found = np.where(begun < 0, -1, begun + self.span.start)
+        # Before the first edge nothing changes: just before it is as good an instant as ``low``.
+        times = np.concatenate([edges[:1] - 1 if len(edges) else [low], edges])
+        return edges, self.forest.climb(found, times, closed=False)
+
+
+def merged(*runs: Ints) -> tuple[Ints, Ints]:
+    """Return (where each came from in the runs end to end, values) of sorted runs; equal values in the runs' order."""
+    values = np.concatenate(runs)
+    order = np.argsort(values, kind="stable")
+    return order, values[order]
+
+
 def nearest_containers(end: Ints, thread: Ints) -> Ints:
     """Return, for intervals sorted by (thread, start, longest first), the nearest earlier one around each, or -1."""
     # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
     # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
-    candidate = np.arange(-1, len(end) - 1)
+    candidate = np.where(_contained(end, thread), np.arange(-1, len(end) - 1), -1)
     wrong = np.flatnonzero(candidate >= 0)
     while len(wrong):
         at = candidate[wrong]
@@ -88,6 +120,15 @@ def nearest_containers(end: Ints, thread: Ints) -> Ints:
         candidate[wrong] = candidate[candidate[wrong]]
         wrong = wrong[candidate[wrong] >= 0]
     return candidate
+
+
+def _contained(end: Ints, thread: Ints) -> Mask:
+    """Return which intervals have a container at all: an earlier one of the thread ends no sooner."""
+    found = np.zeros(len(end), bool)
+    edges = np.append(np.flatnonzero(np.diff(thread, prepend=-1)), len(end))
+    for low, high in pairwise(edges.tolist()):
+        found[low + 1 : high] = np.maximum.accumulate(end[low : high - 1]) >= end[low + 1 : high]
+    return found
 
 
 def depths(parent: Ints) -> Ints:

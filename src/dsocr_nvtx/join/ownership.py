@@ -5,13 +5,14 @@ the innermost range open at that instant on the thread that makes the device's n
 thread was doing. Both divide the device's wall time without remainder.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 
 import numpy as np
-from attrs import frozen
+from attrs import fields, frozen
 
 from dsocr_nvtx.join.columns import Ints
-from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
 
 class Cause(StrEnum):
@@ -37,12 +38,18 @@ def cause_of(call: str) -> Cause:
     return Cause.HOST
 
 
+def by_start(start: Ints, ties: tuple[Ints, ...]) -> Ints:
+    """Return the order of beginning; ``ties`` (the last one first) decide only where two begin together."""
+    order = np.argsort(start, kind="stable")
+    return np.lexsort((*ties, start)) if (np.diff(start[order]) == 0).any() else order
+
+
 def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
     """Return the busy time each operation of one device owns; their sum is the union of all of them.
 
     ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
     """
-    order = np.lexsort((tie, -end, start))
+    order = by_start(start, (tie, -end))
     finished = np.maximum.accumulate(end[order])
     before = np.concatenate([start[order[:1]], finished[:-1]])
     owned = np.empty(len(start), np.int64)
@@ -82,7 +89,7 @@ def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
 
     ``tie`` orders operations that start together: the first of them ends the gap.
     """
-    order = np.lexsort((tie, start))
+    order = by_start(start, (tie,))
     finished = np.maximum.accumulate(np.concatenate([[window[0]], end[order]]))
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
@@ -109,35 +116,42 @@ def idle_pieces(
     ``launch_thread`` is an index into ``thread`` per gap, -1 where the launching thread is not known; ``call_cause`` a
     cause code per position of ``calls``. The pieces of a gap cover it exactly.
     """
-    parts = [
-        _cut(found, np.flatnonzero(launch_thread == index), key, ranges, calls, call_cause)
-        for index, key in enumerate(thread)
-        if (launch_thread == index).any()
-    ]
+    parts = list(idle_blocks(found, thread, launch_thread, ranges, calls, call_cause))
+    return IdlePieces(*(np.concatenate([getattr(p, n.name) for p in parts]) for n in fields(IdlePieces)))
+
+
+def idle_blocks(
+    found: Gaps, thread: list[tuple[int, int]], launch_thread: Ints, ranges: Forest, calls: Forest, call_cause: Ints
+) -> Iterator[IdlePieces]:
+    """Yield the same pieces, those of some gaps at a time, so that memory stays small."""
+    for index, key in enumerate(thread):
+        mine = np.flatnonzero(launch_thread == index)
+        lines = ranges.timeline(key), calls.timeline(key)
+        for at in range(0, len(mine), _BLOCK):
+            yield _cut(found, mine[at : at + _BLOCK], *lines, call_cause)
     lost = np.flatnonzero(launch_thread < 0)
-    unknown = np.full(len(lost), -1)
-    none = np.full(len(lost), list(Cause).index(Cause.NONE))
-    parts.append((found.start[lost], found.end[lost], unknown, none, lost))
-    return IdlePieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
+    yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
 
 
-def _cut(
-    found: Gaps, which: Ints, key: tuple[int, int], ranges: Forest, calls: Forest, call_cause: Ints
-) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+_BLOCK = 1 << 16
+
+
+def _cut(found: Gaps, which: Ints, ranges: Timeline, calls: Timeline, call_cause: Ints) -> IdlePieces:
     start, end = found.start[which], found.end[which]
-    range_edges, range_owner = ranges.timeline(key)
-    call_edges, call_owner = calls.timeline(key)
-    # Four sorted lists of edges, merged; counting each list's edges so far says what is under way after each edge.
-    edges = np.concatenate([range_edges, call_edges, start, end])
-    order = np.argsort(edges, kind="stable")
-    edges = edges[order]
-    limits = np.cumsum([len(range_edges), len(call_edges), len(start)])
-    source = np.searchsorted(limits, order, side="right").astype(np.int8)
-    begun, ended = (np.cumsum(source == number, dtype=np.int64) for number in (2, 3))
-    kept = np.flatnonzero((begun[:-1] > ended[:-1]) & (edges[1:] > edges[:-1])) if len(edges) else np.zeros(0, np.int64)
-    owner = range_owner[np.cumsum(source == 0, dtype=np.int64)[kept]]
-    call = call_owner[np.cumsum(source == 1, dtype=np.int64)[kept]]
+    range_edges, range_owner = ranges.between(start[0], end[-1])
+    call_edges, call_owner = calls.between(start[0], end[-1])
+    # Sorted lists of edges, merged; counting each list's edges so far says what is under way after each edge.
+    gap_edges = np.stack([start, end], axis=1).reshape(-1)
+    order, edges = merged(range_edges, call_edges, gap_edges)
+    in_ranges = np.cumsum(order < len(range_edges), dtype=np.int32)
+    in_gaps = np.cumsum(order >= len(range_edges) + len(call_edges), dtype=np.int32)
+    inside = (in_gaps[:-1] & 1).astype(bool)
+    inside &= edges[1:] > edges[:-1]
+    kept = np.flatnonzero(inside)
+    owner = range_owner[in_ranges[kept]]
+    call = call_owner[kept + 1 - in_ranges[kept] - in_gaps[kept]]
     host, none = list(Cause).index(Cause.HOST), list(Cause).index(Cause.NONE)
     cause = np.where(call >= 0, call_cause[call] if len(call_cause) else host, host)
-    gap = which[begun[kept] - 1] if len(which) else kept
-    return edges[kept], edges[kept + 1], owner, np.where(owner >= 0, cause, none), gap
+    cause[owner < 0] = none
+    return IdlePieces(edges[kept], edges[kept + 1], owner, cause, which[in_gaps[kept] >> 1])

@@ -14,7 +14,7 @@ import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.announced import read_announced, told_costs
+from dsocr_nvtx.join.announced import last_told, read_announced
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
@@ -245,9 +245,10 @@ def _rows(trace: Trace, nvtx: pa.Table, made: _Made, source: Ints, around: Ints)
 
 def _costs(trace: Trace, costs: RangeCosts, rows: pa.Table, source: Ints, captured_at: Ints) -> tuple[Ints, Ints]:
     """Return (fields, source) of replayed ranges: the last announcement since the capture, else the capture's."""
-    told = told_costs(read_announced(trace.announcements), rows)
-    since = told.found & (
-        (told.time >= captured_at) | (costs.source[source] == list(CostSource).index(CostSource.NONE))
-    )
-    values = np.where(since[:, None], told.values, costs.values[source])
+    announced = read_announced(trace.announcements)
+    last = last_told(announced, rows)
+    unknown = costs.source[source] == list(CostSource).index(CostSource.NONE)
+    values, since = costs.values[source], last >= 0
+    since[since] = (announced.time[last[since]] >= captured_at[since]) | unknown[since]
+    values[since] = announced.values[last[since]]
     return values, np.where(since, list(CostSource).index(CostSource.ANNOUNCEMENT), costs.source[source])
