@@ -28,10 +28,10 @@ def launch_series(windows: int) -> list[tuple[str, Series]]:
 
     found = [
         ("host_launch", _timed(windows, lambda: _host(kernel))),
-        ("stream_period", _timed(windows, lambda: _queued(kernel))),
+        ("stream_period", _timed(windows, lambda: _queued(lambda: _launches(kernel)))),
     ]
     graph = _captured(kernel)
-    found.append(("replay_period", _timed(windows, lambda: _between_events(graph.replay))))
+    found.append(("replay_period", _timed(windows, lambda: _queued(graph.replay))))
     with suppress(Exception):  # the profiler needs CUPTI for itself; without it this one row is missing
         found.append(("shortest_kernel", _kernel_times(kernel)))
     return found
@@ -47,25 +47,21 @@ def _timed(windows: int, one: Callable[[], float]) -> Series:
 def _host(kernel: Call) -> float:
     torch.cuda.synchronize()
     started = time.perf_counter_ns()
-    for _ in range(_KERNELS):
-        kernel()
+    _launches(kernel)
     return (time.perf_counter_ns() - started) / _KERNELS
 
 
-def _queued(kernel: Call) -> float:
-    torch.cuda.synchronize()
-    torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
-
-    def launches() -> None:
-        for _ in range(_KERNELS):
-            kernel()
-
-    return _between_events(launches)
+def _launches(kernel: Call) -> None:
+    for _ in range(_KERNELS):
+        kernel()
 
 
-def _between_events(work: Callable[[], object]) -> float:
+def _queued(work: Callable[[], object]) -> float:
+    """Return the device's time for a window that the host queued while the device slept, per kernel."""
     first: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     last: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
     first.record()
     work()
     last.record()
@@ -76,8 +72,7 @@ def _between_events(work: Callable[[], object]) -> float:
 def _captured(kernel: Call) -> Any:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(_KERNELS):
-            kernel()
+        _launches(kernel)
     graph.replay()
     torch.cuda.synchronize()
     return graph
