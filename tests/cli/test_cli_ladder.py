@@ -55,3 +55,18 @@ def test_ceilings_without_a_gpu_end_in_one_line_and_exit_code_three(tmp_path: Pa
     assert done.returncode == 3
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no CUDA device" in done.stderr
+
+
+def test_ceilings_and_doctor_where_torch_is_not_installed(tmp_path: Path) -> None:
+    from tests.test_layers import BLOCK, HEAVY
+
+    block = BLOCK.format(names=HEAVY) + "from dsocr_nvtx.cli import main; main()"
+    command = [sys.executable, "-c", block, "ceilings", "-o", str(tmp_path / "c.arrow")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "pip install 'dsocr-nvtx[run]'" in done.stderr
+    command = [sys.executable, "-c", block, "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "NVML" in done.stdout

@@ -27,7 +27,7 @@ class Plan:
     @classmethod
     def of(cls, *, quick: bool) -> "Plan":
         """Return the plan of a quick survey or of a whole one."""
-        return cls(burst_s=0.06, pause_s=0.05, sustained_s=0.4) if quick else cls()
+        return cls(burst_s=0.06, pause_s=0.05, sustained_s=0.3) if quick else cls()
 
 
 @frozen(kw_only=True)
