@@ -1,0 +1,311 @@
+"""Decode modes, hook cost and timing sources on one GPU: the figures, each section on its own. Needs a GPU and nsys.
+
+    python3 reports/decode_check.py -o DIR [--only SECTION ...] [--skip SECTION ...]
+
+A section that fails says why and loses only itself. Writes ``decode_check.json`` and ``decode_check.md`` after every
+section, so that a run cut short keeps what it has.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Row = tuple[str, str, str]
+"""What was asked, what came out, and what the issue asks for."""
+
+NSYS = ["nsys", "profile", "-t", "cuda,nvtx", "-s", "none", "--cpuctxsw=none", "--cuda-graph-trace=node",
+        "--cuda-event-trace=false", "--force-overwrite=true"]  # fmt: skip
+RANGE = ["--capture-range=cudaProfilerApi", "--capture-range-end=stop"]
+RUN = [sys.executable, "-m", "dsocr_nvtx.run", "--force"]
+STEPS = 32
+SMALL: dict[str, Any] = {}
+"""The small network on the CPU, which only shows that the sections run."""
+
+
+@cache
+def workload(mode: str, batch: int, decode: str) -> Any:
+    """Return a workload; the model is built once, whatever the page and the decode mode."""
+    from attrs import evolve
+
+    from dsocr_nvtx.run import workload as module
+    from dsocr_nvtx.run.progress import run_progress
+
+    options = module.RunOptions(mode=mode, batch=batch, **SMALL)
+    with run_progress() as progress:
+        if _models:
+            config = _models[0].config
+            pages = module._pages(options)
+            views = module.page_views([p.image for p in pages], mode, None, module.base_side(config)).repeated(batch)
+            first = workload("gundam", 1, "eager")
+            prompt = module.prompt_ids(views.image_tokens(), config, None, None).to(first.device)
+            found = evolve(first, views=views.to(first.device, first.dtype), prompt=prompt)
+        else:
+            found = module.prepare(options, progress)
+            _models.append(found.model)
+    return evolve(found, decoding=evolve(found.decoding, mode=decode, max_new_tokens=STEPS + 1))
+
+
+_models: list[Any] = []
+
+
+@contextmanager
+def started(mode: str, batch: int, decode: str, session: Any = None) -> Iterator[Any]:
+    """Yield a generation that has read its prompt and is ready to decode."""
+    import torch
+
+    from dsocr_nvtx.run.loop import Unobserved, decode_experts, start_pages
+
+    work, session = workload(mode, batch, decode), session or Unobserved()
+    with torch.inference_mode():
+        state = start_pages(work.model, work.views.model_inputs(), work.prompt, work.decoding, session)
+        with decode_experts(work.model, work.decoding):
+            state.prepare(session)
+            yield state
+        torch.cuda.synchronize()
+
+
+def identity(_out: Path) -> list[Row]:
+    """Feed every mode the same tokens and compare logits."""
+    import torch
+
+    from dsocr_nvtx.run.loop import Unobserved
+
+    session, logits, fed = Unobserved(), {}, []
+    for decode in ("eager", "static", "graph"):
+        with started("gundam", 1, decode) as state:
+            logits[decode] = []
+            for step in range(STEPS):
+                if decode == "eager":
+                    fed.append(state.tokens[:, -1:].clone())
+                else:
+                    state.ids.copy_(fed[step])
+                state.decode(session)
+                logits[decode].append(state.logits.float().clone())
+    same = sum(torch.equal(a, b) for a, b in zip(logits["static"], logits["graph"], strict=True))
+    worst, agree = 0.0, 0
+    for a, b in zip(logits["eager"], logits["static"], strict=True):
+        worst = max(worst, float((a - b).abs().max() / a.abs().max()))
+        agree += int((a.argmax(-1) == b.argmax(-1)).all())
+    return [
+        ("static and graph, same tokens: steps with bit-identical logits", f"{same} of {STEPS}", "all"),
+        ("eager and static: largest difference over largest logit", f"{worst:.4f}", "bf16: below about 0.02"),
+        ("eager and static: likeliest token agrees", f"{agree} of {STEPS}", ""),
+    ]
+
+
+def replay_times(_out: Path) -> list[Row]:
+    """Time steps back to back without any tool, for both batches; hooks attached or not during replay."""
+    import torch
+
+    from dsocr_nvtx.hooks import hook
+    from dsocr_nvtx.run.loop import Unobserved
+
+    rows: list[Row] = []
+    for mode, batch in (("gundam", 1), ("base", 16)):
+        for decode in ("eager", "static", "graph"):
+            with started(mode, batch, decode) as state:
+                taken = _steps(state, Unobserved())
+            asked = "the ladder's graph rung: within 15 %" if decode == "graph" else ""
+            rows.append((f"{decode} decode step, {mode}, batch {batch}, no tool", f"{taken:.3f} ms", asked))
+    work = workload("gundam", 1, "graph")
+    bare, hooked = [], []
+    with hook(work.model) as session:
+        for _ in range(4):
+            for times, watcher in ((bare, Unobserved()), (hooked, session)):
+                with started("gundam", 1, "graph", watcher) as state:
+                    times.append(_steps(state, watcher))
+        errors = list(session.errors)
+    rows.append(("graph step, session told or not (medians of 4)", f"{sorted(hooked)[1]:.3f}, {sorted(bare)[1]:.3f} ms",
+                 f"equal; errors: {errors or 'none'}"))  # fmt: skip
+    with started("gundam", 1, "graph") as state:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        state.graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        rows.append(("one graph launch between two CUDA events", f"{begin.elapsed_time(end):.3f} ms", ""))
+    return rows
+
+
+def _steps(state: Any, session: Any) -> float:
+    """Return the mean milliseconds of a step, the first few left out."""
+    import torch
+
+    for _ in range(4):
+        state.decode(session)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(STEPS - 4):
+        state.decode(session)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / (STEPS - 4) * 1e3
+
+
+def hook_cost(out: Path) -> list[Row]:
+    """Measure hooks, markers and record_function in turns."""
+    from attrs import asdict
+
+    from dsocr_nvtx.run.overhead import measure_overhead
+
+    rows, kept = [], []
+    for decode, level, limit in (("static", "layer", "1 %"), ("static", "op", "4 %, 4 us a call"), ("eager", "op", "")):
+        for cost in measure_overhead(workload("base", 1, decode), level=level, rounds=120):
+            kept.append(asdict(cost))
+            rows.append((f"{cost.variant}, {decode} step, level {level}, no tool", _told(cost),
+                         limit if cost.variant == "hooks" else ""))  # fmt: skip
+    (out / "hook_cost.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def _told(cost: Any) -> str:
+    low, high = cost.low_ns / cost.bare_ns, cost.high_ns / cost.bare_ns
+    share = cost.cost_ns / cost.bare_ns
+    each = cost.cost_ns / max(cost.calls, 1) / 1e3
+    return (f"{share:.2%} ({low:.2%} to {high:.2%}) of {cost.bare_ns / 1e6:.2f} ms; "
+            f"{each:.2f} us for each of {cost.calls}")  # fmt: skip
+
+
+def hook_cost_nsys(out: Path) -> list[Row]:
+    """Measure the same with nsys attached: typed payloads are pushed."""
+    from types import SimpleNamespace
+
+    rows = []
+    for decode in ("static", "eager"):
+        found = out / f"overhead_nsys_{decode}.json"
+        code = "from dsocr_nvtx.cli import main; main()"
+        with tempfile.TemporaryDirectory() as folder:
+            _command([*NSYS, "-o", f"{folder}/r", sys.executable, "-c", code, "overhead", "--decode", decode,
+                      "--rounds", "60", "-o", str(found)])  # fmt: skip
+        costs = [SimpleNamespace(**row) for row in json.loads(found.read_text())]
+        rows += [
+            (f"{c.variant}, {decode} step, level op, under nsys", _told(c), "3 %" if c.variant == "hooks" else "")
+            for c in costs
+        ]
+    return rows
+
+
+def graph_under_nsys(out: Path) -> list[Row]:
+    """Profile graph decoding node by node, join it, and count layers and idle time step by step."""
+    import numpy as np
+
+    from dsocr_nvtx.schema.files import read_table
+
+    report, run, joined = out / "graph", out / "run_graph", out / "graph.dsocr"
+    _command([*NSYS, *RANGE, "-o", str(report), *RUN, "--decode", "graph", "--capture-range",
+              "--max-new-tokens", str(STEPS + 1), "-o", str(run)])  # fmt: skip
+    _join(report.with_suffix(".nsys-rep"), joined, run)
+    ranges = read_table(joined / "ranges.arrow").to_pylist()
+    prompt = json.loads((run / "run.json").read_text())["prompt_tokens"]
+    layers = [r for r in ranges if r["origin"] == "replayed" and r["path"].startswith("decoder.")
+              and r["path"].count(".") == 1]  # fmt: skip
+    steps = sorted({r["step"] for r in layers})
+    whole = [
+        step
+        for step in steps
+        if sum(r["step"] == step and r["inclusive_launches"] > 0 and r["kv_len"] == prompt + 1 + step for r in layers)
+        == 12
+    ]
+    kernels = read_table(joined / "kernels.arrow")
+    decode = np.array(kernels["stage"].to_pylist()) == "decode"
+    number = np.array([-1 if s is None else s for s in kernels["step"].to_pylist()])
+    start, end = kernels["start_ns"].to_numpy(), kernels["end_ns"].to_numpy()
+    shares, spans = [], []
+    for step in steps:
+        mine = decode & (number == step) & np.array([g is not None for g in kernels["graph_node_id"].to_pylist()])
+        if mine.any():
+            order = np.argsort(start[mine])
+            s, e = start[mine][order], np.maximum.accumulate(end[mine][order])
+            idle = int(np.maximum(s[1:] - e[:-1], 0).sum())
+            spans.append(int(e[-1] - s[0]))
+            shares.append(idle / spans[-1])
+    shutil.rmtree(run, ignore_errors=True)
+    report.with_suffix(".nsys-rep").unlink()
+    graphs = json.loads((joined / "join.json").read_text()).get("graphs")
+    return [
+        ("steps whose 12 layers have kernels, at the KV length of that step", f"{len(whole)} of {len(steps)} ({STEPS})",
+         "all"),
+        ("device idle within a replayed step, node trace", f"median {np.median(shares):.2%}, worst {max(shares):.2%}",
+         "5 %"),
+        ("replayed step on the device, node trace", f"{np.median(spans) / 1e6:.3f} ms", ""),
+        ("graphs in the join's accounting", json.dumps(graphs), ""),
+    ]  # fmt: skip
+
+
+def _join(report: Path, out: Path, run: Path | None = None) -> None:
+    from dsocr_nvtx.cli.join import join_report
+
+    join_report(report, run=run, out=out, hardware=None, ceilings=None, force=True)
+
+
+def _command(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {(done.stderr + done.stdout)[-1500:]}")
+    return done.stdout + done.stderr
+
+
+SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
+    "identity": identity,
+    "replay": replay_times,
+    "hooks": hook_cost,
+    "graph-nsys": graph_under_nsys,
+    "hooks-nsys": hook_cost_nsys,
+}
+
+
+def _page(rows: list[Row], notes: list[str]) -> str:
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    head = [f"# Decode modes, hooks and timing on {device}, {time.strftime('%Y-%m-%d', time.gmtime())}", "",
+            f"`python3 {' '.join(sys.argv)}`; torch {torch.__version__}", "",
+            "| what | found | asked |", "|---|---|---|"]  # fmt: skip
+    return (
+        "\n".join([*head, *(f"| {a} | {b} | {c} |" for a, b, c in rows), "", *(f"- {note}" for note in notes)]) + "\n"
+    )
+
+
+def main() -> None:
+    """Run the sections one after another and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("-o", "--out", type=Path, default=Path(os.environ.get("OUT", "reports")))
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--skip", nargs="*", choices=SECTIONS, default=[])
+    parser.add_argument("--small", action="store_true", help="The small network on the CPU.")
+    arguments = parser.parse_args()
+    if arguments.small:
+        SMALL.update(config="tiny", device="cpu")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    notes: list[str] = []
+    for name in arguments.only:
+        if name in arguments.skip:
+            continue
+        begun = time.perf_counter()
+        try:
+            rows += SECTIONS[name](arguments.out)
+            notes.append(f"{name}: {time.perf_counter() - begun:.0f} s")
+        except Exception as error:  # noqa: BLE001 - a section that fails loses only itself
+            traceback.print_exc()
+            notes.append(
+                f"{name} FAILED after {time.perf_counter() - begun:.0f} s: {type(error).__name__}: {error}"[:600]
+            )
+        print(notes[-1], flush=True)
+        (arguments.out / "decode_check.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (arguments.out / "decode_check.md").write_text(_page(rows, notes), encoding="utf-8")
+    print(_page(rows, notes))
+
+
+if __name__ == "__main__":
+    main()
