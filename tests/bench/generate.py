@@ -171,9 +171,8 @@ def _step() -> _Step:
             paths.append(f"decoder.{layer}.{at}.{op}")
             values.append(_values(Level.OP, layer, op))
         tick += 2 * len(OPS) + 2
-    return _Step(
-        *(np.array(x, np.int64) for x in (begin, end)), paths, np.array(values, np.int64), np.array(leaf, np.int64)
-    )
+    numbers = [np.array(column, np.int64) for column in (begin, end, values, leaf)]
+    return _Step(begin=numbers[0], end=numbers[1], paths=paths, values=numbers[2], leaf=numbers[3])
 
 
 def _values(level: Level, layer: int | None, kind: str) -> list[int]:

@@ -58,12 +58,23 @@ class FolderOfTables:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        files = sorted(p for p in path.iterdir() if p.suffix in _FORMATS and p.is_file())
+        files = self._listed(path)
         self._files = {file.stem: file for file in files}
         if not files:
             found = "a directory without .parquet or .arrow files"
             raise Refused(path, found, f"give a report's file, or {_REEXPORT}")
         self.columns = {table: frozenset(self._names(file)) for table, file in self._files.items()}
+
+    @staticmethod
+    def _listed(path: Path) -> list[Path]:
+        with _refusing(path):
+            files = sorted(p for p in path.iterdir() if p.suffix in _FORMATS)
+        for file in files:
+            if file.is_symlink():
+                raise Refused(file, "a link, which may lead anywhere", "copy the file itself into the directory")
+            if not file.is_file():
+                raise Refused(file, "not a regular file", _REEXPORT)
+        return files
 
     def _names(self, file: Path) -> list[str]:
         with _refusing(file):

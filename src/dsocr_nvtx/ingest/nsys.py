@@ -13,9 +13,10 @@ import pyarrow as pa
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.devices import read_devices
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
-from dsocr_nvtx.ingest.nsys_nvtx import read_announcements, read_events, read_every_range, read_ranges
+from dsocr_nvtx.ingest.nsys_nvtx import EVENTS, read_announcements, read_events, read_every_range, read_ranges
 from dsocr_nvtx.ingest.opening import open_source
 from dsocr_nvtx.ingest.source import NULL, Ints, Source
+from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, constant, words
 from dsocr_nvtx.schema.payload import DOMAIN
@@ -32,6 +33,18 @@ _KERNEL, _MEMCPY, _MEMSET, _GRAPH = (
 _RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
 _LAYER_FLAGS = "profile with nsys profile -t cuda,nvtx (nsys_scripts/profile.sh has every flag)"
 _REEXPORT = "export it again from the .nsys-rep"
+_OPERATION = ("start", "end", "deviceId", "streamId", "correlationId", "globalPid")
+_NEEDED = {
+    _KERNEL: (*_OPERATION, "demangledName"),
+    _MEMCPY: (*_OPERATION, "copyKind", "bytes"),
+    _MEMSET: (*_OPERATION, "bytes"),
+    _GRAPH: _OPERATION,
+    _RUNTIME: ("start", "end", "globalTid", "correlationId", "nameId"),
+    EVENTS: ("start", "end", "eventType", "globalTid", "text", "textId", "domainId"),
+    "StringIds": ("id", "value"),
+}
+"""Columns that every known version has, where it has the table; without one, rows would go astray in silence."""
+
 _FARTHEST = 1 << 61
 """No time of a session is so many nanoseconds from its start; differences of such times still fit 64 bits."""
 
@@ -60,6 +73,7 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
         graph_nodes=_graph_nodes(report),
         devices=read_devices(report, zip(*_pairs(operations), strict=True)),
         source=read_source(report),
+        stacks=read_stacks(report, names),
     )
 
 
@@ -81,6 +95,11 @@ def check_export(report: Source) -> None:
     if not report.has("StringIds") or not ({"META_DATA_EXPORT", "EXPORT_META_DATA", _RUNTIME} & report.columns.keys()):
         remedy = "give a report that `nsys export -t sqlite` wrote"
         raise Refused(report.path, "not an Nsight Systems export", remedy)
+    for table, needed in _NEEDED.items():
+        lacking = [name for name in needed if report.has(table) and not report.has(table, name)]
+        if lacking:
+            found = f"{table} has no column {', '.join(lacking)} (schema {read_source(report)['nsys_schema']})"
+            raise Refused(report.path, found, "upgrade dsocr-nvtx, or export with an nsys that it knows")
 
 
 def read_source(report: Source) -> dict[str, str]:

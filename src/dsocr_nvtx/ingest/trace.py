@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 from attrs import frozen
+
+from dsocr_nvtx.ingest.source import Ints
 
 
 @frozen(kw_only=True)
@@ -16,6 +19,25 @@ class Device:
     clock_hz: int = 0
     l2_bytes: int = 0
     uuid: str = ""
+
+
+@frozen(eq=False)
+class Stacks:
+    """Which chain of frames each call has, as (process id, correlation id), and the frames of every chain."""
+
+    pid: Ints
+    correlation: Ints
+    chain: Ints
+    frames: dict[int, tuple[str, ...]]
+
+    def of(self, pid: int, correlation: int) -> tuple[str, ...]:
+        """Return the frames behind a call, innermost first; none where the report has none."""
+        rows = np.flatnonzero((self.pid == pid) & (self.correlation == correlation))
+        found = (self.frames.get(chain, ()) for chain in self.chain[rows].tolist())
+        return next((frames for frames in found if frames), ())
+
+
+NO_STACKS = Stacks(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), {})
 
 
 @frozen(kw_only=True)
@@ -33,6 +55,7 @@ class Trace:
     graph_nodes: pa.Table
     devices: Mapping[tuple[int, int], Device]
     source: Mapping[str, str]
+    stacks: Stacks = NO_STACKS
 
 
 @frozen(kw_only=True)

@@ -12,6 +12,7 @@ from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.measure import DeviceTime, Measured
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.replays import Origin, Ranges
+from dsocr_nvtx.join.stalls import Stall, stalls
 
 
 @frozen
@@ -45,7 +46,7 @@ class Accounting:
 
     ``covered`` and ``covered_by_leaves`` are shares of the operation time between the first and the last hooked call:
     launched inside a range, and inside one that has none inside it. ``classes`` is owned
-    busy time by kernel class.
+    busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
     """
 
     operations: int
@@ -59,6 +60,7 @@ class Accounting:
     classes: dict[str, int]
     devices: tuple[DeviceTime, ...]
     graphs: GraphWork = GraphWork()
+    stalls: tuple[Stall, ...] = ()
 
     def balances(self) -> bool:
         """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""
@@ -92,6 +94,7 @@ def account(trace: Trace, kernels: pa.Table, every: Ranges, found: Attribution, 
         covered_by_leaves=_share(duration, in_leaf, inside),
         classes=_classes(kernels),
         devices=tuple(measured.devices),
+        stalls=stalls(trace, every, measured.longest),
     )
 
 

@@ -37,9 +37,20 @@ class DeviceTime:
         return self.window[1] - self.window[0]
 
 
+@frozen
+class LongGap:
+    """One of a device's longest idle times while a hooked call was open; ``operation`` and ``call`` ended it, or -1."""
+
+    device: int
+    start: int
+    end: int
+    operation: int
+    call: int
+
+
 @frozen(eq=False)
 class Measured:
-    """Times per operation (``op_busy_ns``), per range of the forest (the rest), and per device."""
+    """Times per operation (``op_busy_ns``), per range of the forest, per device, and each device's longest gaps."""
 
     op_busy_ns: Ints
     launches: Ints
@@ -48,6 +59,10 @@ class Measured:
     busy_owned_ns: Ints
     idle_ns: dict[Cause, Ints]
     devices: list[DeviceTime]
+    longest: list[LongGap]
+
+
+_LONGEST = 5
 
 
 def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest) -> Measured:
@@ -59,15 +74,18 @@ def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges
     idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
     calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
     call_cause = _causes(launches)[calls.order] if len(launches) else np.zeros(0, np.int64)
-    devices = []
+    devices: list[DeviceTime] = []
+    longest: list[LongGap] = []
     for ordinal in np.unique(device):
         mine = np.flatnonzero(device == ordinal)
         tie = _tie(operations, mine, start[mine])
         op_busy[mine] = busy_owned(start[mine], end[mine], tie)
         window = _window(operations, mine, ranges)
-        devices.append(
-            _idle(ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy)
+        time, gaps_found = _idle(
+            ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy
         )
+        devices.append(time)
+        longest.extend(gaps_found)
     owned = np.flatnonzero(found.owner >= 0)
     owner = found.owner[owned]
     duration = end - start
@@ -79,6 +97,7 @@ def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges
         _total(owner, op_busy[owned], count),
         idle,
         devices,
+        longest,
     )
 
 
@@ -125,7 +144,7 @@ def _idle(
     call_cause: Ints,
     idle: dict[Cause, Ints],
     op_busy: Ints,
-) -> DeviceTime:
+) -> tuple[DeviceTime, list[LongGap]]:
     start = numbers(operations, "start_ns")[mine]
     empty = gaps(start, numbers(operations, "end_ns")[mine], tie, window)
     # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
@@ -145,7 +164,7 @@ def _idle(
     for cause in IDLE_CAUSES:
         idle[cause] += table[1:, list(Cause).index(cause)]
     by_cause = {str(c): int(total) for c, total in zip(Cause, table.sum(axis=0), strict=True)}
-    return DeviceTime(
+    time = DeviceTime(
         device=int(ordinal),
         window=window,
         operations=len(mine),
@@ -153,3 +172,8 @@ def _idle(
         idle_ns=by_cause,
         unknown_thread_ns=int((empty.end - empty.start)[thread < 0].sum()),
     )
+    hooked = np.flatnonzero((empty.end > ranges.start.min()) & (empty.start < ranges.end.max()))
+    length = (empty.end - empty.start)[hooked]
+    most = hooked[np.lexsort((empty.start[hooked], -length))[:_LONGEST]]
+    rows = zip(*(column[most].tolist() for column in (empty.start, empty.end, next_op, call)), strict=True)
+    return time, [LongGap(int(ordinal), *row) for row in rows]

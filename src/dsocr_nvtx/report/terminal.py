@@ -128,4 +128,4 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
             f"GPU {device.device}: {words.milliseconds(device.wall_ns)} ms from the first operation or hooked call to "
             f"the last, of which {words.milliseconds(unowned)} ms idle outside every range"
         )
-    return lines
+    return [*lines, *words.stalls(accounting.stalls), *words.other_share(accounting.classes)]

@@ -1,6 +1,8 @@
 """Numbers and verdicts as people read them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from dsocr_nvtx.join.stalls import Stall
 
 Record = Mapping[str, object]
 
@@ -69,3 +71,21 @@ def _number(value: object) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"not a number: {value!r}")
     return float(value)
+
+
+def stalls(found: Sequence[Stall], most: int = 3) -> list[str]:
+    """Return a line for each of the longest stalls: how long, where, and what the launching thread called meanwhile."""
+    lines = []
+    for stall in sorted(found, key=lambda one: -one.ns)[:most]:
+        where = f" in {stall.stage} step {stall.step}, {stall.path}" if stall.path else ""
+        called = ", ".join(f"{call.name} {milliseconds(call.ns)} ms" for call in stall.calls[:2])
+        stack = f"; called from {' < '.join(stall.stack[:3])}" if stall.stack else ""
+        line = f"longest idle: GPU {stall.device}, {milliseconds(stall.ns)} ms{where}"
+        lines.append(f"{line}; CUDA calls meanwhile: {called or 'none'}{stack}")
+    return lines
+
+
+def other_share(classes: Mapping[str, int]) -> list[str]:
+    """Return a line on how much busy time went to kernels that no rule knows; none where all are known."""
+    other, total = classes.get("other", 0), sum(classes.values())
+    return [f"kernels of no class we know: {percent(other / total)} of busy time"] if other else []

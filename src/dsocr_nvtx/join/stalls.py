@@ -1,0 +1,94 @@
+"""The longest idle times of each device, with a name: where the launching thread was, what it called, who called it."""
+
+import numpy as np
+import pyarrow as pa
+from attrs import evolve, frozen
+
+from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.join.columns import Ints, numbers
+from dsocr_nvtx.join.measure import LongGap
+from dsocr_nvtx.join.replays import Ranges
+
+_MOST_CALLS = 5
+
+
+@frozen
+class StallCall:
+    """The API calls of one name during a stall, and how much of it they lasted."""
+
+    name: str
+    calls: int
+    ns: int
+
+
+@frozen(kw_only=True)
+class Stall:
+    """One long idle time of a device.
+
+    ``path``, ``stage`` and ``step`` are of the innermost hooked call open when it ended on the thread that ended it;
+    ``calls`` are that thread's during the stall, longest first; ``stack`` is what called the longest of them that has a
+    backtrace, else the launch that ended the stall, innermost frame first.
+    """
+
+    device: int
+    start_ns: int
+    ns: int
+    next_operation: str | None
+    pid: int | None = None
+    tid: int | None = None
+    path: str | None = None
+    stage: str | None = None
+    step: int | None = None
+    calls: tuple[StallCall, ...] = ()
+    stack: tuple[str, ...] = ()
+
+
+def stalls(trace: Trace, every: Ranges, longest: list[LongGap]) -> tuple[Stall, ...]:
+    """Return the stalls behind the longest gaps, in the order given."""
+    columns = {name: numbers(trace.launches, name) for name in ("pid", "tid", "start_ns", "end_ns", "correlation_id")}
+    return tuple(_stall(trace, every, columns, gap) for gap in longest)
+
+
+def _stall(trace: Trace, every: Ranges, columns: dict[str, Ints], gap: LongGap) -> Stall:
+    name = trace.operations["name"][gap.operation].as_py() if gap.operation >= 0 else None
+    unknown = Stall(device=gap.device, start_ns=gap.start, ns=gap.end - gap.start, next_operation=name)
+    if gap.call < 0:
+        return unknown
+    pid, tid = int(columns["pid"][gap.call]), int(columns["tid"][gap.call])
+    start, end = columns["start_ns"], columns["end_ns"]
+    mine = (columns["pid"] == pid) & (columns["tid"] == tid)
+    during = np.flatnonzero(mine & (start < gap.end) & (end > gap.start))
+    lasted = np.minimum(end[during], gap.end) - np.maximum(start[during], gap.start)
+    longest = during[np.argsort(-lasted, kind="stable")][:_MOST_CALLS].tolist()
+    path, stage, step = _place(every, (pid, tid), min(gap.end, int(start[gap.call])))
+    return evolve(
+        unknown,
+        pid=pid,
+        tid=tid,
+        path=path,
+        stage=stage,
+        step=step,
+        calls=_calls(trace.launches, during, lasted),
+        stack=_stack(trace, columns["correlation_id"], pid, [*longest, gap.call]),
+    )
+
+
+def _place(every: Ranges, thread: tuple[int, int], time: int) -> tuple[str | None, str | None, int | None]:
+    (found,) = every.forest.innermost(thread, np.array([time]), closed=True).tolist()
+    if found < 0:
+        return None, None, None
+    row = int(every.forest.order[found])
+    return every.nvtx["path"][row].as_py(), every.nvtx["stage"][row].as_py(), int(every.costs.field("step")[row])
+
+
+def _calls(launches: pa.Table, during: Ints, lasted: Ints) -> tuple[StallCall, ...]:
+    total: dict[str, list[int]] = {}
+    for name, ns in zip(launches["name"].take(during).to_pylist(), lasted.tolist(), strict=True):
+        total.setdefault(name, []).append(ns)
+    found = [StallCall(name, len(times), sum(times)) for name, times in total.items()]
+    return tuple(sorted(found, key=lambda call: (-call.ns, call.name))[:_MOST_CALLS])
+
+
+def _stack(trace: Trace, correlation: Ints, pid: int, calls: list[int]) -> tuple[str, ...]:
+    stacks = (trace.stacks.of(pid, int(correlation[call])) for call in calls)
+    return next((frames for frames in stacks if frames), ())
