@@ -136,15 +136,17 @@ def test_marks_tell_each_step_once_after_the_steps(level: str) -> None:
     assert listener.marks[-1][1].startswith("dsocr/1x ")
 
 
-def test_the_counting_has_a_range_of_its_own_and_no_cost() -> None:
+def test_observing_opens_no_range_and_launches_nothing() -> None:
     session, _ = _generate(_ids(2))
-    records = {record.event_id: record for record in session.stats.records}
-    own = [record for record in records.values() if record.path == "observer"]
-    assert len(own) == 6
-    assert all(record.cost.min_bytes == 0 for record in own)
-    assert {records[r.parent_id].path for r in own if r.parent_id is not None} == {
-        "decoder.1.moe.experts", "decoder.2.moe.experts",
-    }  # fmt: skip
+    with hook(MODEL) as bare, torch.inference_mode():
+        kv = DynamicCache(config=CONFIG.text_config)
+        for stage, given in [("prefill", _ids(2)), *[("decode", _ids(2)[:, :1])] * 2]:
+            with bare.step(stage):
+                MODEL(input_ids=given, past_key_values=kv, use_cache=True, logits_to_keep=1)
+    assert [r.path for r in session.stats.records] == [r.path for r in bare.stats.records]
+    assert session.observer is not None
+    kept = [indices for watched in session.observer._watched for indices in watched.chosen]
+    assert {tuple(indices.shape) for indices in kept} == {(24, TOP_K), (2, TOP_K)}
 
 
 def test_outputs_are_those_without_it() -> None:
@@ -197,7 +199,7 @@ def test_a_fault_in_counting_never_reaches_the_model() -> None:
     with torch.inference_mode(), hook(MODEL, observe_experts=True) as session:
         assert session.observer is not None
         for watched in session.observer._watched:
-            watched.counts = torch.zeros(1, dtype=torch.int32)
+            watched.chosen = None  # type: ignore[assignment]
         logits = MODEL(input_ids=_ids(1)).logits
     assert torch.equal(logits, MODEL(input_ids=_ids(1)).logits)
     assert session.errors
@@ -231,7 +233,7 @@ def test_the_vendors_method_is_watched_like_a_module() -> None:
     binding = Binding(owner=mixture, method="moe_infer", place=native.place)
     description = build_analytic_layers_from_config(CONFIG).layers[1].mlp.experts  # type: ignore[union-attr]
     with hook(MODEL) as session:
-        observer = ExpertsObserver(session._shared, Level.OP, session._fail)
+        observer = ExpertsObserver(session._shared, session._fail)
         watched = observer.watch(mixture.moe_infer, binding, description)
         with session.step("decode"):
             watched(torch.zeros(2, 2), torch.tensor([[0, 7], [7, 3]]), torch.zeros(2, 2))

@@ -33,8 +33,8 @@ def hook(
     GPU, around every range with ``events``. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the
     environment, nothing is attached at all. ``emitter`` replaces NVTX, for tests.
 
-    With ``observe_experts`` every call of routed experts counts, on the model's device, the rows that each expert gets.
-    The counts are read when the block ends (or earlier, by the session's ``publish_experts``): they are in ``stats``
+    With ``observe_experts`` every call of routed experts keeps the router's indices, on the model's device.
+    They are counted when the block ends (or earlier, by the session's ``publish_experts``): they are in ``stats``
     and, for a tool that listens, in marks. Calls inside a CUDA graph's capture are not counted.
 
     Outputs are those of the model without hooks, bit for bit: only shapes are read. Raises `UsageError` for an unknown
@@ -53,7 +53,7 @@ def hook(
     found = [] if session.off else bindings(model, Level(level))
     try:
         if observe_experts and not session.off:
-            session.observe_experts(model, Level(level), bindings(model, Level.OP))
+            session.observe_experts(model, bindings(model, Level.OP))
         for binding in found:
             session.wrap(binding.owner, binding.method, binding.place)
         yield session

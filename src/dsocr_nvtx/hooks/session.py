@@ -60,10 +60,10 @@ class HookSession:
         self._attached.append((owner, method, owner.__dict__.get(method, _ABSENT)))
         setattr(owner, method, hooked)
 
-    def observe_experts(self, model: nn.Module, level: Level, found: list[Binding]) -> None:
-        """Count the experts that calls hit; call this before `wrap`, so that their ranges are around the counting."""
+    def observe_experts(self, model: nn.Module, found: list[Binding]) -> None:
+        """Note the experts that calls hit; call this before `wrap`, so that their ranges are around the noting."""
         self._shared.quick = False  # what is counted belongs to a range, so ranges have to be known when they begin
-        self.observer = ExpertsObserver(self._shared, level, self._fail)
+        self.observer = ExpertsObserver(self._shared, self._fail)
         for binding, description in watched_experts(model, found):
             inner = getattr(binding.owner, binding.method)
             self._replace(binding.owner, binding.method, self.observer.watch(inner, binding, description))
