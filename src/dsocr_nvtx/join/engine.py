@@ -1,5 +1,6 @@
 """The join: a trace in, the joined tables and their accounting out."""
 
+import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
@@ -7,7 +8,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.accounting import Accounting, account
 from dsocr_nvtx.join.attribution import attribute
-from dsocr_nvtx.join.columns import numbers
+from dsocr_nvtx.join.columns import Ints, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.measure import measure
@@ -44,7 +45,7 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
     every, found = replay(trace, costs, ranges, found)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
-    measured = measure(trace.operations, trace.launches, found, ranges)
+    measured = measure(trace.operations, trace.launches, found, ranges, gpus(trace))
     kernels = kernel_table(trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
     weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
     table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
@@ -52,3 +53,14 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     return Joined(kernels=kernels, ranges=table, accounting=accounting)
+
+
+def gpus(trace: Trace) -> Ints:
+    """Return a number per operation that tells GPUs apart, by identity where the report has it, else by ordinal."""
+    pid, device = numbers(trace.operations, "pid"), numbers(trace.operations, "device")
+    pair, first = groups(pid, device)
+    keys = [(int(pid[i]), int(device[i])) for i in first]
+    known = [trace.devices[key].uuid if key in trace.devices else "" for key in keys]
+    names = [uuid or f"ordinal {ordinal}" for uuid, (_, ordinal) in zip(known, keys, strict=True)]
+    numbered = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbered[name] for name in names], np.int64)[pair]

@@ -65,10 +65,17 @@ class Measured:
 _LONGEST = 5
 
 
-def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest) -> Measured:
-    """Return all device times. Every operation and every idle nanosecond of a device's window is counted once."""
+def measure(
+    operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest, gpu: Ints | None = None
+) -> Measured:
+    """Return all device times. Every operation and every idle nanosecond of a device's window is counted once.
+
+    ``gpu`` says which GPU each operation ran on, where that is more than its ordinal: processes that see different
+    devices number them alike.
+    """
     start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
     device = numbers(operations, "device")
+    gpu = device if gpu is None else gpu
     count = len(ranges.order)
     op_busy = np.zeros(len(start), np.int64)
     idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
@@ -76,8 +83,9 @@ def measure(operations: pa.Table, launches: pa.Table, found: Attribution, ranges
     call_cause = _causes(launches)[calls.order] if len(launches) else np.zeros(0, np.int64)
     devices: list[DeviceTime] = []
     longest: list[LongGap] = []
-    for ordinal in np.unique(device):
-        mine = np.flatnonzero(device == ordinal)
+    for one in np.unique(gpu):
+        mine = np.flatnonzero(gpu == one)
+        ordinal = int(device[mine[0]])
         tie = _tie(operations, mine, start[mine])
         op_busy[mine] = busy_owned(start[mine], end[mine], tie)
         window = _window(operations, mine, ranges)
@@ -165,7 +173,7 @@ def _idle(
         idle[cause] += table[1:, list(Cause).index(cause)]
     by_cause = {str(c): int(total) for c, total in zip(Cause, table.sum(axis=0), strict=True)}
     time = DeviceTime(
-        device=int(ordinal),
+        device=ordinal,
         window=window,
         operations=len(mine),
         busy_ns=int(op_busy[mine].sum()),
