@@ -1,6 +1,5 @@
-"""Opening whatever a user calls a report: an nsys SQLite export, plain or xz-packed, or a ``.nsys-rep``."""
+"""Opening whatever a user calls a report: an nsys export (SQLite, plain or packed, or a folder), or a ``.nsys-rep``."""
 
-import hashlib
 import lzma
 import shutil
 import subprocess
@@ -12,15 +11,20 @@ from pathlib import Path
 from attrs import evolve
 
 from dsocr_nvtx.errors import Refused, Unavailable
-from dsocr_nvtx.ingest import nsys
+from dsocr_nvtx.ingest import cupti, nsys
+from dsocr_nvtx.ingest.digest import digesting
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 
 
 def read_report(path: Path) -> Trace:
     """Read a report whole. The source says its file name and the hash of its bytes."""
-    with _as_sqlite(path) as sqlite:
+    run = cupti.run_directory(path)
+    if run is not None:
+        trace = cupti.read(run)
+        return evolve(trace, source={**trace.source, "report": run.name})
+    with digesting(path) as found, _as_sqlite(path) as sqlite:
         trace = nsys.read(sqlite)
-    return evolve(trace, source={**trace.source, "report": path.name, "sha256": _digest(path)})
+    return evolve(trace, source={**trace.source, "report": path.name, "sha256": found[0]})
 
 
 def read_projectable(path: Path) -> Projectable:
@@ -28,11 +32,6 @@ def read_projectable(path: Path) -> Projectable:
     with _as_sqlite(path) as sqlite:
         found = nsys.read_projectable(sqlite)
     return evolve(found, source={**found.source, "report": path.name})
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """One run from beginning to end: build, warm up, record inside the capture window, write the run directory."""
 
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -15,11 +16,13 @@ from attrs import evolve, frozen
 from dsocr_nvtx import __version__
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.advice import next_command, under_nsys
+from dsocr_nvtx.run.cupti_capture import CuptiCapture
 from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
 from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.power import PowerWatch, energy_lines, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.static import write_static
+from dsocr_nvtx.run.timing import choose_timing, described_devices
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
 from dsocr_nvtx.schema.files import check_directory, replacing_directory
 from dsocr_nvtx.schema.records import Level, RunManifest, Stage, StaticCheck
@@ -38,6 +41,8 @@ class _Recorded:
     tokens: list[list[int]]
     seconds: float
     session: "HookSession | None"
+    timing: str
+    cupti: CuptiCapture | None
 
 
 def capture(options: RunOptions) -> Path:
@@ -104,8 +109,9 @@ def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
 
 def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Recorded:
     images = work.views.model_inputs()
+    timing, cupti = choose_timing(options.timing, work.device, progress.say)
     with ExitStack() as stack:
-        session = stack.enter_context(_hooked(work, options)) if options.hooks else None
+        session = stack.enter_context(_hooked(work, options, timing)) if options.hooks else None
         # Muted hooks price what they see, so that no cost is computed for the first time while time is measured.
         with session.muted() if session is not None else nullcontext():
             _warm_up(work, options.warmup, progress)
@@ -113,22 +119,27 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
         stack.enter_context(_profiler_window(enabled=options.capture_range))
         if session is not None:
             session.announce_all()
+        recording = stack.enter_context(ExitStack())
+        if cupti is not None:
+            recording.enter_context(cupti.recording())
         started = time.perf_counter()
         tokens = run_pages(work.model, images, work.prompt, work.decoding, session or Unobserved(), progress.step)
         # The only wait: the events need it, and the window must not close on running kernels.
         _wait(work.device)
         seconds = time.perf_counter() - started
+        recording.close()
         if session is not None and _observes_experts(work, options):
             session.publish_experts()  # while the profiler still listens
-    return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session)
+    return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session, timing=timing, cupti=cupti)
 
 
-def _hooked(work: Workload, options: RunOptions) -> "AbstractContextManager[HookSession]":
+def _hooked(work: Workload, options: RunOptions, timing: str) -> "AbstractContextManager[HookSession]":
     # Imported here so that --no-hooks runs where nvtx is not installed.
     from dsocr_nvtx.hooks import hook
 
     observe = _observes_experts(work, options)
-    return hook(work.model, level=options.level, events=options.events, record=True, observe_experts=observe)
+    events = options.events or timing == "events"
+    return hook(work.model, level=options.level, events=events, record=True, observe_experts=observe)
 
 
 def _observes_experts(work: Workload, options: RunOptions) -> bool:
@@ -168,6 +179,8 @@ def _write(directory: Path, options: RunOptions, work: Workload, recorded: _Reco
         recorded.session.write(directory)
         stats, steps = recorded.session.stats, len(recorded.tokens[0]) - 1
         check = write_static(directory, work, options.mode, Level(options.level), stats, steps)
+    if recorded.cupti is not None:
+        recorded.cupti.write(directory, described_devices())
     write_output(directory, recorded.tokens, work.texts(recorded.tokens))
     write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check))
     return check
@@ -189,6 +202,7 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
         experts=options.experts,
         decode=options.decode,
         cudnn_sdpa=options.cudnn_sdpa,
+        timing=recorded.timing,
         pages=work.names,
         prompt_tokens=work.prompt.shape[1],
         decode_tokens=len(recorded.tokens[0]) - 1,
@@ -232,6 +246,9 @@ def _report(target: Path, options: RunOptions, work: Workload, recorded: _Record
     progress.say(f"run directory: {target}")
     if work.device.type == "cpu":
         progress.say("next, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run")
+        return
+    if recorded.cupti is not None and recorded.session is not None:
+        progress.say(f"next: dsocr-nvtx join {shlex.quote(str(target))}")
         return
     command = next_command(target, options.command, capture_range=options.capture_range, profiled=under_nsys())
     progress.say(f"next: {command}")

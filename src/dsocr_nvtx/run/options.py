@@ -54,6 +54,15 @@ class Decode(StrEnum):
     GRAPH = "graph"
 
 
+class Timing(StrEnum):
+    """Where device times come from besides a profiler: CUPTI, CUDA events around every range, or nowhere."""
+
+    AUTO = "auto"
+    CUPTI = "cupti"
+    EVENTS = "events"
+    NONE = "none"
+
+
 class Experts(StrEnum):
     """Implementations of the routed experts; `auto` is what transformers' generate uses."""
 
@@ -128,6 +137,9 @@ def run_command(
     events: Annotated[
         bool, typer.Option("--events", help="CUDA events around every range, not only every step.")
     ] = False,
+    timing: Annotated[
+        Timing, typer.Option(help="cupti records GPU work without nsys; auto: cupti, unless nsys is there.")
+    ] = Timing.NONE,
     observe_experts: Annotated[
         bool | None,
         typer.Option(
@@ -179,6 +191,7 @@ def run_command(
             cudnn_sdpa=cudnn_sdpa,
             level=level.value,
             events=events,
+            timing=timing.value,
             observe_experts=observe_experts,
             hooks=hooks,
             warmup=warmup,

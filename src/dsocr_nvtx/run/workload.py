@@ -40,6 +40,7 @@ class RunOptions:
     cudnn_sdpa: bool = True
     level: str = "op"
     events: bool = False
+    timing: str = "none"
     observe_experts: bool | None = None
     hooks: bool = True
     warmup: int = 1

@@ -263,3 +263,4 @@ class RunManifest:
     experts_observed: int = 0
     decode: str = "eager"
     cudnn_sdpa: bool = True
+    timing: str = "none"
