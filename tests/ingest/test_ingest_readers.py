@@ -95,6 +95,21 @@ def test_pages_read_as_sqlite_reads_them(
         assert_equal(fast, plain)
 
 
+def test_products_are_made_while_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (a INTEGER, b INTEGER, c INTEGER)")
+        connection.executemany("INSERT INTO t VALUES (?, ?, ?)", [(2, 3, 5), (0, 7, 1), (None, 7, 1), (7, 1, None)])
+    connection.close()
+    folder = as_folder(path, tmp_path / "folder", ".parquet")
+    with SqliteFile(path) as fast, SqliteFile(path, fast=False) as plain:
+        for source in (fast, plain, FolderOfTables(folder)):
+            found = source.integers("t", ["a*b*c", "b", "a*absent"])
+            assert found["a*b*c"].tolist() == [30, 0, -(2**63), -(2**63)]
+            assert found["b"].tolist() == [3, 7, 7, 1]
+            assert found["a*absent"].tolist() == [-(2**63)] * 4
+
+
 @pytest.mark.parametrize("value", ["'one'", "1.5", "x'00'", "9223372036854775807", "-9223372036854775807"])
 def test_values_of_another_type_are_refused_alike(tmp_path: Path, value: str) -> None:
     path = tmp_path / "a.sqlite"

@@ -9,6 +9,7 @@ from rich.console import Console
 from dsocr_nvtx import __version__
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.heap import keep_freed_memory
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
@@ -28,6 +29,7 @@ def join_report(
     """Join a report, write every table into a directory, and print the verdict."""
     target = out or default_out(report)
     check_directory(target, MARKER, force=force)
+    keep_freed_memory()
     trace = read_report(report)
     joined = join(trace, str(report))
     if run is not None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask
+from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
 from dsocr_nvtx.ingest.texts import plain_text
 
 _REEXPORT = "export it again: nsys export -t parquetdir REPORT.nsys-rep"
@@ -93,6 +93,9 @@ class FolderOfTables:
         """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused."""
         if table not in self.columns:
             return {name: np.empty(0, np.int64) for name in columns}
+        if any("*" in name for name in columns):
+            plain = self.integers(table, list(dict.fromkeys(part for name in columns for part in name.split("*"))))
+            return {name: product([plain[part] for part in name.split("*")]) for name in columns}
         present = [name for name in columns if name in self.columns[table]]
         found = self._read(table, present or sorted(self.columns[table])[:1])
         missing = np.broadcast_to(np.int64(NULL), (len(found),))

@@ -125,7 +125,10 @@ def _pairs(operations: pa.Table) -> tuple[list[int], list[int]]:
 
 
 def _nullable(values: Ints) -> pa.Array:
-    return pa.array(values, pa.int64(), mask=values == NULL)
+    missing = values == NULL
+    if missing.all():
+        return pa.nulls(len(values), pa.int64())
+    return pa.array(values, pa.int64(), mask=missing) if missing.any() else pa.array(values, pa.int64())
 
 
 def _check_times(report: Source, table: str, c: dict[str, Ints]) -> None:
@@ -138,7 +141,8 @@ def read_launches(report: Source, names: Names) -> pa.Table:
     """Return LAUNCHES: runtime and driver calls."""
     c = report.integers(_RUNTIME, ("globalTid", "start", "end", "correlationId", "nameId", "eventClass"))
     # Class 67 rows repeat a call's correlation id for its host call stack; they are no calls.
-    calls = np.isin(c["eventClass"], (_RUNTIME_API, _DRIVER_API, NULL))
+    kind = c["eventClass"]
+    calls = (kind == _RUNTIME_API) | (kind == _DRIVER_API) | (kind == NULL)
     if not calls.all():
         c = {name: values[calls] for name, values in c.items()}
     _check_times(report, _RUNTIME, c)
@@ -156,7 +160,7 @@ def read_launches(report: Source, names: Names) -> pa.Table:
 
 
 _COMMON = ("globalPid", "deviceId", "streamId", "start", "end", "correlationId", "graphNodeId")
-_GRID = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
+_BLOCKS, _THREADS = "gridX*gridY*gridZ", "blockX*blockY*blockZ"
 
 
 def read_operations(report: Source, names: Names) -> pa.Table:
@@ -167,10 +171,9 @@ def read_operations(report: Source, names: Names) -> pa.Table:
 
 
 def _kernels(report: Source, names: Names) -> pa.Table:
-    c = report.integers(_KERNEL, (*_COMMON, "demangledName", *_GRID))
-    blocks = c["gridX"] * c["gridY"] * c["gridZ"]
-    threads = c["blockX"] * c["blockY"] * c["blockZ"]
-    return _operation(report, _KERNEL, c, "kernel", words(c["demangledName"], names), blocks=blocks, threads=threads)
+    c = report.integers(_KERNEL, (*_COMMON, "demangledName", _BLOCKS, _THREADS))
+    name = words(c["demangledName"], names)
+    return _operation(report, _KERNEL, c, "kernel", name, blocks=c[_BLOCKS], threads=c[_THREADS])
 
 
 def _copies(report: Source) -> pa.Table:

@@ -39,7 +39,11 @@ class Source(Protocol):
         ...
 
     def integers(self, table: str, columns: Sequence[str]) -> dict[str, Ints]:
-        """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused."""
+        """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused.
+
+        A name like ``a*b`` is the product of two columns, so that only the product need be kept; NULL in one, or a
+        column that is not there, makes it NULL.
+        """
         ...
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
@@ -49,3 +53,15 @@ class Source(Protocol):
     def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
         ...
+
+
+def product(factors: Sequence[Ints]) -> Ints:
+    """Return the product of columns, `NULL` where one of them is; a lone column is itself."""
+    if len(factors) == 1:
+        return factors[0]
+    found = factors[0] * factors[1]
+    for factor in factors[2:]:
+        found *= factor
+    for factor in factors:
+        found[factor == NULL] = NULL
+    return found

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest import cells, pages
-from dsocr_nvtx.ingest.source import NULL, Ints, Mask
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product
 from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
 from dsocr_nvtx.ingest.texts import decoded, plain_text
 
@@ -119,7 +119,10 @@ class SqliteFile:
         if table not in self.columns:
             return {name: np.empty(0, np.int64) for name in names}
         found = self._by_pages(table, lambda reader: reader.integers(names))
-        return self._integers(table, names) if found is None else found
+        if found is not None:
+            return found
+        plain = self._integers(table, list(dict.fromkeys(part for name in names for part in name.split("*"))))
+        return {name: product([plain[part] for part in name.split("*")]) for name in names}
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut and made UTF-8."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.ingest import cells, pages
-from dsocr_nvtx.ingest.source import NULL, Ints, Mask
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product
 from dsocr_nvtx.ingest.texts import blob_array, plain_text, text_array
 
 _ROWID = -1
@@ -52,15 +52,16 @@ class PageColumns:
 
     def integers(self, names: Sequence[str]) -> dict[str, Ints]:
         """Return integer columns, NULL as `NULL`."""
-        at = {name: self.layout.positions[name] for name in names if name in self.layout.positions}
-        found = {name: np.empty(self.parts.rows, np.int64) for name in at}
+        factors = {name: name.split("*") for name in names if self.layout.positions.keys() >= set(name.split("*"))}
+        at = {part: self.layout.positions[part] for parts in factors.values() for part in parts}
+        found = {name: np.empty(self.parts.rows, np.int64) for name in factors}
 
         def parse(chunk: cells.Chunk, first: int) -> None:
             stored = cells.fields(chunk, [p for p in at.values() if p != _ROWID])
             self._refuse_defaults(stored, at)
             mine = slice(first, first + len(chunk.rowid))
-            for name, p in at.items():
-                found[name][mine] = chunk.rowid if p == _ROWID else cells.integers(chunk, *stored[p], NULL)
+            for name, parts in factors.items():
+                found[name][mine] = product([_values(chunk, stored, at[part]) for part in parts])
 
         deque(pages.chunks(self.file, self.parts, parse), maxlen=0)
         missing = np.broadcast_to(np.int64(NULL), (self.parts.rows,))
@@ -110,3 +111,7 @@ class PageColumns:
             value = self.fetch(name, rowid)
             values[index] = value if pa.types.is_binary(array.type) else plain_text(value)
         return pa.array(values, array.type)
+
+
+def _values(chunk: cells.Chunk, stored: dict[int, tuple[cells.Kinds, Ints]], position: int) -> Ints:
+    return chunk.rowid if position == _ROWID else cells.integers(chunk, *stored[position], NULL)

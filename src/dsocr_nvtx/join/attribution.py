@@ -82,6 +82,8 @@ def _inside_other(pid: Ints, time: Ints, ranges: Forest) -> np.ndarray:
 
 
 def _unseen_nodes(operations: pa.Table, graph_nodes: pa.Table) -> np.ndarray:
+    if operations["graph_node_id"].null_count == len(operations):
+        return np.zeros(len(operations), bool)
     node = numbers(operations, "graph_node_id")
     seen = np.isin(node, numbers(graph_nodes, "graph_node_id"))
     return known(operations, "graph_node_id") & ~seen

@@ -56,6 +56,8 @@ def template_nodes(operations: pa.Table, when: Ints, graph_nodes: pa.Table) -> I
     two rows: that it was made, then of what.
     """
     answer = np.full(len(operations), -1)
+    if operations["graph_node_id"].null_count == len(operations):
+        return answer
     mine = np.flatnonzero(known(operations, "graph_node_id"))
     if not len(mine) or not len(graph_nodes):
         return answer
