@@ -11,13 +11,17 @@ from pathlib import Path
 from attrs import evolve
 
 from dsocr_nvtx.errors import Refused, Unavailable
-from dsocr_nvtx.ingest import nsys
+from dsocr_nvtx.ingest import cupti, nsys
 from dsocr_nvtx.ingest.digest import digesting
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 
 
 def read_report(path: Path) -> Trace:
     """Read a report whole. The source says its file name and the hash of its bytes."""
+    run = cupti.run_directory(path)
+    if run is not None:
+        trace = cupti.read(run)
+        return evolve(trace, source={**trace.source, "report": run.name})
     with digesting(path) as found, _as_sqlite(path) as sqlite:
         trace = nsys.read(sqlite)
     return evolve(trace, source={**trace.source, "report": path.name, "sha256": found[0]})
