@@ -255,12 +255,140 @@ def _command(words: list[str]) -> str:
     return done.stdout + done.stderr
 
 
+def three_sources(out: Path) -> list[Row]:
+    """Run the same page under nsys, under CUPTI and with events; compare busy time per stage and decoder layer."""
+    from dsocr_nvtx.schema.files import read_table
+
+    more = ["--max-new-tokens", "32"]
+    report = out / "eager"
+    _command([*NSYS, *RANGE, "-o", str(report), *RUN, *more, "--capture-range", "-o", str(out / "run_nsys")])
+    _command([*RUN, *more, "--timing", "cupti", "-o", str(out / "run_cupti")])
+    _command([*RUN, *more, "--timing", "events", "-o", str(out / "run_events")])
+    _join(report.with_suffix(".nsys-rep"), out / "nsys.dsocr", out / "run_nsys")
+    _join(out / "run_cupti", out / "cupti.dsocr")
+    nsys, cupti = (_busy(out / f"{name}.dsocr") for name in ("nsys", "cupti"))
+    stages = {key: cupti[key] / nsys[key] - 1 for key in nsys if len(key) == 1 and key in cupti}
+    layers = {key: cupti[key] / nsys[key] - 1 for key in nsys if len(key) == 2 and key in cupti and nsys[key]}
+    events: dict[str, int] = {}
+    for row in read_table(out / "run_events" / "ranges.arrow").to_pylist():
+        if row["path"] == row["stage"]:
+            events[row["stage"]] = events.get(row["stage"], 0) + (row["device_ns"] or 0)
+    worst = max(layers.items(), key=lambda item: abs(item[1]))
+    counts = [str(_operations(out / f"{name}.dsocr")) for name in ("nsys", "cupti")]
+    rows = [("operations: nsys, CUPTI", ", ".join(counts), "equal")]
+    rows += [(f"busy time of {key[0]}: CUPTI over nsys", f"{value:+.2%} of {nsys[key] / 1e6:.2f} ms", "within 2 %")
+             for key, value in stages.items()]  # fmt: skip
+    what = f"busy time of decoder layers, worst of {len(layers)} (stage, layer): CUPTI over nsys"
+    rows.append((what, f"{worst[1]:+.2%} at {worst[0]}", "within 2 %"))
+    rows += [(f"events of {stage} over nsys busy time", f"{spent / max(nsys.get((stage,), 0), 1):.2f} times",
+              "at least 1") for stage, spent in events.items()]  # fmt: skip
+    for name in ("run_nsys", "run_cupti", "run_events"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    report.with_suffix(".nsys-rep").unlink()
+    return rows
+
+
+def _busy(joined: Path) -> dict[tuple[Any, ...], int]:
+    """Return busy time by (stage,) and, of the decoder, by (stage, layer)."""
+    from dsocr_nvtx.schema.files import read_table
+
+    found: dict[tuple[Any, ...], int] = {}
+    for row in read_table(joined / "roofline.arrow").to_pylist():
+        keys: list[tuple[Any, ...]] = [(row["stage"],)]
+        if row["module"] == "decoder" and row["layer"] is not None:
+            keys.append((row["stage"], row["layer"]))
+        for key in keys:
+            found[key] = found.get(key, 0) + row["busy_owned_ns"]
+    return found
+
+
+def _operations(joined: Path) -> int:
+    from dsocr_nvtx.schema.files import read_table
+
+    return len(read_table(joined / "kernels.arrow"))
+
+
+def cupti_cost(_out: Path) -> list[Row]:
+    """Time eager decode steps of one KV length with CUPTI recording and without, block by block in turns."""
+    import contextlib
+    import statistics
+
+    import torch
+
+    from dsocr_nvtx.run.cupti_capture import CuptiCapture
+    from dsocr_nvtx.run.loop import Unobserved
+    from dsocr_nvtx.run.overhead import median_interval, undone
+
+    blocks: dict[bool, list[float]] = {False: [], True: []}
+    operations = 0
+    with started("gundam", 1, "eager") as state:
+        for number in range(16):
+            on = bool(number % 2)
+            capture = CuptiCapture() if on else None
+            with capture.recording() if capture is not None else contextlib.nullcontext():
+                times = []
+                for _ in range(8):
+                    with undone(state):
+                        torch.cuda.synchronize()
+                        start = time.perf_counter()
+                        state.decode(Unobserved())
+                        torch.cuda.synchronize()
+                        times.append(time.perf_counter() - start)
+            if capture is not None:
+                operations = len(capture.records()[10]) // 8
+            blocks[on].append(statistics.median(times[1:]))
+    pairs = [on / off - 1 for off, on in zip(blocks[False][1:], blocks[True][1:], strict=True)]
+    low, high = median_interval(pairs)
+    step = statistics.median(blocks[False]) * 1e3
+    told = f"{statistics.median(pairs):.2%} ({low:.2%} to {high:.2%}) of {step:.2f} ms, {operations} kernels a step"
+    return [("CUPTI's slowdown of an eager decode step", told, "at most 10 %")]
+
+
+def completeness(out: Path) -> list[Row]:
+    """Launch half a million kernels and count their records."""
+    import torch
+
+    from dsocr_nvtx.run.cupti_capture import CuptiCapture
+    from dsocr_nvtx.schema.files import read_table
+
+    count, value = 500_000, torch.zeros(32, device="cuda")
+    value.add_(1)
+    capture = CuptiCapture()
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    with capture.recording():
+        for _ in range(count):
+            value.add_(1)
+        torch.cuda.synchronize()
+    ran = time.perf_counter() - begun
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        begun = time.perf_counter()
+        found = capture.write(Path(folder), {})
+        read = time.perf_counter() - begun
+        launches = len(read_table(Path(folder) / "timings" / "launches.arrow"))
+    told = f"{found} operations, {launches} calls, {capture.dropped} dropped; ran {ran:.1f} s, read in {read:.1f} s"
+    return [(f"records of {count} kernels", told, "all")]
+
+
+def dilation(out: Path) -> list[Row]:
+    """Profile with a calibrating run beside."""
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        run = Path(folder) / "run"
+        _command([*NSYS, *RANGE, "-o", f"{folder}/r", *RUN, "--capture-range", "--calibrate", "-o", str(run)])
+        found = json.loads((run / "run.json").read_text())["dilation"]
+    return [(f"dilation of {stage} under nsys", json.dumps(told), "") for stage, told in found.items()]
+
+
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "identity": identity,
     "replay": replay_times,
     "hooks": hook_cost,
+    "cupti-cost": cupti_cost,
+    "complete": completeness,
     "graph-nsys": graph_under_nsys,
+    "three-sources": three_sources,
     "hooks-nsys": hook_cost_nsys,
+    "dilation": dilation,
 }
 
 

@@ -14,8 +14,9 @@ import torch
 from attrs import evolve, frozen
 
 from dsocr_nvtx import __version__
-from dsocr_nvtx.errors import Unavailable
+from dsocr_nvtx.errors import Unavailable, UsageError
 from dsocr_nvtx.run.advice import next_command, under_nsys
+from dsocr_nvtx.run.calibrate import dilation_of, median_steps, unprofiled_steps
 from dsocr_nvtx.run.cupti_capture import CuptiCapture
 from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
 from dsocr_nvtx.run.loop import Unobserved, run_pages
@@ -24,7 +25,7 @@ from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.static import write_static
 from dsocr_nvtx.run.timing import choose_timing, described_devices
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
-from dsocr_nvtx.schema.files import check_directory, replacing_directory
+from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory
 from dsocr_nvtx.schema.records import Level, RunManifest, Stage, StaticCheck
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
@@ -54,12 +55,13 @@ def capture(options: RunOptions) -> Path:
         stack.enter_context(_memory_is_named())
         stack.enter_context(attention_choice(cudnn=options.cudnn_sdpa))
         device = choose_device(options)
+        unprofiled = _calibrated(options, progress)
         _settle(device)
         watch = stack.enter_context(power_watch(device, wanted=options.power))
         work = prepare(options, progress)
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
             recorded = _record(work, options, progress)
-            check = _write(directory, options, work, recorded)
+            check = _write(directory, options, work, recorded, unprofiled)
             if watch is not None:
                 _power(watch, directory, options, work, progress)
         _report(target, options, work, recorded, progress)
@@ -173,16 +175,30 @@ def _memory_is_named() -> Iterator[None]:
         raise Unavailable(f"{line} Take a smaller --batch or --mode, or another --device") from error
 
 
-def _write(directory: Path, options: RunOptions, work: Workload, recorded: _Recorded) -> StaticCheck | None:
-    check = None
+def _calibrated(options: RunOptions, progress: RunProgress) -> dict[str, int]:
+    """Return the median step of each stage without any tool, where asked for."""
+    if not options.calibrate:
+        return {}
+    if not options.hooks:
+        raise UsageError("--calibrate compares the hooked stages: it does not go with --no-hooks")
+    progress.say("the same run without any tool")
+    return unprofiled_steps(options)
+
+
+def _write(
+    directory: Path, options: RunOptions, work: Workload, recorded: _Recorded, unprofiled: dict[str, int]
+) -> StaticCheck | None:
+    check, dilation = None, dict[str, dict[str, float]]()
     if recorded.session is not None:
         recorded.session.write(directory)
+        if unprofiled:
+            dilation = dilation_of(median_steps(read_table(directory / "ranges.arrow")), unprofiled)
         stats, steps = recorded.session.stats, len(recorded.tokens[0]) - 1
         check = write_static(directory, work, options.mode, Level(options.level), stats, steps)
     if recorded.cupti is not None:
         recorded.cupti.write(directory, described_devices())
     write_output(directory, recorded.tokens, work.texts(recorded.tokens))
-    write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check))
+    write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check, dilation=dilation))
     return check
 
 

@@ -140,6 +140,9 @@ def run_command(
     timing: Annotated[
         Timing, typer.Option(help="cupti records GPU work without nsys; auto: cupti, unless nsys is there.")
     ] = Timing.NONE,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First make the same run without any tool, to know what watching costs.")
+    ] = False,
     observe_experts: Annotated[
         bool | None,
         typer.Option(
@@ -192,6 +195,7 @@ def run_command(
             level=level.value,
             events=events,
             timing=timing.value,
+            calibrate=calibrate,
             observe_experts=observe_experts,
             hooks=hooks,
             warmup=warmup,

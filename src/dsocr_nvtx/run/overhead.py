@@ -172,7 +172,7 @@ def _recorded(owner: nn.Module, inner: _Method) -> _Method:
 
 
 def _timed_step(state: Generation, variant: _Variant, device: torch.device) -> int:
-    with variant.installed(), _undone(state):
+    with variant.installed(), undone(state):
         _wait(device)
         start = perf_counter_ns()
         state.decode(variant.session)
@@ -181,7 +181,7 @@ def _timed_step(state: Generation, variant: _Variant, device: torch.device) -> i
 
 
 @contextmanager
-def _undone(state: Generation) -> Iterator[None]:
+def undone(state: Generation) -> Iterator[None]:
     """Put the generation back when the block ends, so that the next step is the same one."""
     if isinstance(state, Static):
         held = state.held

@@ -41,6 +41,7 @@ class RunOptions:
     level: str = "op"
     events: bool = False
     timing: str = "none"
+    calibrate: bool = False
     observe_experts: bool | None = None
     hooks: bool = True
     warmup: int = 1

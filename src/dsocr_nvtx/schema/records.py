@@ -6,7 +6,7 @@ Whole numbers throughout: FLOPs, bytes and nanoseconds, named ``_flops``, ``_byt
 from enum import StrEnum
 from typing import Self
 
-from attrs import define, evolve, fields, frozen
+from attrs import define, evolve, field, fields, frozen
 
 
 class Stage(StrEnum):
@@ -264,3 +264,4 @@ class RunManifest:
     decode: str = "eager"
     cudnn_sdpa: bool = True
     timing: str = "none"
+    dilation: dict[str, dict[str, float]] = field(factory=dict)
