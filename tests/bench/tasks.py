@@ -119,7 +119,7 @@ def nsys_stats(report: Path) -> str:
 
 def nsys_ai(report: Path) -> str:
     """Let nsys-ai attribute kernels to ranges, as it does for its own views."""
-    from nsys_ai.nvtx_attribution import attribute_kernels_to_nvtx  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from nsys_ai.nvtx_attribution import attribute_kernels_to_nvtx
 
     connection = sqlite3.connect(report)
     return _timed(lambda: f"{len(attribute_kernels_to_nvtx(connection)):,} rows of attribution only")

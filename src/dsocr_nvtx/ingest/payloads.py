@@ -192,5 +192,6 @@ def _records(values: Ints, known: Mask) -> pa.Array:
     """Return rows of fields as binary records, null where not known."""
     edges = np.concatenate([[0], np.cumsum(np.where(known, PAYLOAD_DTYPE.itemsize, 0))]).astype(np.int32)
     valid = np.packbits(known, bitorder="little")
-    buffers = [pa.py_buffer(part) for part in (valid, edges, np.ascontiguousarray(values[known]))]
+    packed = np.ascontiguousarray(values if known.all() else values[known])
+    buffers = [pa.py_buffer(part) for part in (valid, edges, packed)]
     return pa.Array.from_buffers(pa.binary(), len(known), buffers)

@@ -1,7 +1,8 @@
 """What kind of work a kernel does, by its name: useful work (products, attention) or the tax around it.
 
 The first rule whose text occurs in the name decides; tables carry that text, so every verdict can be checked. Names no
-rule knows are ``other``, and their share is shown. Rules know PyTorch, cuBLAS, cuDNN, CUTLASS and FlashAttention.
+rule knows are ``other``, and their share is shown. Parts are chosen so that template machinery (``nocast``,
+``unrolled``) decides nothing. Rules know PyTorch, cuBLAS, cuDNN, CUTLASS and FlashAttention.
 """
 
 from enum import StrEnum
@@ -27,17 +28,18 @@ _RULES: tuple[tuple[KernelClass, tuple[str, ...]], ...] = (
         KernelClass.DATA_MOVEMENT,
         (
             "copy", "CatArray", "index", "gather", "scatter", "FillFunctor", "fill", "arange", "repeat_interleave",
-            "masked_s", "where", "cast", "transpose", "permute", "constant_pad", "roll", "Memcpy", "Memset", "flip",
+            "masked_s", "where", "cast_", "transpose", "permute", "constant_pad", "roll_cuda", "Memcpy", "Memset",
+            "flip",
         ),
     ),
     (
         KernelClass.NORM_ACTIVATION,
         (
-            "norm", "Norm", "softmax", "SoftMax", "gelu", "GELU", "Gelu", "silu", "sigmoid", "relu", "tanh", "reduce",
+            "norm", "Norm", "softmax", "SoftMax", "gelu", "GELU", "Gelu", "silu", "sigmoid", "relu", "tanh", "reduc",
             "elementwise", "upsample", "interpolate",
         ),
     ),
-    (KernelClass.OTHER, ("topk", "TopK", "sort", "Sort", "Scan", "scan", "histogram", "Radix")),
+    (KernelClass.OTHER, ("topk", "TopK", "sort", "Sort", "Scan", "scan", "histogram", "Radix", "Histogram", "nccl")),
 )  # fmt: skip
 
 
