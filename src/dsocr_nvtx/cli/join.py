@@ -16,6 +16,7 @@ from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
@@ -35,6 +36,8 @@ def join_report(
     if run is not None:
         check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
     found = _roofline(trace, joined, hardware, ceilings, str(report))
+    if run is not None:
+        found = dilated(found, read_dilation(run))
     _write(target, trace, joined, found, force=force)
     console = _console()
     show(console, found, joined.accounting)

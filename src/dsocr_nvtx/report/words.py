@@ -46,11 +46,13 @@ def verdict(stage: Record) -> str:
         "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
         "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
         "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof",
+        "None": f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself",
     }[str(stage["bound"])]
     floor = _number(stage["roofline_ns"])
     per_step = wall / max(_number(stage["steps"]), 1) / 1e6
     times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
-    return f"{stage['stage']} is {bound(stage['bound'])}: {what}; {per_step:,.2f} ms a step, {times}"
+    judged = "not judged" if stage["bound"] is None else bound(stage["bound"])
+    return f"{stage['stage']} is {judged}: {what}; {per_step:,.2f} ms a step, {times}"
 
 
 _CAUSE_WORDS = {

@@ -197,6 +197,7 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
     traffic = own["weight_bytes"] + own["kv_read_bytes"] + own["kv_write_bytes"]
     _, one = groups(group, numbers(ranges, "step"))
     return {
+        "dilation": [None] * count,
         "steps": np.bincount(group[one], minlength=count),
         "tokens": _total(group, _tokens(ranges), count),
         "mfu": ratio(_float_total(group, matrix_seconds, count), wall),

@@ -292,6 +292,7 @@ STAGES = pa.schema(
         *_RATES,
         column("mfu", _F64, "", "tensor_flops / (wall_ns x datasheet dense peak of the dtype)", null=True),
         column("mbu", _F64, "", "(weight_bytes + KV bytes) / (wall_ns x datasheet bandwidth)", null=True),
+        column("dilation", _F64, "", "median step as profiled / median step without any tool", null=True),
     ]
 )
 """``stages.arrow``: one row per stage, the sum of its rows in ``roofline.arrow``."""

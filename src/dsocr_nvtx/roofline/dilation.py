@@ -1,0 +1,48 @@
+"""What watching costs: each stage's dilation beside its times, and no verdict that the dilation alone could explain."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from attrs import evolve
+
+from dsocr_nvtx.join.columns import numbers
+from dsocr_nvtx.roofline.points import Roofline
+
+
+def read_dilation(run: Path) -> dict[str, float]:
+    """Return the dilation of each stage as a run directory has it; empty where the run was not calibrated."""
+    path = run / "run.json"
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8")).get("dilation") or {}
+    return {str(stage): float(values["ratio"]) for stage, values in told.items()}
+
+
+def dilated(found: Roofline, dilation: Mapping[str, float]) -> Roofline:
+    """Return the roofline with ``dilation`` in STAGES, and ``bound`` null where ``host`` is not sure.
+
+    Work on the GPU takes as long watched as not, so the time that watching adds is idle. A stage counts as waiting for
+    the host only if more than half of its time would still be idle without what watching added.
+    """
+    if not dilation:
+        return found
+    stages = found.stages
+    ratio = np.array([dilation.get(stage, np.nan) for stage in stages["stage"].to_pylist()])
+    wall, busy = numbers(stages, "wall_ns"), numbers(stages, "busy_owned_ns")
+    # Where nothing is known, or watching made it no slower, the verdict stands.
+    idle = wall / np.fmax(ratio, 1.0) - busy
+    bounds = [
+        None if bound == "host" and left <= spent else bound
+        for bound, left, spent in zip(stages["bound"].to_pylist(), idle, busy, strict=True)
+    ]
+    columns = {
+        "dilation": pa.array(ratio, pa.float64(), mask=np.isnan(ratio)),
+        "bound": pa.array(bounds, pa.string()).dictionary_encode(),
+    }
+    for name, values in columns.items():
+        at = stages.schema.get_field_index(name)
+        stages = stages.set_column(at, stages.schema.field(at), values.cast(stages.schema.field(at).type))
+    return evolve(found, stages=stages)
