@@ -43,20 +43,19 @@ def workload(mode: str, batch: int, decode: str) -> Any:
 
     options = module.RunOptions(mode=mode, batch=batch, **SMALL)
     with run_progress() as progress:
-        if _models:
-            config = _models[0].config
+        if _first:
+            first, config = _first[0], _first[0].model.config
             pages = module._pages(options)
             views = module.page_views([p.image for p in pages], mode, None, module.base_side(config)).repeated(batch)
-            first = workload("gundam", 1, "eager")
             prompt = module.prompt_ids(views.image_tokens(), config, None, None).to(first.device)
             found = evolve(first, views=views.to(first.device, first.dtype), prompt=prompt)
         else:
             found = module.prepare(options, progress)
-            _models.append(found.model)
+            _first.append(found)
     return evolve(found, decoding=evolve(found.decoding, mode=decode, max_new_tokens=STEPS + 1))
 
 
-_models: list[Any] = []
+_first: list[Any] = []
 
 
 @contextmanager
@@ -109,9 +108,13 @@ def replay_times(_out: Path) -> list[Row]:
     import torch
 
     from dsocr_nvtx.hooks import hook
+    from dsocr_nvtx.run.capture import attention_choice
     from dsocr_nvtx.run.loop import Unobserved
 
     rows: list[Row] = []
+    with attention_choice(cudnn=False), started("gundam", 1, "eager") as state:
+        taken = _steps(state, Unobserved())
+    rows.append(("eager decode step, gundam, batch 1, without cuDNN's attention, no tool", f"{taken:.3f} ms", ""))
     for mode, batch in (("gundam", 1), ("base", 16)):
         for decode in ("eager", "static", "graph"):
             with started(mode, batch, decode) as state:
@@ -186,7 +189,7 @@ def hook_cost_nsys(out: Path) -> list[Row]:
         code = "from dsocr_nvtx.cli import main; main()"
         with tempfile.TemporaryDirectory() as folder:
             _command([*NSYS, "-o", f"{folder}/r", sys.executable, "-c", code, "overhead", "--decode", decode,
-                      "--rounds", "60", "-o", str(found)])  # fmt: skip
+                      "--rounds", "30", "-o", str(found)])  # fmt: skip
         costs = [SimpleNamespace(**row) for row in json.loads(found.read_text())]
         rows += [
             (f"{c.variant}, {decode} step, level op, under nsys", _told(c), "3 %" if c.variant == "hooks" else "")

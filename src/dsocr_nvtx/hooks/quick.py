@@ -8,7 +8,7 @@ read: calls are logged as they end, so a call contains the logged ones that bega
 from array import array
 from collections.abc import Iterator
 
-from attrs import frozen
+from attrs import define, frozen
 
 from dsocr_nvtx.hooks.places import Key, Place
 from dsocr_nvtx.schema.records import Stage
@@ -22,7 +22,7 @@ def token_of(frame: int, stage: int) -> int:
     return frame * len(Stage) + stage
 
 
-@frozen(eq=False)
+@define(eq=False)
 class QuickFrame:
     """A forward whose calls were only timed: the range around them, and the log of the calls."""
 

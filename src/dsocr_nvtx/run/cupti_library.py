@@ -115,7 +115,7 @@ def open_cupti() -> Cupti:
     except ImportError as error:
         raise Unavailable(f"--timing cupti needs cupti-python ({error}); pip install dsocr-nvtx[cupti]") from error
     try:
-        cupti.get_version()
+        cupti.get_timestamp()
     except Exception as error:
         raise Unavailable(f"CUPTI cannot be loaded: {error}") from error
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libcupti.so" in line}

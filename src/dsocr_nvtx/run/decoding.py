@@ -56,14 +56,16 @@ class Decoding:
     ``max_new_tokens`` counts as `generate` counts: the prefill chooses the first, each decode step one more.
     Generation also ends when every page has met one of ``stop_ids``; without any, nothing is read back from the device.
     ``switch_experts``: between prefill and decode, change the experts' implementation as `generate` would. ``mode``:
-    eager, static or graph. ``rehearse``: run a step, and undo it, before a graph is captured; a process that has
-    decoded such a page before need not.
+    eager, static or graph. ``room``: new tokens that a static cache has room for, 0 for as many as may be made; a
+    warm-up needs the size of what it warms up. ``rehearse``: run a step, and undo it, before a graph is captured; a
+    process that has decoded such a page before need not.
     """
 
     max_new_tokens: int = 32
     stop_ids: tuple[int, ...] = ()
     switch_experts: bool = True
     mode: str = "eager"
+    room: int = 0
     rehearse: bool = True
 
 
@@ -149,7 +151,7 @@ class Static:
 
     def __init__(self, network: Network, prompt: torch.Tensor, decoding: Decoding) -> None:
         pages, count = prompt.shape
-        device, slots = prompt.device, count + decoding.max_new_tokens
+        device, slots = prompt.device, count + max(decoding.room, decoding.max_new_tokens)
         self.network, self.held, self.prompt = network, 0, count
         self.cache = StaticCache(config=network.config.text_config, max_cache_len=slots)
         _allocate(self.cache, network, pages, device)

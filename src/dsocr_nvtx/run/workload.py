@@ -184,4 +184,5 @@ def _model(
 
 def warm_up_decoding(decoding: Decoding) -> Decoding:
     """Return the decoding of a warm-up: enough steps to have met every kernel once, and no waiting for an end."""
-    return evolve(decoding, max_new_tokens=min(4, decoding.max_new_tokens), stop_ids=(), rehearse=True)
+    room = max(decoding.room, decoding.max_new_tokens)
+    return evolve(decoding, max_new_tokens=min(4, room), stop_ids=(), rehearse=True, room=room)
