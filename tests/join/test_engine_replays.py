@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dsocr_nvtx.ingest.nsys import read
+from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.engine import Joined, join
-from dsocr_nvtx.join.replays import captures, template_nodes
+from dsocr_nvtx.join.replays import template_nodes
 from dsocr_nvtx.roofline.points import roofline
 from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.payload import announcement

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.announced import last_told, read_announced
 from dsocr_nvtx.join.attribution import Attribution, Bucket
+from dsocr_nvtx.join.captures import Captures, captures
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.nesting import Forest, depths
@@ -83,39 +84,6 @@ def _row_before(pid: Ints, node: Ints, time: Ints, rows: Ints, of_pid: Ints, of_
     key, _ = groups(np.concatenate([pid[rows], of_pid]), np.concatenate([node[rows], of_node]))
     last = latest(key[:count], time[rows], key[count:], when)
     return np.where(last >= 0, rows[last], -1)
-
-
-@frozen(eq=False)
-class Captures:
-    """Captures of the trace: thread and window of each."""
-
-    pid: Ints
-    tid: Ints
-    begin: Ints
-    end: Ints
-
-    def of(self, pid: Ints, tid: Ints, time: Ints) -> Ints:
-        """Return the capture that was under way on a thread at each instant, or -1."""
-        count = len(self.begin)
-        key, _ = groups(np.concatenate([self.pid, pid]), np.concatenate([self.tid, tid]))
-        last = latest(key[:count], self.begin, key[count:], time)
-        return np.where((last >= 0) & (self.end[last] >= time), last, -1) if count else np.full(len(time), -1)
-
-
-def captures(launches: pa.Table) -> Captures:
-    """Return every capture, from the call that begins it to the next one on the thread that ends one."""
-    codes, names = coded(launches, "name")
-    begins, ends = (
-        np.flatnonzero(np.isin(codes, [code for code, name in enumerate(names) if word in name]))
-        for word in ("StreamBeginCapture", "StreamEndCapture")
-    )
-    pid, tid, start, end = (numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns"))
-    ends = ends[np.argsort(end[ends], kind="stable")]
-    # The first end at or after a begin is the last one when time runs backwards.
-    key, _ = groups(np.concatenate([pid[ends], pid[begins]]), np.concatenate([tid[ends], tid[begins]]))
-    found = latest(key[: len(ends)], -end[ends], key[len(ends) :], -start[begins])
-    begins, found = begins[found >= 0], found[found >= 0]
-    return Captures(pid[begins], tid[begins], start[begins], end[ends[found]])
 
 
 def captured_ranges(ranges: Forest, nvtx: pa.Table, windows: Captures) -> Ints:
