@@ -43,9 +43,14 @@ def join_all(report: Path) -> str:
     def work() -> str:
         trace = read_report(report)
         joined = join(trace, str(report))
-        found = cli._roofline(trace, joined, None, None, str(report))
         with tempfile.TemporaryDirectory() as folder:
-            cli._write(Path(folder) / "out", trace, joined, found, force=False)
+            cli.write_tables(
+                Path(folder) / "out",
+                trace,
+                joined,
+                lambda: cli.judged(trace, joined, None, None, str(report)),
+                force=False,
+            )
         return f"{joined.accounting.buckets['attributed'].operations:,} operations to ranges"
 
     return _timed(work)

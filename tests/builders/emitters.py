@@ -5,7 +5,6 @@ from attrs import define, field
 
 from dsocr_nvtx.hooks.emit import Words
 from dsocr_nvtx.schema.records import Stage
-
 from tests.builders.nsys import NsysFile
 
 

@@ -116,7 +116,8 @@ class NsysFile:
         """Register the payload schema as Python's nvtx does: one schema per scalar type, one that names it."""
         size = 8 * len(PAYLOAD_FIELDS)
         self.add("NVTX_PAYLOAD_SCHEMAS", domainId=DOMAIN_ID, schemaId=SCALAR_ID, type=1, numEntries=1, payloadSize=8)
-        self.add("NVTX_PAYLOAD_SCHEMAS", domainId=DOMAIN_ID, schemaId=SCHEMA_ID, type=1, numEntries=19, payloadSize=size)
+        whole = {"domainId": DOMAIN_ID, "schemaId": SCHEMA_ID, "type": 1, "numEntries": 19}
+        self.add("NVTX_PAYLOAD_SCHEMAS", **whole, payloadSize=size)
         entries = "NVTX_PAYLOAD_SCHEMA_ENTRIES"
         self.add(entries, domainId=DOMAIN_ID, schemaId=SCALAR_ID, idx=0, type=17, name="int64")
         for index, name in enumerate(PAYLOAD_FIELDS):
@@ -145,9 +146,7 @@ class NsysFile:
 
     def mark(self, text: str, time: int, *, pid: int = 1, tid: int | None = None) -> None:
         """Add a mark of the default domain, its text not registered, as torch makes it."""
-        self.add(
-            "NVTX_EVENTS", start=time, eventType=34, globalTid=global_id(pid, tid or pid), text=text, domainId=0
-        )
+        self.add("NVTX_EVENTS", start=time, eventType=34, globalTid=global_id(pid, tid or pid), text=text, domainId=0)
 
     def call(
         self, name: str, start: int, end: int, *, pid: int = 1, tid: int | None = None, correlation: int | None = None

@@ -1,9 +1,12 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
 
 from dsocr_nvtx import __version__
@@ -35,10 +38,12 @@ def join_report(
     joined = join(trace, str(report))
     if run is not None:
         check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
-    found = _roofline(trace, joined, hardware, ceilings, str(report))
-    if run is not None:
-        found = dilated(found, read_dilation(run))
-    _write(target, trace, joined, found, force=force)
+
+    def judge() -> Roofline:
+        found = judged(trace, joined, hardware, ceilings, str(report))
+        return dilated(found, read_dilation(run)) if run is not None else found
+
+    found = write_tables(target, trace, joined, judge, force=force)
     console = _console()
     show(console, found, joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
@@ -49,9 +54,9 @@ def demo(out: Path | None, *, force: bool) -> None:
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         trace = read_report(path)
     joined = join(trace, path.name)
-    found = _roofline(trace, joined, None, None, path.name)
+    found = judged(trace, joined, None, None, path.name)
     if out is not None:
-        _write(out, trace, joined, found, force=force)
+        write_tables(out, trace, joined, lambda: found, force=force)
     console = _console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
@@ -75,7 +80,8 @@ def default_out(report: Path) -> Path:
     return named.with_name(name.rsplit(".", 1)[0] + ".dsocr")
 
 
-def _roofline(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
+def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
+    """Hold a join against the roofs of its device, or of the device or file that the user names."""
     roofs = roofs_of(trace.devices.values(), hardware, ceilings)
     about = _provenance(trace) | (read_launching(ceilings) if ceilings is not None else {})
     return roofline(joined.kernels, joined.ranges, roofs, about, where=where)
@@ -86,14 +92,21 @@ def _provenance(trace: Trace) -> dict[str, str]:
     return {**trace.source, "dsocr_nvtx": __version__, "device": devices}
 
 
-def _write(target: Path, trace: Trace, joined: Joined, found: Roofline, *, force: bool) -> None:
+def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline], *, force: bool) -> Roofline:
+    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written."""
     about = _provenance(trace)
     with replacing_directory(target, MARKER, force=force) as folder:
-        for name, table in {
-            "kernels": joined.kernels.replace_schema_metadata({**(joined.kernels.schema.metadata or {}), **about}),
-            "ranges": joined.ranges.replace_schema_metadata({**(joined.ranges.schema.metadata or {}), **about}),
-            "roofline": found.rows,
-            "stages": found.stages,
-        }.items():
-            write_table(table, folder / f"{name}.arrow")
+        with ThreadPoolExecutor(1) as aside:
+            large = {"kernels": joined.kernels, "ranges": joined.ranges}
+            written = [aside.submit(_keep, folder, name, table, about) for name, table in large.items()]
+            found = judge()
+            for one in written:
+                one.result()
+        write_table(found.rows, folder / "roofline.arrow")
+        write_table(found.stages, folder / "stages.arrow")
         write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, folder / MARKER)
+    return found
+
+
+def _keep(folder: Path, name: str, table: pa.Table, about: dict[str, str]) -> None:
+    write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), folder / f"{name}.arrow")

@@ -1,5 +1,7 @@
 """The join: a trace in, the joined tables and their accounting out."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow as pa
 from attrs import frozen
@@ -37,12 +39,15 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     if not len(nvtx):
         remedy = "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
-    costs = range_costs(nvtx, trace.announcements, where)
+    # Neither needs the other, and numpy works without the GIL.
+    with ThreadPoolExecutor(1) as aside:
+        pricing = aside.submit(range_costs, nvtx, trace.announcements, where)
+        ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
+        found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
+        costs = pricing.result()
     if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
-    ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
-    found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
     every, found = replay(trace, costs, ranges, found)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     measured = measure(trace.operations, trace.launches, found, ranges, gpus(trace))
