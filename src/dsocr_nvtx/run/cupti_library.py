@@ -43,7 +43,7 @@ class Cupti:
 
     library: Any
     layouts: Mapping[int, np.dtype[Any]]
-    functions: Mapping[int, tuple[int, ...]] = field(factory=dict)
+    unwanted: Mapping[int, tuple[int, ...]] = field(factory=dict)
 
     def call(self, name: str, *arguments: object) -> None:
         """Call ``cupti<name>``."""
@@ -61,18 +61,17 @@ class Cupti:
         """Let records of GPU work and of the API calls that matter be written into the callbacks' buffers."""
         self.call("SetThreadIdType", _SYSTEM_THREAD_IDS)
         self.call("ActivityRegisterCallbacks", requested, completed)
-        for kind in (*OPERATIONS, *(kind for kind in CALLS if not self.functions.get(kind))):
+        for kind in (*OPERATIONS, *CALLS):
             self.call("ActivityEnable", kind)
-        for kind, ids in self.functions.items():
+        for kind, ids in self.unwanted.items():
+            choose = "ActivityEnableDriverApi" if kind == _DRIVER else "ActivityEnableRuntimeApi"
             for one in ids:
-                self.call("ActivityEnableDriverApi" if kind == _DRIVER else "ActivityEnableRuntimeApi", one, 1)
+                # Where CUPTI will not leave a function out, its records come too: more of them, none wrong.
+                getattr(self.library, f"cupti{choose}")(ctypes.c_uint32(one), ctypes.c_uint8(0))
 
     def disable(self) -> None:
         """Write no more records; those written are handed over before this returns."""
-        for kind, ids in self.functions.items():
-            for one in ids:
-                self.call("ActivityEnableDriverApi" if kind == _DRIVER else "ActivityEnableRuntimeApi", one, 0)
-        for kind in (*OPERATIONS, *(kind for kind in CALLS if not self.functions.get(kind))):
+        for kind in (*OPERATIONS, *CALLS):
             self.call("ActivityDisable", kind)
         self.call("ActivityFlushAll", 1)
 
@@ -120,15 +119,16 @@ def open_cupti() -> Cupti:
         raise Unavailable(f"CUPTI cannot be loaded: {error}") from error
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libcupti.so" in line}
     library = ctypes.CDLL(min(loaded) if loaded else "libcupti.so")
-    functions = {
-        _DRIVER: _numbers(getattr(cupti, "driver_api_trace_cbid", None)),
-        _RUNTIME: _numbers(getattr(cupti, "runtime_api_trace_cbid", None)),
+    unwanted = {
+        _DRIVER: _unwanted(getattr(cupti, "driver_api_trace_cbid", ())),
+        _RUNTIME: _unwanted(getattr(cupti, "runtime_api_trace_cbid", ())),
     }
-    return Cupti(library, {kind: _layout(cupti, *name) for kind, name in _LAYOUTS.items()}, functions)
+    return Cupti(library, {kind: _layout(cupti, *name) for kind, name in _LAYOUTS.items()}, unwanted)
 
 
-def _numbers(known: Any) -> tuple[int, ...]:
-    return tuple(int(getattr(known, name)) for name in dir(known) if _WANTED.match(name)) if known is not None else ()
+def _unwanted(known: Any) -> tuple[int, ...]:
+    """Return the numbers of the functions whose records nobody reads."""
+    return tuple(int(one) for one in known if one.name.startswith("cu") and not _WANTED.match(one.name))
 
 
 def _layout(module: Any, stem: str, version: str) -> np.dtype[Any]:
