@@ -6,7 +6,7 @@ Activations do not add up: a container reads its inputs once and writes its outp
 its children could stay on chip.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from attrs import evolve, field, frozen
 
@@ -45,14 +45,19 @@ class Layer:
         """Return the size of the cache's own tensors after the call; a static cache has all its slots at once."""
         return sum(child.description.kv_cache_bytes(child.shape) for child in self.children(shape))
 
-    def cost(self, shape: CallShape, hit: int | None = None) -> Cost:
-        """Return the cost of one call, everything inside included."""
+    def cost(
+        self, shape: CallShape, hit: int | None = None, price: Callable[["Layer", CallShape], Cost] | None = None
+    ) -> Cost:
+        """Return the cost of one call, everything inside included; ``price`` may know that of calls inside already."""
         own, parts = self.own(shape, hit), self.children(shape)
         if not parts:
             return own
         # Equal layers share one description, and one call's children share shapes: each pair is computed once.
         known = {(id(part.description), id(part.shape)): part for part in parts}
-        costs = {at: part.description.cost(part.shape, hit) for at, part in known.items()}
+        costs = {
+            at: price(part.description, part.shape) if price is not None else part.description.cost(part.shape, hit)
+            for at, part in known.items()
+        }
         inside = [costs[id(part.description), id(part.shape)] for part in parts]
         return evolve(total([own, *inside]), activation_bytes=self.io_bytes(shape))
 

@@ -10,7 +10,7 @@ from dsocr_nvtx.analytic.layer import Layer
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks import shapes
 from dsocr_nvtx.hooks.places import Key, Place, Priced, Rest
-from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, Level
+from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, Cost, Level
 
 MISSING = "hooks bind to the native and the vendor's DeepSeek-OCR network; check the model's class and version"
 
@@ -25,21 +25,35 @@ class Binding:
 
 
 class Prices:
-    """Costs by description and shape: layers of one kind are equal, so a new KV length is priced once for them all."""
+    """Costs by description and shape: layers of one kind share theirs, so a new KV length is priced once for them all.
+
+    Descriptions are known by identity, which is much cheaper than comparing them, and kept, so that it stays theirs.
+    """
 
     MOST = 16_384
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Layer, CallShape], Priced] = {}
+        self._priced: dict[tuple[int, CallShape], Priced] = {}
+        self._costs: dict[tuple[int, CallShape], Cost] = {}
+        self._kept: dict[int, Layer] = {}
 
     def __call__(self, description: Layer, shape: CallShape) -> Priced:
         """Return a call's cost, with what its own operators must move when the calls inside are reported apart."""
-        found = self._known.get((description, shape))
+        found = self._priced.get((id(description), shape))
         if found is None:
-            if len(self._known) >= self.MOST:
-                self._known.clear()
-            found = Priced(shape, description.cost(shape), description.own(shape).activation_bytes)
-            self._known[description, shape] = found
+            if len(self._costs) >= self.MOST:
+                for known in (self._priced, self._costs, self._kept):
+                    known.clear()
+            found = Priced(shape, self.cost(description, shape), description.own(shape).activation_bytes)
+            self._priced[id(description), shape] = found
+        return found
+
+    def cost(self, description: Layer, shape: CallShape) -> Cost:
+        """Return a call's cost; those of the calls inside it are looked up as well."""
+        found = self._costs.get((id(description), shape))
+        if found is None:
+            self._kept[id(description)] = description
+            found = self._costs[id(description), shape] = description.cost(shape, price=self.cost)
         return found
 
 
