@@ -9,7 +9,9 @@ from dsocr_nvtx.hooks import hook
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.roofline.points import roofline
 from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement
 from tests.builders.emitters import Listener
 from tests.builders.nsys import NsysFile
@@ -87,6 +89,15 @@ def test_a_capture_start_announces_everything(model: Any) -> None:
     first = {parse_announcement(text)[0] for _, text in listener.marks[:before]}  # type: ignore[index]
     again = {parse_announcement(text)[0] for _, text in listener.marks[before:]}  # type: ignore[index]
     assert first == again == {pushed.path for pushed in listener.ranges}
+
+
+@pytest.mark.parametrize("level", ["stage", "layer", "op"])
+def test_a_report_is_as_fine_as_its_hooks_were(model: Any, level: str, tmp_path: Path) -> None:
+    with hook(model, level=level, emitter=(listener := Listener())) as session:
+        run(model, session)
+    joined = _joined(listener.as_nsys(), tmp_path / "report.sqlite")
+    found = roofline(joined.kernels, joined.ranges, datasheet("NVIDIA H200"))
+    assert found.level == level
 
 
 def test_event_ids_count_on_without_gaps(heard: tuple[Listener, Path]) -> None:

@@ -70,12 +70,12 @@ class Rest:
     container: str | None
 
     def place(self, like: Place) -> Place:
-        """Return the place of that range, beside the call that it follows."""
+        """Return the place of that range, beside the call that it follows and no finer than that."""
         layer = like.layer if self.container else None
         return Place(
             path=self.path,
             kind=LayerKind.REST,
-            level=Level.OP,
+            level=like.level,
             layer=layer,
             read=no_key,
             price=nothing,
