@@ -3,7 +3,8 @@
     python3 reports/experts_cost.py -o DIR
 
 Sixteen different pages are decoded together with the hooks attached; of every two steps one counts experts and one does
-not, in random order, so that clocks, cache length and temperature are the same for both. Then the counts are compared
+not, in random order, so that clocks, cache length and temperature are the same for both; the static cache by default,
+because a growing one makes cuDNN plan in every step, which would make the step longer and the cost look smaller. Then the counts are compared
 with the router's own results, read step by step; last, sixteen copies of one page must hit top-k experts each. Writes
 ``experts_cost.json`` and ``experts_cost.md``.
 """
@@ -142,6 +143,7 @@ def check(options: Any, steps: int) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else "cpu",
         "batch": PAGES,
+        "decode": options.decode,
         "layers_observed": len({call.layer for call in decode}),
         **relative_cost(switch.pairs()),
         "distinct": statistics.mean(call.distinct for call in decode),
@@ -171,7 +173,8 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         "# What observing experts costs",
         "",
-        f"{found['device']}, batch of {found['batch']} different pages, {found['pairs']} pairs of decode steps.",
+        f"{found['device']}, batch of {found['batch']} different pages, {found['pairs']} pairs of {found['decode']} "
+        "decode steps.",
         "",
         f"- cost: {found['cost']:.2%} of a decode step of {found['step_ms']:.2f} ms "
         f"(95% interval {found['low']:.2%} to {found['high']:.2%}; at most 1% is asked)",
@@ -193,9 +196,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--mode", default="base")
     parser.add_argument("--experts", default="auto")
+    parser.add_argument("--decode", choices=["eager", "static"], default="static")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = check(RunOptions(mode=arguments.mode, experts=arguments.experts), arguments.steps)
+    found = check(RunOptions(mode=arguments.mode, experts=arguments.experts, decode=arguments.decode), arguments.steps)
     (arguments.out / "experts_cost.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (arguments.out / "experts_cost.md").write_text(report(found), encoding="utf-8")
     print(report(found))

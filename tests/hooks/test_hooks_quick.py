@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dsocr_nvtx.hooks import HookSession, hook
-from dsocr_nvtx.schema.records import Cost, RangeRecord
+from dsocr_nvtx.schema.records import Cost, RangeRecord, Stage
 from tests.hooks.networks import network, run
 
 
@@ -28,7 +28,7 @@ def told(session: HookSession) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("level", ["layer", "op"])
 def test_timed_calls_are_recorded_as_others_are(model: Any, level: str) -> None:
-    with hook(model, level=level, observe_experts=True) as slow:
+    with hook(model, level=level, events=True) as slow:
         run(model, slow, tokens=5)
     with hook(model, level=level) as quick:
         run(model, quick, tokens=5)
@@ -37,6 +37,25 @@ def test_timed_calls_are_recorded_as_others_are(model: Any, level: str) -> None:
     assert not quick.errors
     assert [row[:6] for row in told(quick)] == [row[:6] for row in told(slow)]
     assert told(quick) == told(slow)
+
+
+@pytest.mark.parametrize(
+    ("level", "path"), [("op", "decoder.{}.moe.experts"), ("layer", "decoder.{}"), ("stage", "model")]
+)
+def test_observed_experts_belong_to_their_timed_calls(model: Any, level: str, path: str) -> None:
+    with hook(model, level=level, observe_experts=True) as session:
+        run(model, session, tokens=6)
+    assert not session.errors
+    if level != "stage":
+        assert session.stats.rows.kept < len(session.stats.rows)
+    records = {record.event_id: record for record in session.stats.records}
+    calls = [call for call in session.stats.experts if call.stage is Stage.DECODE]
+    assert len({(call.step, call.layer) for call in calls}) == len(calls) > 0
+    assert {call.step for call in calls} == set(range(5))
+    for call in calls:
+        record = records[call.event_id]
+        assert record.path == path.format(call.layer)
+        assert (record.stage, record.step) == (call.stage, call.step)
 
 
 def test_ids_are_unique_and_times_nest(model: Any) -> None:

@@ -20,6 +20,7 @@ from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer
 from dsocr_nvtx.analytic.experts import DeepseekV2MoE, RoutedExperts
 from dsocr_nvtx.hooks.parts import Binding
+from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
 from dsocr_nvtx.hooks.tap import Shared
 from dsocr_nvtx.schema.payload import experts_mark
 from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, ExpertsCall, LayerKind, Stage
@@ -43,7 +44,8 @@ class ExpertsObserver:
     MOST_CALLS = 8192
     """Calls kept per layer: a text as long as the network can make. Later calls keep the expected number."""
 
-    WIDTH = 6
+    WIDTH = 7
+    """Numbers kept per call: the open range, the calls ended by then, stage, step, layer, rows, place in its list."""
 
     def __init__(self, shared: Shared, fail: Callable[[str, Exception], None]) -> None:
         self.enabled = True
@@ -72,13 +74,18 @@ class ExpertsObserver:
 
     def _note(self, number: int, indices: torch.Tensor) -> None:
         shared, watched = self._shared, self._watched[number]
-        around = shared.threads.state.open
-        # What a CUDA graph is captured with is overwritten by every replay.
-        if not around or shared.muted or len(watched.chosen) >= self.MOST_CALLS or shared.is_capturing():
+        state = shared.threads.state
+        around = state.open
+        if not around or shared.muted or len(watched.chosen) >= self.MOST_CALLS:
+            return
+        ended = 0
+        if state.token is not None:  # calls are only timed: which range this is, is known when the forward is over
+            ended = len(state.log) // LOGGED
+        elif shared.is_capturing():  # what a CUDA graph is captured with is overwritten by every replay
             return
         event_id, stage = around[-1][:2]
         step = max(shared.counters.steps[stage], 0)
-        self._calls.extend((event_id, stage, step, number, indices.shape[0], len(watched.chosen)))
+        self._calls.extend((event_id, ended, stage, step, number, indices.shape[0], len(watched.chosen)))
         watched.chosen.append(indices)
 
     def clear(self) -> None:
@@ -90,9 +97,17 @@ class ExpertsObserver:
     def read(self) -> list[ExpertsCall]:
         """Return how many rows each expert got, call by call, in the order of the calls. Waits for the device."""
         counts = [_rows_per_expert(watched) for watched in self._watched]
+        frames = self._shared.rows.frames() if self._shared.rows is not None else {}
         return [
-            self._call(counts[number][index], event_id, stage, step, number, rows)
-            for event_id, stage, step, number, rows, index in self._noted()
+            self._call(
+                counts[number][index],
+                frames[event_id].event_at(ended) if event_id in frames else event_id,
+                stage,
+                step,
+                number,
+                rows,
+            )
+            for event_id, ended, stage, step, number, rows, index in self._noted()
         ]
 
     def _noted(self) -> Iterator[tuple[int, ...]]:

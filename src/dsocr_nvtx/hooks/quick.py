@@ -37,6 +37,13 @@ class QuickFrame:
     def __len__(self) -> int:
         return len(self.log) // WIDTH
 
+    def event_at(self, ended: int) -> int:
+        """Return the event id of the innermost call that was open when ``ended`` calls had ended: the next one to end.
+
+        True of whatever calls no hooked module before it ends itself; with no logged call around, the forward's range.
+        """
+        return self.first_id + ended if ended < len(self) else self.parent_id
+
     def calls(self) -> Iterator[tuple[int, int, int, int, int]]:
         """Yield (event id, parent's, code, start, end) of every call, in the order in which they ended."""
         starts = self.log[1::WIDTH]

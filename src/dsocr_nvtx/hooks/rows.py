@@ -78,6 +78,10 @@ class Rows:
         """Add the calls of a forward that were only timed."""
         self._frames.append(frame)
 
+    def frames(self) -> dict[int, QuickFrame]:
+        """Return the forwards whose calls were only timed, by the event id of the range around them."""
+        return {frame.parent_id: frame for frame in self._frames}
+
     def append(self, numbers: tuple[int, ...], events: tuple[Any, Any] | None) -> None:
         """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""
         if events is not None:

@@ -62,7 +62,6 @@ class HookSession:
 
     def observe_experts(self, model: nn.Module, found: list[Binding]) -> None:
         """Note the experts that calls hit; call this before `wrap`, so that their ranges are around the noting."""
-        self._shared.quick = False  # what is counted belongs to a range, so ranges have to be known when they begin
         self.observer = ExpertsObserver(self._shared, self._fail)
         for binding, description in watched_experts(model, found):
             inner = getattr(binding.owner, binding.method)
