@@ -4,9 +4,9 @@
 
 Sixteen different pages are decoded together with the hooks attached; of every two steps one counts experts and one does
 not, in random order, so that clocks, cache length and temperature are the same for both; the static cache by default,
-because a growing one makes cuDNN plan in every step, which would make the step longer and the cost look smaller. Then the counts are compared
-with the router's own results, read step by step; last, sixteen copies of one page must hit top-k experts each. Writes
-``experts_cost.json`` and ``experts_cost.md``.
+because a growing one makes cuDNN plan in every step, which would make the step longer and the cost look smaller. Then
+the counts are compared with the router's own results, read step by step; last, sixteen copies of one page must hit
+top-k experts each. Writes ``experts_cost.json`` and ``experts_cost.md``.
 """
 
 import argparse
