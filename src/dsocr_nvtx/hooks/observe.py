@@ -39,7 +39,7 @@ class _Watched:
 
 
 class ExpertsObserver:
-    """Keeps what routers chose, call by call. ``enabled`` may be switched between calls; what is off costs nothing."""
+    """Keeps what routers chose, call by call. ``enabled`` may be switched between calls; while off nothing is kept."""
 
     MOST_CALLS = 8192
     """Calls kept per layer: a text as long as the network can make. Later calls keep the expected number."""
