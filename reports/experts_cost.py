@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,19 @@ class Switch:
         return [(a[1], b[1]) if a[0] else (b[1], a[1]) for a, b in halves]
 
 
-def relative_cost(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, float]:
-    """Return the median of the paired differences over the median step without, and its 95% interval by resampling."""
+def relative_cost(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Return the median of the paired differences over the median step without, and its 95% interval."""
+    from dsocr_nvtx.run.overhead import median_interval
+
     without = statistics.median(off for _, off in pairs)
     differences = [on - off for on, off in pairs]
-    choose = random.Random(seed)  # noqa: S311 - resampling, no secret
-    medians = sorted(statistics.median(choose.choices(differences, k=len(differences))) for _ in range(2000))
+    low, high = median_interval(differences)
     return {
         "pairs": len(pairs),
         "step_ms": without * 1e3,
         "cost": statistics.median(differences) / without,
-        "low": medians[50] / without,
-        "high": medians[-51] / without,
+        "low": low / without,
+        "high": high / without,
     }
 
 
@@ -113,7 +115,7 @@ def check(options: Any, steps: int) -> dict[str, Any]:
     from dsocr_nvtx.hooks import hook
     from dsocr_nvtx.run.loop import run_pages
     from dsocr_nvtx.run.progress import run_progress
-    from dsocr_nvtx.run.workload import prepare
+    from dsocr_nvtx.run.workload import prepare, wait_for
     from dsocr_nvtx.schema.records import Stage
 
     with run_progress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -122,14 +124,10 @@ def check(options: Any, steps: int) -> dict[str, Any]:
         def run(images: Any, prompt: Any, session: Any, count: int) -> None:
             run_pages(work.model, images, prompt, evolve(work.decoding, max_new_tokens=1 + count), session)
 
-        def wait() -> None:
-            if work.device.type == "cuda":
-                torch.cuda.synchronize()
-
         images, prompt = work.views.model_inputs(), work.prompt
         progress.say(f"{steps} decode steps, every other one observed")
         with hook(work.model, observe_experts=True) as session:
-            switch = Switch(session, wait)
+            switch = Switch(session, partial(wait_for, work.device))
             run(images, prompt, switch, steps)
         decode = [call for call in session.stats.experts if call.stage is Stage.DECODE]
         progress.say("observed against the routers' own results")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.columns import latest
 from dsocr_nvtx.join.costs import CostSource, RangeCosts, range_costs
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement
@@ -26,7 +27,7 @@ def packed(values: Sequence[int]) -> bytes:
 
 def costs(ranges: Sequence[Row], marks: Sequence[Row] = ()) -> RangeCosts:
     """Return the costs of ranges."""
-    return range_costs(filled(NVTX, ranges), filled(ANNOUNCEMENTS, marks), "report")
+    return range_costs(filled(NVTX, ranges), read_announced(filled(ANNOUNCEMENTS, marks)), "report")
 
 
 def sources(found: RangeCosts) -> list[str]:
@@ -191,4 +192,4 @@ def test_no_ranges_have_no_costs() -> None:
 def test_the_refusal_names_the_report() -> None:
     rows = [{**RANGE, "payload": packed(VALUES), "json": packed(OTHER)}]
     with pytest.raises(Refused, match=re.escape("/data/run.sqlite")):
-        range_costs(filled(NVTX, rows), filled(ANNOUNCEMENTS, []), "/data/run.sqlite")
+        range_costs(filled(NVTX, rows), read_announced(filled(ANNOUNCEMENTS, [])), "/data/run.sqlite")

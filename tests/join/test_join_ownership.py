@@ -1,20 +1,28 @@
 """Every nanosecond has one owner: fast division against instant-by-instant loops, and sums without remainder."""
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
+from attrs import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.ownership import Cause, busy_owned, cause_of, gaps, idle_pieces, union_by_group
+from dsocr_nvtx.join.ownership import Cause, IdlePieces, busy_owned, cause_of, gaps, idle_blocks, union_by_group
 from tests.join import slow
 from tests.join.slow import Span, nested
 from tests.join.test_join_nesting import column, forest
 
 intervals = st.tuples(st.integers(-20, 20), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 CAUSES = list(Cause)
+
+
+def idle_pieces(*found: Any) -> IdlePieces:
+    """Return the pieces of all gaps together."""
+    parts = list(idle_blocks(*found))
+    return IdlePieces(*(np.concatenate([getattr(part, name.name) for part in parts]) for name in fields(IdlePieces)))
 
 
 def test_busy_time_by_hand() -> None:

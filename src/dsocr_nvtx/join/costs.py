@@ -8,7 +8,7 @@ from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.announced import Told, read_announced, told_costs
+from dsocr_nvtx.join.announced import Announced, Told, told_costs
 from dsocr_nvtx.join.columns import Ints, joined_bytes, known
 from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
 
@@ -36,7 +36,7 @@ class RangeCosts:
         return self.values[:, FIELD_INDEX[name]]
 
 
-def range_costs(nvtx: pa.Table, announcements: pa.Table, where: str) -> RangeCosts:
+def range_costs(nvtx: pa.Table, announced: Announced, where: str) -> RangeCosts:
     """Return what is known of each range's cost; refuse a report whose sources contradict each other.
 
     Ranges without any cost get zeros, source ``none``, negative event ids that are unique in the table, and a kind of
@@ -44,7 +44,7 @@ def range_costs(nvtx: pa.Table, announcements: pa.Table, where: str) -> RangeCos
     """
     from_binary, has_binary = _records(nvtx, "payload")
     from_json, has_json = _records(nvtx, "json")
-    told = told_costs(read_announced(announcements), nvtx)
+    told = told_costs(announced, nvtx)
     _agree(from_binary, from_json, has_binary & has_json, nvtx, where)
     for values, has in ((from_binary, has_binary), (from_json, has_json & ~has_binary)):
         both = np.flatnonzero(has & told.found)

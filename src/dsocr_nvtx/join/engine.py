@@ -9,13 +9,14 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.accounting import Accounting, account
-from dsocr_nvtx.join.attribution import attribute
+from dsocr_nvtx.join.announced import read_announced
+from dsocr_nvtx.join.attribution import Attribution, attribute
 from dsocr_nvtx.join.columns import Ints, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.measure import measure
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.replays import replay
+from dsocr_nvtx.join.replays import Ranges, replay
 from dsocr_nvtx.join.tables import kernel_table, measured_table
 
 
@@ -35,20 +36,10 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     sums are checked before anything is returned: attributed + unattributed = total, and owned busy + owned idle = wall,
     on every device, to the nanosecond.
     """
-    nvtx = trace.nvtx
-    if not len(nvtx):
+    if not len(trace.nvtx):
         remedy = "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
-    # Neither needs the other, and numpy works without the GIL.
-    with ThreadPoolExecutor(1) as aside:
-        pricing = aside.submit(range_costs, nvtx, trace.announcements, where)
-        ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
-        found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
-        costs = pricing.result()
-    if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
-        remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
-        raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
-    every, found = replay(trace, costs, ranges, found)
+    every, found = _attributed(trace, where, priced=priced)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     measured = measure(trace.operations, trace.launches, found, ranges, gpus(trace))
     kernels = kernel_table(trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
@@ -58,6 +49,22 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     return Joined(kernels=kernels, ranges=table, accounting=accounting)
+
+
+def _attributed(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution]:
+    """Return all ranges with their costs, and whose every operation is. What was announced is needed no longer then."""
+    nvtx = trace.nvtx
+    # Neither needs the other, and numpy works without the GIL.
+    with ThreadPoolExecutor(1) as aside:
+        announcing = aside.submit(read_announced, trace.announcements)
+        pricing = aside.submit(lambda: range_costs(nvtx, announcing.result(), where))
+        ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
+        found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
+        announced, costs = announcing.result(), pricing.result()
+    if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
+        remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
+        raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
+    return replay(trace, announced, costs, ranges, found)
 
 
 def gpus(trace: Trace) -> Ints:

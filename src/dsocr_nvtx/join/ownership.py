@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 import numpy as np
-from attrs import fields, frozen
+from attrs import frozen
 
 from dsocr_nvtx.join.columns import Ints
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
@@ -108,22 +108,15 @@ class IdlePieces:
     gap: Ints
 
 
-def idle_pieces(
-    found: Gaps, thread: list[tuple[int, int]], launch_thread: Ints, ranges: Forest, calls: Forest, call_cause: Ints
-) -> IdlePieces:
-    """Cut gaps at every range and call boundary of the thread that makes the next launch.
-
-    ``launch_thread`` is an index into ``thread`` per gap, -1 where the launching thread is not known; ``call_cause`` a
-    cause code per position of ``calls``. The pieces of a gap cover it exactly.
-    """
-    parts = list(idle_blocks(found, thread, launch_thread, ranges, calls, call_cause))
-    return IdlePieces(*(np.concatenate([getattr(p, n.name) for p in parts]) for n in fields(IdlePieces)))
-
-
 def idle_blocks(
     found: Gaps, thread: list[tuple[int, int]], launch_thread: Ints, ranges: Forest, calls: Forest, call_cause: Ints
 ) -> Iterator[IdlePieces]:
-    """Yield the same pieces, those of some gaps at a time, so that memory stays small."""
+    """Cut gaps at every range and call boundary of the thread that makes the next launch.
+
+    ``launch_thread`` is an index into ``thread`` per gap, -1 where the launching thread is not known; ``call_cause`` a
+    cause code per position of ``calls``. The pieces of a gap cover it exactly; those of some gaps are yielded at a
+    time, so that memory stays small.
+    """
     for index, key in enumerate(thread):
         mine = np.flatnonzero(launch_thread == index)
         lines = ranges.timeline(key), calls.timeline(key)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.announced import last_told, read_announced
+from dsocr_nvtx.join.announced import Announced, last_told
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.captures import Captures, captures
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
@@ -93,7 +93,9 @@ def captured_ranges(ranges: Forest, nvtx: pa.Table, windows: Captures) -> Ints:
     return np.where((found >= 0) & (windows.end[found] >= ranges.end), found, -1) if len(windows.end) else found
 
 
-def replay(trace: Trace, costs: RangeCosts, ranges: Forest, found: Attribution) -> tuple[Ranges, Attribution]:
+def replay(
+    trace: Trace, announced: Announced, costs: RangeCosts, ranges: Forest, found: Attribution
+) -> tuple[Ranges, Attribution]:
     """Return the ranges with those of every replay beside them, and every operation with the range it belongs to.
 
     Operations of a graph whose nodes the trace did not see made, or made outside ranges, stay with the range that
@@ -112,7 +114,7 @@ def replay(trace: Trace, costs: RangeCosts, ranges: Forest, found: Attribution) 
     home = _homes(trace.graph_nodes, template, ranges)
     mine = np.flatnonzero((home >= 0) & (found.call >= 0))
     mine = mine[within[home[mine]] >= 0]
-    return _extended(trace, plain, found, within, mine, home[mine])
+    return _extended(trace, announced, plain, found, within, mine, home[mine])
 
 
 def _homes(graph_nodes: pa.Table, template: Ints, ranges: Forest) -> Ints:
@@ -128,7 +130,7 @@ def _homes(graph_nodes: pa.Table, template: Ints, ranges: Forest) -> Ints:
 
 
 def _extended(
-    trace: Trace, plain: Ranges, found: Attribution, within: Ints, mine: Ints, home: Ints
+    trace: Trace, announced: Announced, plain: Ranges, found: Attribution, within: Ints, mine: Ints, home: Ints
 ) -> tuple[Ranges, Attribution]:
     """Make a range for each (launch, captured range) of the captures that launches replay."""
     number, first = groups(found.call[mine], within[home])
@@ -151,7 +153,7 @@ def _extended(
     owner[mine] = offset[number] + rank[home]
     bucket = found.bucket.copy()
     bucket[mine] = list(Bucket).index(Bucket.ATTRIBUTED)
-    return _with_rows(trace, plain, made), Attribution(found.call, owner, bucket)
+    return _with_rows(trace, announced, plain, made), Attribution(found.call, owner, bucket)
 
 
 @frozen(eq=False)
@@ -164,13 +166,13 @@ class _Made:
     parent: Ints
 
 
-def _with_rows(trace: Trace, plain: Ranges, made: _Made) -> Ranges:
+def _with_rows(trace: Trace, announced: Announced, plain: Ranges, made: _Made) -> Ranges:
     forest, count = plain.forest, len(plain.nvtx)
     source = forest.order[made.captured]
     around = np.where(made.around >= 0, forest.order[made.around], source)
     rows = _rows(trace, plain.nvtx, made, source, around)
     values, origin = plain.costs.values.copy(), plain.costs.source.copy()
-    replayed, replayed_source = _costs(trace, plain.costs, rows, source, numbers(plain.nvtx, "start_ns")[source])
+    replayed, replayed_source = _costs(announced, plain.costs, rows, source, numbers(plain.nvtx, "start_ns")[source])
     replayed[:, FIELD_INDEX["step"]] = values[around, FIELD_INDEX["step"]]
     replayed[:, FIELD_INDEX["event_id"]] = -1 - count - np.arange(len(source))
     captured = plain.origin == list(Origin).index(Origin.CAPTURED)
@@ -213,9 +215,10 @@ def _rows(trace: Trace, nvtx: pa.Table, made: _Made, source: Ints, around: Ints)
     )
 
 
-def _costs(trace: Trace, costs: RangeCosts, rows: pa.Table, source: Ints, captured_at: Ints) -> tuple[Ints, Ints]:
+def _costs(
+    announced: Announced, costs: RangeCosts, rows: pa.Table, source: Ints, captured_at: Ints
+) -> tuple[Ints, Ints]:
     """Return (fields, source) of replayed ranges: the last announcement since the capture, else the capture's."""
-    announced = read_announced(trace.announcements)
     last = last_told(announced, rows)
     unknown = costs.source[source] == list(CostSource).index(CostSource.NONE)
     values, since = costs.values[source], last >= 0

@@ -24,7 +24,7 @@ from dsocr_nvtx.run.power import PowerWatch, energy_lines, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.static import write_static
 from dsocr_nvtx.run.timing import choose_timing, described_devices
-from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, warm_up_decoding
+from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, wait_for, warm_up_decoding
 from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory
 from dsocr_nvtx.schema.records import Level, RunManifest, Stage, StaticCheck
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
@@ -106,7 +106,7 @@ def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
     for _ in range(times):
         progress.stage("warm-up", 1 + decoding.max_new_tokens)
         run_pages(work.model, work.views.model_inputs(), work.prompt, decoding, Unobserved(), progress.step)
-    _wait(work.device)
+    wait_for(work.device)
 
 
 def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Recorded:
@@ -127,7 +127,7 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
         started = time.perf_counter()
         tokens = run_pages(work.model, images, work.prompt, work.decoding, session or Unobserved(), progress.step)
         # The only wait: the events need it, and the window must not close on running kernels.
-        _wait(work.device)
+        wait_for(work.device)
         seconds = time.perf_counter() - started
         recording.close()
         if session is not None and _observes_experts(work, options):
@@ -159,11 +159,6 @@ def _profiler_window(*, enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

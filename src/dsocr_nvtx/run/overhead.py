@@ -20,7 +20,7 @@ from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.run.decoding import Generation, Growing, Static, StepSession
 from dsocr_nvtx.run.loop import Unobserved, decode_experts, start_pages
-from dsocr_nvtx.run.workload import Workload
+from dsocr_nvtx.run.workload import Workload, wait_for
 
 BARE, HOOKS, OBSERVED = "none", "hooks", "hooks, experts observed"
 MARKERS, FUNCTIONS = "string markers", "record_function"
@@ -173,10 +173,10 @@ def _recorded(owner: nn.Module, inner: _Method) -> _Method:
 
 def _timed_step(state: Generation, variant: _Variant, device: torch.device) -> int:
     with variant.installed(), undone(state):
-        _wait(device)
+        wait_for(device)
         start = perf_counter_ns()
         state.decode(variant.session)
-        _wait(device)
+        wait_for(device)
         return perf_counter_ns() - start
 
 
@@ -194,11 +194,6 @@ def undone(state: Generation) -> Iterator[None]:
     yield
     state.tokens, state.positions = tokens, positions
     state.cache.crop(-1)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _overhead(name: str, times: dict[str, list[int]], level: str, decode: str, calls: int) -> Overhead:

@@ -97,6 +97,12 @@ def prepare(options: RunOptions, progress: RunProgress) -> Workload:
     )
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def choose_device(options: RunOptions) -> torch.device:
     """Return the device of a run: the one asked for, else the first GPU; the CPU only when asked."""
     if options.device is None and not torch.cuda.is_available():
