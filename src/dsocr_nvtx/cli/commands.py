@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
+from dsocr_nvtx.cli.review import report_command, show_command
 from dsocr_nvtx.run.options import (
     Attention,
     ConfigName,
@@ -24,6 +25,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command("run")(run_command)
 app.command("ceilings")(ceilings_command)
 app.command("doctor")(doctor_command)
+app.command("report")(report_command)
+app.command("show")(show_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[
@@ -39,7 +42,9 @@ def _about() -> None:
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also keep the tables in this directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also keep tables and review in this directory.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Join a real H200 capture that ships with the package. Needs no GPU and no torch."""

@@ -1,13 +1,11 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Console
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.demo import CAPTURE
@@ -17,13 +15,20 @@ from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
-from dsocr_nvtx.report.terminal import show
+from dsocr_nvtx.report.terminal import show, wide_console
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.roofline.throttling import throttled
-from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
+from dsocr_nvtx.schema.files import (
+    check_directory,
+    read_table,
+    replacing_directory,
+    write_json,
+    write_table,
+    write_text,
+)
 
 MARKER = "join.json"
 
@@ -49,7 +54,7 @@ def join_report(
 
     kept = {name: table for name, table in beside.items() if name in _KEPT}
     found = write_tables(target, trace, joined, judge, kept, force=force)
-    console = _console()
+    console = wide_console()
     show(console, found, joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
@@ -66,25 +71,23 @@ def _read_run(run: Path, joined: Joined) -> dict[str, pa.Table]:
 
 
 def demo(out: Path | None, *, force: bool) -> None:
-    """Join the capture inside the package, as `join` would."""
+    """Join the capture inside the package, as `join` would; ``out`` gets its tables and their review."""
+    from dsocr_nvtx.report.opened import open_joined
+    from dsocr_nvtx.report.page import review_page
+
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         trace = read_report(path)
     joined = join(trace, path.name)
     found = judged(trace, joined, None, None, path.name)
     if out is not None:
         write_tables(out, trace, joined, lambda: found, force=force)
-    console = _console()
+        write_text(review_page(open_joined(out)), out / "review.html")
+    console = wide_console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
     console.print(
         "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
     )
-
-
-def _console() -> Console:
-    """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
 
 def default_out(report: Path) -> Path:

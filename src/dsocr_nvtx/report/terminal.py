@@ -1,5 +1,6 @@
 """The verdict in a terminal: a table of stages, the rows that lose most, and what was not attributed."""
 
+import os
 from collections.abc import Callable, Sequence
 
 from attrs import frozen
@@ -9,6 +10,8 @@ from rich.text import Text
 
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
+from dsocr_nvtx.report.caveats import caveats, contradictions, costless, unattributed
+from dsocr_nvtx.report.sections import budget_lines
 from dsocr_nvtx.roofline.points import Roofline
 
 _COLOURS = {"host": "yellow", "compute": "green", "memory": "cyan", "latency": "magenta"}
@@ -74,6 +77,12 @@ _ROWS = (
 )
 
 
+def wide_console() -> Console:
+    """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
+
+
 def show(console: Console, found: Roofline, accounting: Accounting, *, losses: int = 10) -> None:
     """Print verdicts, stages, the ``losses`` rows that lose most, and the accounting.
 
@@ -85,6 +94,7 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     for stage in stages:
         console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
     console.print(_table(console, "Stages (times in ms)", _STAGES, stages))
+    console.print(_budget(stages, found.rows.to_pylist(), accounting))
     console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
@@ -101,6 +111,36 @@ def _table(console: Console, title: str, columns: Sequence[_Column], rows: Seque
     return table
 
 
+def as_plain(found: Roofline, accounting: Accounting, *, losses: int) -> dict[str, object]:
+    """Return what `show` prints as plain data: whole nanoseconds, and every caveat."""
+    stages, rows = found.stages.to_pylist(), found.rows.to_pylist()
+    columns = [*(str(stage["stage"]) for stage in stages), "outside", "total"]
+    return {
+        "level": found.level,
+        "roofs": {"device": found.roofs.device, "source": found.roofs.source},
+        "verdicts": [words.verdict(stage) for stage in stages],
+        "stages": stages,
+        "budget": {
+            line.key: dict(zip(columns, line.values, strict=True)) for line in budget_lines(stages, rows, accounting)
+        },
+        "losses": rows[:losses],
+        "caveats": [{"text": one.text, "is_grave": one.is_grave} for one in caveats(found, accounting)],
+    }
+
+
+def _budget(stages: Sequence[words.Record], rows: Sequence[words.Record], accounting: Accounting) -> Table:
+    """Return the time budget: a line per part, a column per stage; parts that take no time anywhere are left out."""
+    table = Table(title="\nTime budget (ms)", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("part", no_wrap=True)
+    for title in (*(str(stage["stage"]) for stage in stages), "outside", "total"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for line in budget_lines(stages, rows, accounting):
+        if any(line.values) or line.key == "wall":
+            style = "bold" if line.key == "wall" else ""
+            table.add_row(line.name, *(words.milliseconds(ns) if ns else "-" for ns in line.values), style=style)
+    return table
+
+
 def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
     lines = [
         "",
@@ -109,19 +149,10 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
         f"and the last hooked call {accounting.covered:.2%} of that time has a range, "
         f"{accounting.covered_by_leaves:.2%} a leaf range",
     ]
-    for bucket, count in accounting.buckets.items():
-        if bucket != "attributed" and count.operations:
-            text = f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations"
-            lines.append(f"{text}, {words.milliseconds(count.ns)} ms")
+    lines += unattributed(accounting)
     if accounting.graphs.note:
         lines.append(accounting.graphs.note)
-    above = sum(row is True for row in found.rows["above_roof"].to_pylist())
-    if above:
-        lines.append(
-            f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
-        )
-    if accounting.cost_sources.get("none"):
-        lines.append(f"{accounting.cost_sources['none']:,} ranges have no cost in this report: their work is missing")
+    lines += [*contradictions(found), *costless(accounting)]
     for device in accounting.devices:
         unowned = device.idle_ns.get("none", 0)
         lines.append(

@@ -1,16 +1,17 @@
 """Throttling: which rows ran while something held the GPU's clocks down, by the run's own samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from attrs import evolve
 
 from dsocr_nvtx.join.columns import Ints, numbers
+from dsocr_nvtx.roofline.evidence import ROW_KEYS, rows_of
 from dsocr_nvtx.roofline.points import Roofline
 
-ROW_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
-"""What tells the rows of a ROOFLINE table apart; the first three tell those of a STAGES table."""
+Flags = npt.NDArray[np.bool_]
 
 
 def throttled(found: Roofline, ranges: pa.Table, recorded: pa.Table, power: pa.Table) -> Roofline:
@@ -31,11 +32,10 @@ def throttled(found: Roofline, ranges: pa.Table, recorded: pa.Table, power: pa.T
     first = np.maximum(np.searchsorted(times, start, "right") - 1, 0)
     last = np.searchsorted(times, end, "right")
     met = {reason: known & (total[last] > total[first]) for reason, total in _totals(power["throttle"].to_pylist())}
-    keys = list(zip(*(ranges[name].to_pylist() for name in ROW_KEYS), strict=True))
     return evolve(
         found,
-        rows=_flagged(found.rows, keys, known, met, len(ROW_KEYS)),
-        stages=_flagged(found.stages, keys, known, met, 3),
+        rows=_flagged(found.rows, rows_of(found.rows, ranges), known, met),
+        stages=_flagged(found.stages, rows_of(found.stages, ranges, ROW_KEYS[:3]), known, met),
     )
 
 
@@ -47,20 +47,18 @@ def _totals(samples: Sequence[str | None]) -> list[tuple[str, Ints]]:
     ]
 
 
-def _flagged(
-    table: pa.Table, keys: Sequence[tuple[object, ...]], known: np.ndarray, met: dict[str, np.ndarray], depth: int
-) -> pa.Table:
-    reasons: dict[tuple[object, ...], set[str]] = {}
-    unsampled = set()
-    for row, key in enumerate(keys):
-        found = reasons.setdefault(key[:depth], set())
-        found.update(reason for reason, which in met.items() if which[row])
-        if not known[row]:
-            unsampled.add(key[:depth])
-    values = []
-    for key in zip(*(table[name].to_pylist() for name in ROW_KEYS[:depth]), strict=True):
-        seen = "+".join(sorted(reasons.get(key, ())))
-        values.append(None if not seen and (key in unsampled or key not in reasons) else seen)
+def _flagged(table: pa.Table, row: Ints, known: Flags, met: Mapping[str, Flags]) -> pa.Table:
+    """Return the table with the reasons met by the calls of each row; ``row`` is that of each call, or -1."""
+    mine = row >= 0
+    sampled = np.bincount(row[mine], minlength=len(table)) > 0
+    sampled &= np.bincount(row[mine & ~known], minlength=len(table)) == 0
+    reasons: list[list[str]] = [[] for _ in range(len(table))]
+    for reason, which in met.items():
+        for one in np.unique(row[mine & which]):
+            reasons[one].append(reason)
+    values = [
+        "+".join(found) if found or all_known else None for found, all_known in zip(reasons, sampled, strict=True)
+    ]
     at = table.schema.get_field_index("throttle")
     field = table.schema.field(at)
     return table.set_column(at, field, pa.array(values, pa.string()).dictionary_encode().cast(field.type))
