@@ -12,7 +12,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.report.opened import open_joined
 from dsocr_nvtx.report.page import MOST_ROWS, review_page, shorten
 from dsocr_nvtx.schema.files import read_table, write_table
-from tests.report.conftest import HOSTILE
+from tests.conftest import HOSTILE
 
 
 class Page(html.parser.HTMLParser):

@@ -56,7 +56,7 @@ def review_page(opened: Opened, title: str = "") -> str:
     climbed = ladder(kernels, found.stages).to_pylist()
     shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges, MOST_KERNELS)
     drawn = chart(listed.rows, found.roofs, _main_dtype(opened))
-    return _environment().get_template("review.html.j2").render(
+    return environment().get_template("review.html.j2").render(
         title=title or f"Roofline review: {opened.source.get('report', opened.folder.name)}",
         about=_about(opened),
         cards=sections.cards(stages, every, steps),
@@ -165,7 +165,8 @@ def _asset(name: str) -> Markup:
     return Markup((resources.files("dsocr_nvtx.report") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates, whose every text is escaped."""
     made = Environment(
         loader=PackageLoader("dsocr_nvtx.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

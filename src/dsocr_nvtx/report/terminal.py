@@ -47,7 +47,7 @@ def _count(title: str, name: str, *, wide: bool = False) -> _Column:
 
 _STAGE = _Column(title="stage", text=lambda row: str(row["stage"]), left=True)
 _BOUND = _Column(title="bound", text=lambda row: str(row["bound"] or "-"), left=True)
-_STAGES = (
+STAGE_COLUMNS = (
     _STAGE,
     _BOUND,
     _count("steps", "steps"),
@@ -62,7 +62,7 @@ _STAGES = (
     _percent("MFU", "mfu", wide=True),
     _percent("MBU", "mbu", wide=True),
 )
-_ROWS = (
+LOSS_COLUMNS = (
     _STAGE,
     _Column(title="where", text=words.place, left=True),
     _BOUND,
@@ -89,13 +89,12 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     What is not a terminal has no width to keep to: there every column is printed.
     """
     stages = found.stages.to_pylist()
-    wall = sum(stage["wall_ns"] for stage in stages)
-    rows = [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:losses]]
+    rows = loss_rows(found, losses)
     for stage in stages:
         console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
-    console.print(_table(console, "Stages (times in ms)", _STAGES, stages))
+    console.print(_table(console, "Stages (times in ms)", STAGE_COLUMNS, stages))
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
-    console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
+    console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", LOSS_COLUMNS, rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
 
@@ -109,6 +108,12 @@ def _table(console: Console, title: str, columns: Sequence[_Column], rows: Seque
         colour = _COLOURS.get(str(row["bound"]), "")
         table.add_row(*(Text(c.text(row), style=colour if c is _BOUND else "") for c in shown))
     return table
+
+
+def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:
+    """Return the rows that lose most, each with its share of all stages' wall time."""
+    wall = sum(found.stages["wall_ns"].to_pylist())
+    return [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:most]]
 
 
 def as_plain(found: Roofline, accounting: Accounting, *, losses: int) -> dict[str, object]:
