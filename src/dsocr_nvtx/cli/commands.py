@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
+from dsocr_nvtx.cli.trace import trace_command
 from dsocr_nvtx.run.options import (
     Attention,
     ConfigName,
@@ -24,6 +25,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command("run")(run_command)
 app.command("ceilings")(ceilings_command)
 app.command("doctor")(doctor_command)
+app.command("trace")(trace_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[

@@ -2,24 +2,20 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.cli.tables import joined_table
 from dsocr_nvtx.roofline.ladder import TAX_RULE, ladder
 from dsocr_nvtx.roofline.measured import read_launching
-from dsocr_nvtx.schema.files import check_format, read_table, write_table
-from dsocr_nvtx.schema.tables import KERNELS, STAGES
-
-_REMEDY = "name the directory that dsocr-nvtx join wrote"
+from dsocr_nvtx.schema.files import check_format, write_table
 
 
 def climb(directory: Path, *, out: Path | None, ceilings: Path | None) -> None:
     """Print the ladder of a join's output directory, and write it to ``out`` if asked."""
     if out is not None:
         check_format(out)
-    kernels, stages = (_read(directory / f"{name}.arrow", schema) for name, schema in _TABLES.items())
+    kernels, stages = (joined_table(directory, name, needed) for name, needed in _TABLES.items())
     table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
     if out is not None:
         write_table(table, out)
@@ -28,15 +24,10 @@ def climb(directory: Path, *, out: Path | None, ceilings: Path | None) -> None:
         print(f"ladder: {out}")
 
 
-_TABLES = {"kernels": KERNELS, "stages": STAGES}
-
-
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    table = read_table(path)
-    needed = {"busy_owned_ns", "stage", "pid", "device"} | ({"class", "rule"} if schema is KERNELS else {"roofline_ns"})
-    if not needed <= set(table.column_names):
-        raise Refused(path, "another table than the one of that name", _REMEDY)
-    return table
+_TABLES = {
+    "kernels": {"busy_owned_ns", "stage", "pid", "device", "class", "rule"},
+    "stages": {"busy_owned_ns", "stage", "pid", "device", "roofline_ns"},
+}
 
 
 def show_ladder(console: Console, table: pa.Table) -> None:

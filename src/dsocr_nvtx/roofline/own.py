@@ -77,19 +77,27 @@ def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
     return total
 
 
+def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Ints:
+    """Return the row of each (process, event id), -1 where there is none; of ids that stand for two calls, the last."""
+    count = len(ranges)
+    pids, events = (np.concatenate([numbers(ranges, n), v]) for n, v in (("pid", pid), ("event_id", event)))
+    key, _ = groups(pids, events)
+    row = np.full(int(key.max(initial=-1)) + 1, -1)
+    row[key[:count]] = np.arange(count)
+    return row[key[count:]]
+
+
 def _parents(ranges: pa.Table, where: str) -> Ints:
     """Return each row's parent row, or -1. Event ids are unique within a process."""
     pid, event, parent = (numbers(ranges, n) for n in ("pid", "event_id", "parent_id"))
     missing = ranges["parent_id"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
     count = len(ranges)
-    key, _ = groups(np.concatenate([pid, pid]), np.concatenate([event, parent]))
-    row = np.full(int(key.max(initial=-1)) + 1, -1)
-    row[key[:count]] = np.arange(count)
-    twice = np.flatnonzero(row[key[:count]] != np.arange(count))
+    row = rows_of_events(ranges, np.concatenate([pid, pid]), np.concatenate([event, parent]))
+    twice = np.flatnonzero(row[:count] != np.arange(count))
     if len(twice):
         found = f"event id {event[twice[0]]} of process {pid[twice[0]]} stands for two calls"
         raise Refused(where, found, "record one run in each process, with the hooks attached once")
-    return np.where(missing, -1, row[key[count:]])
+    return np.where(missing, -1, row[count:])
 
 
 def _check(ranges: pa.Table, own: dict[str, Ints], where: str) -> None:

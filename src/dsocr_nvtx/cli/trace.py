@@ -1,0 +1,55 @@
+"""`trace`: reads a join's tables, writes them as one trace for Perfetto and chrome://tracing."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+_LEVEL = 5
+
+
+def trace_command(
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help=".json or .json.gz; for ui.perfetto.dev")],
+) -> None:
+    """Write a join as a trace for Perfetto: calls, GPU operations, launches, achieved rates and roof share."""
+    from dsocr_nvtx.errors import UsageError
+
+    if not out.name.endswith((".json", ".json.gz")):
+        raise UsageError(f"{out}: a trace is JSON; end the name in .json or .json.gz")
+    write_trace(directory, out)
+    print(f"trace: {out} (open it at https://ui.perfetto.dev)")
+
+
+def write_trace(directory: Path, out: Path) -> None:
+    """Write the trace of a join's output directory, whole; one that was there is replaced. The same tables, the same bytes."""
+    from dsocr_nvtx.cli.tables import joined_table
+    from dsocr_nvtx.report.scene import lay_out
+    from dsocr_nvtx.report.trace import trace_text
+    from dsocr_nvtx.roofline.rates import rates
+    from dsocr_nvtx.schema.files import replacing
+    from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE
+
+    needed = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE}
+    later = {"observed_weight_bytes", "origin"}  # columns that tables of older versions lack
+    kernels, ranges, rows = (joined_table(directory, name, set(s.names) - later) for name, s in needed.items())
+    found = rates(kernels, ranges, rows, str(directory))
+    device = (rows.schema.metadata or {}).get(b"device", b"").decode()
+    scene = lay_out(kernels, ranges, found, device)
+    with replacing(out) as temporary, _opened(temporary) as file:
+        for piece in trace_text(kernels, ranges, rows, found, scene):
+            file.write(piece)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write; what is named .gz is packed, without name and time, so that the bytes are the same."""
+    with path.open("wb") as plain:
+        if path.suffix != ".gz":
+            yield plain
+            return
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=plain, mtime=0) as packed:
+            yield packed  # type: ignore[misc]

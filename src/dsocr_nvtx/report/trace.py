@@ -1,0 +1,170 @@
+"""A join's tables as a trace for viewers: the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.
+
+What is drawn, and from what:
+
+- a process per process, a thread per thread: every hooked call of ``ranges.arrow`` that took host time, a slice named
+  by its path. Costs in its arguments are those of the table (inclusive of the calls inside); ``efficiency`` and
+  ``bound`` are of the row of ``roofline.arrow`` that it belongs to.
+- a process per (process, GPU), a thread per stream: every operation of ``kernels.arrow``; what overlaps on one stream
+  goes to further lanes (`dsocr_nvtx.report.lanes`).
+- calls replayed by a CUDA graph took no host time: they are drawn beside the streams, from the begin of their first
+  operation to the end of the last, those of calls inside included; one without operations is not drawn, but counted.
+- a flow per operation that a call owns: from the call, at the instant of the launch, to the operation. For replayed
+  calls it begins in the call around the graph's launch.
+- three counters per (process, GPU), `dsocr_nvtx.roofline.rates`: ``achieved FLOP/s``, ``achieved B/s`` and
+  ``achieved roof share``. Each is 0 where no operation of a call runs.
+
+Times are those of the tables, in microseconds with three decimals: viewers read them as doubles, which hold every
+nanosecond below 2**50 (13 days). Where times are larger (a clock of the epoch) or negative, the earliest is subtracted
+from all; ``otherData.origin_ns`` says what was. ``otherData`` also has what was not drawn.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import fields, frozen
+
+from dsocr_nvtx.join.columns import Ints
+from dsocr_nvtx.report.scene import Counters, Flows, Scene, Slices
+from dsocr_nvtx.roofline.rates import Rates
+
+Table = TypeVar("Table", Slices, Flows, Counters)
+
+_BATCH = 4096
+"""Events made at a time: a name may be 100 kB long, and every event repeats its name."""
+
+_CALL = (
+    "event_id", "step", "layer", "batch", "tokens", "kv_len", "tensor_flops", "vector_flops", "weight_bytes",
+    "observed_weight_bytes", "activation_bytes", "kv_read_bytes", "kv_write_bytes", "busy_owned_ns", "idle_owned_ns",
+    "wall_ns", "stage", "kind", "level", "origin", "efficiency", "bound",
+)  # fmt: skip
+_OPERATION = (
+    "event_id", "step", "correlation_id", "blocks", "threads", "bytes", "busy_owned_ns", "graph_node_id", "operation",
+    "class", "bucket", "stage", "path",
+)  # fmt: skip
+
+Pieces = pa.Array | str
+"""Text per event, or the same text in every event."""
+
+
+def trace_text(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, found: Rates, scene: Scene) -> Iterator[bytes]:
+    """Yield the trace of KERNELS, MEASURED and ROOFLINE tables, piece by piece; the same tables make the same bytes."""
+    about = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
+    other = json.dumps({**about, "origin_ns": scene.origin, **scene.left_out})
+    yield f'{{"displayTimeUnit":"ns","otherData":{other},"traceEvents":[\n'.encode()
+    yield _names(scene)
+    judged = rows.select(["efficiency", "bound"]).take(found.row)
+    calls = _Texts({**_columns(ranges), **_columns(judged)})
+    yield from _slices(calls, scene.calls, ("path", "stage"), _CALL, scene.origin)
+    operations = _Texts(_columns(kernels))
+    for part in _batches(scene.flows):
+        begin = _text(',\n{"ph":"s","name":"launch","cat":"launch","id":', _whole(part.operation), *_place(part))
+        yield _joined(begin, ',"ts":', _microseconds(part.time - scene.origin), "}")
+        to = Slices(part.operation, *(getattr(scene.operations, n)[part.operation] for n in ("pid", "tid", "start", "end")))
+        # Before the operation itself: without a binding point a flow ends in the next slice that begins.
+        begin = _text(',\n{"ph":"f","name":"launch","cat":"launch","id":', _whole(part.operation), *_place(to))
+        yield _joined(begin, ',"ts":', _microseconds(to.start - scene.origin), "}")
+    yield from _slices(operations, scene.operations, ("name", "class"), _OPERATION, scene.origin)
+    yield from _counters(scene)
+    yield b"\n]}\n"
+
+
+def _names(scene: Scene) -> bytes:
+    """Return the names and order of processes and threads, after one event that is always there."""
+    events: list[dict[str, object]] = [{"ph": "M", "name": "trace_config", "args": {"name": "dsocr-nvtx trace"}}]
+    for at, (pid, name) in enumerate(scene.processes):
+        for kind, args in (("name", {"name": name}), ("sort_index", {"sort_index": at})):
+            events.append({"ph": "M", "name": f"process_{kind}", "pid": pid, "args": args})
+    for at, (pid, tid, name) in enumerate(scene.threads):
+        for kind, args in (("name", {"name": name}), ("sort_index", {"sort_index": at})):
+            events.append({"ph": "M", "name": f"thread_{kind}", "pid": pid, "tid": tid, "args": args})
+    return ",\n".join(json.dumps(event, separators=(",", ":")) for event in events).encode()
+
+
+def _slices(
+    texts: "_Texts", slices: Slices, named: tuple[str, str], arguments: tuple[str, ...], origin: int
+) -> Iterator[bytes]:
+    for part in _batches(slices):
+        name, category = (texts.value(column, part.row) for column in named)
+        yield _joined(
+            ',\n{"ph":"X","name":', name, ',"cat":', category, *_place(part),
+            ',"ts":', _microseconds(part.start - origin), ',"dur":', _microseconds(part.end - part.start),
+            ',"args":{"row":', _whole(part.row), *(texts.argument(column, part.row) for column in arguments), "}}",
+        )  # fmt: skip
+
+
+def _counters(scene: Scene) -> Iterator[bytes]:
+    for part in _batches(scene.counters):
+        rates = (pa.array(getattr(part, n)).cast(pa.string()) for n in ("flops", "bytes", "share"))
+        series = (piece for pair in zip(('"FLOP/s":', ',"B/s":', ',"roof share":'), rates, strict=True) for piece in pair)
+        start = _microseconds(part.time - scene.origin)
+        yield _joined(',\n{"ph":"C","name":"achieved","pid":', _whole(part.pid), ',"ts":', start, ',"args":{', *series, "}}")
+
+
+@frozen(eq=False)
+class _Texts:
+    """A table's columns as JSON text, some rows at a time; each word of a dictionary column is escaped once."""
+
+    columns: Mapping[str, tuple[pa.Array, pa.Array | None]]
+
+    def argument(self, name: str, rows: Ints) -> Pieces:
+        """Return ``,"name":value``; nothing where the value is not known or the table has no such column."""
+        if name not in self.columns:
+            return ""
+        return _text(f',"{name}":', self.value(name, rows)).fill_null("")
+
+    def value(self, name: str, rows: Ints) -> pa.Array:
+        """Return the values as JSON, null where not known."""
+        values, words = self.columns[name]
+        taken = values.take(pa.array(rows))
+        return taken.cast(pa.string()) if words is None else words.take(taken)
+
+
+def _columns(table: pa.Table) -> dict[str, tuple[pa.Array, pa.Array | None]]:
+    """Return each column as its values, or as codes and their words in JSON."""
+    columns = {}
+    whole = table.unify_dictionaries().combine_chunks()
+    for name, column in zip(whole.column_names, whole.columns, strict=True):
+        values = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        if pa.types.is_dictionary(column.type):
+            words = pa.array([json.dumps(word) for word in values.dictionary.to_pylist()], pa.string())
+            columns[name] = (values.indices, words)
+        else:
+            columns[name] = (values, None)
+    return columns
+
+
+def _batches(columns: Table) -> Iterator[Table]:
+    names = [field.name for field in fields(type(columns))]
+    count = len(getattr(columns, names[0]))
+    for at in range(0, count, _BATCH):
+        yield type(columns)(*(getattr(columns, name)[at : at + _BATCH] for name in names))
+
+
+def _place(part: Slices | Flows) -> tuple[Pieces, ...]:
+    return ',"pid":', _whole(part.pid), ',"tid":', _whole(part.tid)
+
+
+def _whole(values: Ints) -> pa.Array:
+    return pa.array(values).cast(pa.string())
+
+
+def _microseconds(ns: Ints) -> pa.Array:
+    """Return nanoseconds, not negative, as microseconds with three decimals."""
+    return _text(_whole(ns // 1000), ".", pc.utf8_lpad(_whole(ns % 1000), 3, "0"))
+
+
+def _text(*pieces: Pieces) -> pa.Array:
+    """Return the pieces end to end per event; null where one of them is."""
+    return pc.binary_join_element_wise(*pieces, "")
+
+
+def _joined(*pieces: Pieces) -> bytes:
+    """Return all events' text end to end, without a Python object for each."""
+    text = _text(*pieces).cast(pa.large_string())
+    edges = np.frombuffer(text.buffers()[1], np.int64)[text.offset :]
+    return memoryview(text.buffers()[2])[edges[0] : edges[len(text)]].tobytes()
