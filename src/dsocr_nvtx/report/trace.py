@@ -99,7 +99,7 @@ def _slices(
 
 def _counters(scene: Scene) -> Iterator[bytes]:
     for part in _batches(scene.counters):
-        rates = (pa.array(getattr(part, n)).cast(pa.string()) for n in ("flops", "bytes", "share"))
+        rates = (_decimal(getattr(part, n).tolist()) for n in ("flops", "bytes", "share"))
         series = (piece for pair in zip(('"FLOP/s":', ',"B/s":', ',"roof share":'), rates, strict=True) for piece in pair)
         start = _microseconds(part.time - scene.origin)
         yield _joined(',\n{"ph":"C","name":"achieved","pid":', _whole(part.pid), ',"ts":', start, ',"args":{', *series, "}}")
@@ -121,6 +121,8 @@ class _Texts:
         """Return the values as JSON, null where not known."""
         values, words = self.columns[name]
         taken = values.take(pa.array(rows))
+        if pa.types.is_floating(taken.type):
+            return _decimal(taken.to_pylist())
         return taken.cast(pa.string()) if words is None else words.take(taken)
 
 
@@ -151,6 +153,12 @@ def _place(part: Slices | Flows) -> tuple[Pieces, ...]:
 
 def _whole(values: Ints) -> pa.Array:
     return pa.array(values).cast(pa.string())
+
+
+def _decimal(values: list[float | None]) -> pa.Array:
+    """Return numbers with 16 digits and an exponent: Perfetto misreads more than 18 digits after the point."""
+    texts = [None if value is None else f"{value:.15e}" if value else "0" for value in values]
+    return pa.array(texts, pa.string())
 
 
 def _microseconds(ns: Ints) -> pa.Array:
