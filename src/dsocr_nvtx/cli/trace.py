@@ -25,7 +25,10 @@ def trace_command(
 
 
 def write_trace(directory: Path, out: Path) -> None:
-    """Write the trace of a join's output directory, whole; one that was there is replaced. The same tables, the same bytes."""
+    """Write the trace of a join's output directory, whole; a file that was there is replaced.
+
+    The same tables make the same bytes. Refused: a directory without the tables, and tables of different joins.
+    """
     from dsocr_nvtx.cli.tables import joined_table
     from dsocr_nvtx.report.scene import lay_out
     from dsocr_nvtx.report.trace import trace_text

@@ -55,7 +55,15 @@ def _place(stacks: list[list[int]], begins: int, ends: int, *, nested: bool) -> 
 
 
 def tracks(
-    pid: Ints, thread: Ints, label: str, start: Ints, end: Ints, *, nested: bool, tid: Ints | None = None, after: int = 0
+    pid: Ints,
+    thread: Ints,
+    label: str,
+    start: Ints,
+    end: Ints,
+    *,
+    nested: bool,
+    tid: Ints | None = None,
+    after: int = 0,
 ) -> Tracks:
     """Lay out slices of (process, thread) in lanes; threads are called ``label`` and their id.
 

@@ -109,9 +109,7 @@ def _processes(kernels: pa.Table, ranges: pa.Table, device: str) -> tuple[Ints, 
     pair, first = groups(real[len(ranges) :], ordinal)
     top = int(shown.max(initial=0)) + 1
     names = [(int(shown[i]), f"process {real[i]}") for i in np.unique(shown, return_index=True)[1]]
-    gpus = [
-        (top + at, f"GPU {ordinal[i]} of process {real[len(ranges) + i]}: {device}") for at, i in enumerate(first)
-    ]
+    gpus = [(top + at, f"GPU {ordinal[i]} of process {real[len(ranges) + i]}: {device}") for at, i in enumerate(first)]
     return host, pair + top, names + gpus
 
 
@@ -170,9 +168,7 @@ def _depth(parent: Ints, which: Mask) -> int:
     return depth
 
 
-def _flows(
-    kernels: pa.Table, found: Rates, parent: Ints, replayed: Mask, host: Slices
-) -> Flows:
+def _flows(kernels: pa.Table, found: Rates, parent: Ints, replayed: Mask, host: Slices) -> Flows:
     """Return a flow from the innermost call on the host around each launch, where that call lasted any time."""
     place = np.full(len(parent), -1)
     place[host.row] = np.arange(len(host.row))

@@ -47,9 +47,6 @@ _OPERATION = (
     "class", "bucket", "stage", "path",
 )  # fmt: skip
 
-Pieces = pa.Array | str
-"""Text per event, or the same text in every event."""
-
 
 def trace_text(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, found: Rates, scene: Scene) -> Iterator[bytes]:
     """Yield the trace of KERNELS, MEASURED and ROOFLINE tables, piece by piece; the same tables make the same bytes."""
@@ -64,7 +61,9 @@ def trace_text(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, found: Rates
     for part in _batches(scene.flows):
         begin = _text(',\n{"ph":"s","name":"launch","cat":"launch","id":', _whole(part.operation), *_place(part))
         yield _joined(begin, ',"ts":', _microseconds(part.time - scene.origin), "}")
-        to = Slices(part.operation, *(getattr(scene.operations, n)[part.operation] for n in ("pid", "tid", "start", "end")))
+        to = Slices(
+            part.operation, *(getattr(scene.operations, n)[part.operation] for n in ("pid", "tid", "start", "end"))
+        )
         # Before the operation itself: without a binding point a flow ends in the next slice that begins.
         begin = _text(',\n{"ph":"f","name":"launch","cat":"launch","id":', _whole(part.operation), *_place(to))
         yield _joined(begin, ',"ts":', _microseconds(to.start - scene.origin), "}")
@@ -100,9 +99,13 @@ def _slices(
 def _counters(scene: Scene) -> Iterator[bytes]:
     for part in _batches(scene.counters):
         rates = (_decimal(getattr(part, n).tolist()) for n in ("flops", "bytes", "share"))
-        series = (piece for pair in zip(('"FLOP/s":', ',"B/s":', ',"roof share":'), rates, strict=True) for piece in pair)
+        series = (
+            piece for pair in zip(('"FLOP/s":', ',"B/s":', ',"roof share":'), rates, strict=True) for piece in pair
+        )
         start = _microseconds(part.time - scene.origin)
-        yield _joined(',\n{"ph":"C","name":"achieved","pid":', _whole(part.pid), ',"ts":', start, ',"args":{', *series, "}}")
+        yield _joined(
+            ',\n{"ph":"C","name":"achieved","pid":', _whole(part.pid), ',"ts":', start, ',"args":{', *series, "}}"
+        )
 
 
 @frozen(eq=False)
@@ -111,11 +114,11 @@ class _Texts:
 
     columns: Mapping[str, tuple[pa.Array, pa.Array | None]]
 
-    def argument(self, name: str, rows: Ints) -> Pieces:
+    def argument(self, name: str, rows: Ints) -> pa.Array | str:
         """Return ``,"name":value``; nothing where the value is not known or the table has no such column."""
         if name not in self.columns:
             return ""
-        return _text(f',"{name}":', self.value(name, rows)).fill_null("")
+        return pc.fill_null(_text(f',"{name}":', self.value(name, rows)), "")
 
     def value(self, name: str, rows: Ints) -> pa.Array:
         """Return the values as JSON, null where not known."""
@@ -147,7 +150,7 @@ def _batches(columns: Table) -> Iterator[Table]:
         yield type(columns)(*(getattr(columns, name)[at : at + _BATCH] for name in names))
 
 
-def _place(part: Slices | Flows) -> tuple[Pieces, ...]:
+def _place(part: Slices | Flows) -> tuple[pa.Array | str, ...]:
     return ',"pid":', _whole(part.pid), ',"tid":', _whole(part.tid)
 
 
@@ -166,12 +169,12 @@ def _microseconds(ns: Ints) -> pa.Array:
     return _text(_whole(ns // 1000), ".", pc.utf8_lpad(_whole(ns % 1000), 3, "0"))
 
 
-def _text(*pieces: Pieces) -> pa.Array:
+def _text(*pieces: pa.Array | str) -> pa.Array:
     """Return the pieces end to end per event; null where one of them is."""
     return pc.binary_join_element_wise(*pieces, "")
 
 
-def _joined(*pieces: Pieces) -> bytes:
+def _joined(*pieces: pa.Array | str) -> bytes:
     """Return all events' text end to end, without a Python object for each."""
     text = _text(*pieces).cast(pa.large_string())
     edges = np.frombuffer(text.buffers()[1], np.int64)[text.offset :]
