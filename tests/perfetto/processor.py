@@ -24,7 +24,7 @@ class Processor:
     """A loaded trace that answers SQL."""
 
     def query(self, sql: str) -> list[Row]:
-        """Return the rows."""
+        """Return the rows; every column needs a name of its own."""
         raise NotImplementedError
 
 

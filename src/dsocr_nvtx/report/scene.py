@@ -169,7 +169,7 @@ def _depth(parent: Ints, which: Mask) -> int:
 
 
 def _flows(kernels: pa.Table, found: Rates, parent: Ints, replayed: Mask, host: Slices) -> Flows:
-    """Return a flow from the innermost call on the host around each launch, where that call lasted any time."""
+    """Return a flow from the innermost call on the host around each launch, where both ends lasted any time."""
     place = np.full(len(parent), -1)
     place[host.row] = np.arange(len(host.row))
     call = found.call.copy()
@@ -177,11 +177,29 @@ def _flows(kernels: pa.Table, found: Rates, parent: Ints, replayed: Mask, host: 
         call[up] = parent[call[up]]
     mine = np.flatnonzero((call >= 0) & known(kernels, "launch_ns"))
     at = place[call[mine]]
-    lasted = host.end[at] > host.start[at]
+    lasted = (host.end[at] > host.start[at]) & (numbers(kernels, "end_ns")[mine] > numbers(kernels, "start_ns")[mine])
     mine, at = mine[lasted], at[lasted]
     # An operation launched at the very end of a call is that call's; a viewer counts the end as outside.
     time = np.clip(numbers(kernels, "launch_ns")[mine], host.start[at], host.end[at] - 1)
-    return Flows(mine, host.pid[at], host.tid[at], time)
+    # Perfetto takes the slice that began last for the one that is open, though it may have ended: between two calls
+    # inside this one, a flow would come from the earlier. Such a flow begins where its call begins.
+    stale = (_begun_last(host, at, time) != at) & (_begun_last(host, at, host.start[at]) == at)
+    return Flows(mine, host.pid[at], host.tid[at], np.where(stale, host.start[at], time))
+
+
+def _begun_last(host: Slices, place: Ints, time: Ints) -> Ints:
+    """Return the slice that began last, up to a time, on the thread of another, which began by then."""
+    lane, _ = groups(host.pid, host.tid)
+    count = len(lane)
+    order = np.lexsort((np.arange(count), host.start, lane))
+    rank = np.lexsort(
+        (np.append(np.zeros(count), np.ones(len(place))), np.append(host.start, time), np.append(lane, lane[place]))
+    )
+    begun = np.cumsum(rank < count) - 1
+    answer = np.empty(len(place), np.int64)
+    asked = rank >= count
+    answer[rank[asked] - count] = order[begun[asked]]
+    return answer
 
 
 def _counters(operations: Slices, found: Rates, owned: Ints) -> Counters:

@@ -9,8 +9,9 @@ What is drawn, and from what:
   goes to further lanes (`dsocr_nvtx.report.lanes`).
 - calls replayed by a CUDA graph took no host time: they are drawn beside the streams, from the begin of their first
   operation to the end of the last, those of calls inside included; one without operations is not drawn, but counted.
-- a flow per operation that a call owns: from the call, at the instant of the launch, to the operation. For replayed
-  calls it begins in the call around the graph's launch.
+- a flow per operation that a call owns: from the call, at the instant of the launch, to the operation (not where either
+  lasted no time). For replayed calls it begins in the call around the graph's launch. Perfetto would take some for
+  those of an earlier call inside, which has ended: they begin where their call does; ``launch_ns`` says when.
 - three counters per (process, GPU), `dsocr_nvtx.roofline.rates`: ``achieved FLOP/s``, ``achieved B/s`` and
   ``achieved roof share``. Each is 0 where no operation of a call runs.
 
@@ -30,11 +31,12 @@ from attrs import fields, frozen
 
 from dsocr_nvtx.join.columns import Ints
 from dsocr_nvtx.report.scene import Counters, Flows, Scene, Slices
+from dsocr_nvtx.roofline.least import Floats
 from dsocr_nvtx.roofline.rates import Rates
 
 Table = TypeVar("Table", Slices, Flows, Counters)
 
-_BATCH = 4096
+_BATCH = 1024
 """Events made at a time: a name may be 100 kB long, and every event repeats its name."""
 
 _CALL = (
@@ -43,8 +45,8 @@ _CALL = (
     "wall_ns", "stage", "kind", "level", "origin", "efficiency", "bound",
 )  # fmt: skip
 _OPERATION = (
-    "event_id", "step", "correlation_id", "blocks", "threads", "bytes", "busy_owned_ns", "graph_node_id", "operation",
-    "class", "bucket", "stage", "path",
+    "event_id", "step", "correlation_id", "launch_ns", "blocks", "threads", "bytes", "busy_owned_ns", "graph_node_id",
+    "operation", "class", "bucket", "stage", "path",
 )  # fmt: skip
 
 
@@ -58,16 +60,8 @@ def trace_text(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, found: Rates
     calls = _Texts({**_columns(ranges), **_columns(judged)})
     yield from _slices(calls, scene.calls, ("path", "stage"), _CALL, scene.origin)
     operations = _Texts(_columns(kernels))
-    for part in _batches(scene.flows):
-        begin = _text(',\n{"ph":"s","name":"launch","cat":"launch","id":', _whole(part.operation), *_place(part))
-        yield _joined(begin, ',"ts":', _microseconds(part.time - scene.origin), "}")
-        to = Slices(
-            part.operation, *(getattr(scene.operations, n)[part.operation] for n in ("pid", "tid", "start", "end"))
-        )
-        # Before the operation itself: without a binding point a flow ends in the next slice that begins.
-        begin = _text(',\n{"ph":"f","name":"launch","cat":"launch","id":', _whole(part.operation), *_place(to))
-        yield _joined(begin, ',"ts":', _microseconds(to.start - scene.origin), "}")
     yield from _slices(operations, scene.operations, ("name", "class"), _OPERATION, scene.origin)
+    yield from _flows(scene)
     yield from _counters(scene)
     yield b"\n]}\n"
 
@@ -96,9 +90,20 @@ def _slices(
         )  # fmt: skip
 
 
+def _flows(scene: Scene) -> Iterator[bytes]:
+    # After all slices, and bound to the slice around either end: so the order of events at one instant cannot matter.
+    to = scene.operations
+    for part in _batches(scene.flows):
+        rows, number = part.operation, _whole(part.operation)
+        ends = Flows(rows, to.pid[rows], to.tid[rows], to.start[rows])
+        for kind, at in (('"s"', part), ('"f","bp":"e"', ends)):
+            begin = _text(f',\n{{"ph":{kind},"name":"launch","cat":"launch","id":', number, *_place(at))
+            yield _joined(begin, ',"ts":', _microseconds(at.time - scene.origin), "}")
+
+
 def _counters(scene: Scene) -> Iterator[bytes]:
     for part in _batches(scene.counters):
-        rates = (_decimal(getattr(part, n).tolist()) for n in ("flops", "bytes", "share"))
+        rates = (_decimal(getattr(part, n)) for n in ("flops", "bytes", "share"))
         series = (
             piece for pair in zip(('"FLOP/s":', ',"B/s":', ',"roof share":'), rates, strict=True) for piece in pair
         )
@@ -125,7 +130,7 @@ class _Texts:
         values, words = self.columns[name]
         taken = values.take(pa.array(rows))
         if pa.types.is_floating(taken.type):
-            return _decimal(taken.to_pylist())
+            return _decimal(taken.to_numpy(zero_copy_only=False))
         return taken.cast(pa.string()) if words is None else words.take(taken)
 
 
@@ -158,10 +163,11 @@ def _whole(values: Ints) -> pa.Array:
     return pa.array(values).cast(pa.string())
 
 
-def _decimal(values: list[float | None]) -> pa.Array:
-    """Return numbers with 16 digits and an exponent: Perfetto misreads more than 18 digits after the point."""
-    texts = [None if value is None else f"{value:.15e}" if value else "0" for value in values]
-    return pa.array(texts, pa.string())
+def _decimal(values: Floats) -> pa.Array:
+    """Return numbers with 16 digits and an exponent, null for nan: Perfetto misreads more than 18 after the point."""
+    unique, place = np.unique(values, return_inverse=True)
+    texts = [None if np.isnan(value) else f"{value:.15e}" if value else "0" for value in unique.tolist()]
+    return pa.array(texts, pa.string()).take(pa.array(place))
 
 
 def _microseconds(ns: Ints) -> pa.Array:
