@@ -45,6 +45,7 @@ def test_another_suffix_is_wrong_usage_before_any_work(dsocr: Commands, tmp_path
     done = dsocr("trace", tmp_path / "none", "-o", tmp_path / "t.pftrace")
     assert done.code == 2
     assert ".json or .json.gz" in done.err
+    assert ".nvtxt" in done.err
 
 
 def test_what_is_no_joins_directory_is_refused_and_the_old_file_stays(dsocr: Commands, joined: Path) -> None:

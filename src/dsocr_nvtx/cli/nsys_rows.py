@@ -57,7 +57,8 @@ def _lines(export: Path, hardware: str | None, ceilings: Path | None) -> Iterato
     for at in range(0, len(rows), _AT_A_TIME):
         yield f"sql INSERT INTO dsocr_roofline VALUES {', '.join(map(_values, rows[at : at + _AT_A_TIME]))}"  # noqa: S608 - literals of our own
     shown = (
-        f'{name} AS "{title}"' if factor == 1 else f'{name} * {factor} AS "{title}"' for name, title, factor in _SHOWN
+        f'{name} AS "{title}"' if factor == 1 else f'round({name} * {factor}, 2) AS "{title}"'
+        for name, title, factor in _SHOWN
     )
     yield f"query SELECT {', '.join(shown)} FROM dsocr_roofline ORDER BY rowid"  # noqa: S608 - names of our own
 

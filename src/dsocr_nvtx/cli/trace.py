@@ -13,15 +13,18 @@ _LEVEL = 5
 
 def trace_command(
     directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help=".json or .json.gz; for ui.perfetto.dev")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help=".json or .json.gz for Perfetto, .nvtxt for nsys's ImportNvtxt.")
+    ],
 ) -> None:
     """Write a join as a trace for Perfetto: calls, GPU operations, launches, achieved rates and roof share."""
     from dsocr_nvtx.errors import UsageError
 
-    if not out.name.endswith((".json", ".json.gz")):
-        raise UsageError(f"{out}: a trace is JSON; end the name in .json or .json.gz")
+    if not out.name.endswith((".json", ".json.gz", ".nvtxt")):
+        raise UsageError(f"{out}: end the name in .json or .json.gz, for Perfetto, or in .nvtxt, for Nsight Systems")
     write_trace(directory, out)
-    print(f"trace: {out} (open it at https://ui.perfetto.dev)")
+    merge = f"ImportNvtxt --cmd merge -i REPORT.nsys-rep -n {out} -o MERGED.nsys-rep --target 0:1"
+    print(f"trace: {out} ({merge if out.suffix == '.nvtxt' else 'open it at https://ui.perfetto.dev'})")
 
 
 def write_trace(directory: Path, out: Path) -> None:
@@ -30,6 +33,7 @@ def write_trace(directory: Path, out: Path) -> None:
     The same tables make the same bytes. Refused: a directory without the tables, and tables of different joins.
     """
     from dsocr_nvtx.cli.tables import joined_table
+    from dsocr_nvtx.report.nvtxt import nvtxt_text
     from dsocr_nvtx.report.scene import lay_out
     from dsocr_nvtx.report.trace import trace_text
     from dsocr_nvtx.roofline.rates import rates
@@ -40,10 +44,14 @@ def write_trace(directory: Path, out: Path) -> None:
     later = {"observed_weight_bytes", "origin"}  # columns that tables of older versions lack
     kernels, ranges, rows = (joined_table(directory, name, set(s.names) - later) for name, s in needed.items())
     found = rates(kernels, ranges, rows, str(directory))
-    device = (rows.schema.metadata or {}).get(b"device", b"").decode()
-    scene = lay_out(kernels, ranges, found, device)
+    pieces: Iterator[bytes]
+    if out.suffix == ".nvtxt":
+        pieces = (line.encode() for line in nvtxt_text(kernels, ranges, rows, found, str(directory)))
+    else:
+        device = (rows.schema.metadata or {}).get(b"device", b"").decode()
+        pieces = trace_text(kernels, ranges, rows, found, lay_out(kernels, ranges, found, device))
     with replacing(out) as temporary, _opened(temporary) as file:
-        for piece in trace_text(kernels, ranges, rows, found, scene):
+        for piece in pieces:
             file.write(piece)
 
 
