@@ -130,10 +130,10 @@ def check_counters(trace: Processor, ranges: pa.Table, rows: pa.Table) -> None:
         totals[series] += integral
     own = own_costs(ranges)
     timed = ranges["busy_owned_ns"].to_numpy() > 0
-    assert totals["achieved FLOP/s"] / 1e9 == pytest.approx(own["tensor_flops"][timed].sum())
-    assert totals["achieved B/s"] / 1e9 == pytest.approx(sum(own[name][timed].sum() for name in MOVED))
+    assert totals["FLOP/s achieved"] / 1e9 == pytest.approx(own["tensor_flops"][timed].sum())
+    assert totals["B/s achieved"] / 1e9 == pytest.approx(sum(own[name][timed].sum() for name in MOVED))
     of_rows = rows.filter(pc.greater(rows["busy_owned_ns"], 0))
-    assert totals["achieved roof share"] == pytest.approx(pc.sum(of_rows["roofline_ns"]).as_py())
+    assert totals["roof share achieved"] == pytest.approx(pc.sum(of_rows["roofline_ns"]).as_py())
 
 
 def test_every_nanosecond_survives_in_clocks_of_the_epoch(tmp_path: Path) -> None:

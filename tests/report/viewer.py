@@ -65,8 +65,8 @@ def read_text(text: str) -> Viewer:
         elif event["name"] == "thread_name":
             viewer.threads[event["pid"], event["tid"]] = event["args"]["name"]
         elif event["ph"] == "C":
-            for series, value in event["args"].items():
-                viewer.counters[event["pid"], series].append((_ns(event["ts"]) + viewer.origin, Fraction(value)))
+            (value,) = event["args"].values()
+            viewer.counters[event["pid"], event["name"]].append((_ns(event["ts"]) + viewer.origin, Fraction(value)))
     _nest(viewer.slices)
     for event in events:
         if event["ph"] in ("s", "f"):

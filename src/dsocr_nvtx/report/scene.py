@@ -11,10 +11,10 @@ import pyarrow as pa
 from attrs import fields, frozen
 
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.columns import Ints, groups, known, numbers
 from dsocr_nvtx.report.lanes import Tracks, fitting, tracks
 from dsocr_nvtx.roofline.least import Floats
-from dsocr_nvtx.roofline.own import rows_of_events
+from dsocr_nvtx.roofline.own import of_origin, parent_rows
 from dsocr_nvtx.roofline.rates import Rates
 
 _EXACT = 2**50
@@ -73,7 +73,7 @@ def lay_out(kernels: pa.Table, ranges: pa.Table, found: Rates, device: str) -> S
     start, end = numbers(kernels, "start_ns"), numbers(kernels, "end_ns")
     streams = tracks(gpu, numbers(kernels, "stream"), "stream", start, end, nested=False)
     operations = Slices(np.arange(len(kernels)), gpu, streams.tid, start, end)
-    parent, replayed = _parents(ranges), _is_replayed(ranges)
+    parent, replayed = parent_rows(ranges, "ranges.arrow"), of_origin(ranges, "replayed")
     host, on_host = _host_calls(ranges, process, np.flatnonzero(~replayed))
     beside, on_gpu = _replayed_calls(ranges, found, parent, replayed, operations)
     flows = _flows(kernels, found, parent, replayed, host)
@@ -111,18 +111,6 @@ def _processes(kernels: pa.Table, ranges: pa.Table, device: str) -> tuple[Ints, 
     names = [(int(shown[i]), f"process {real[i]}") for i in np.unique(shown, return_index=True)[1]]
     gpus = [(top + at, f"GPU {ordinal[i]} of process {real[len(ranges) + i]}: {device}") for at, i in enumerate(first)]
     return host, pair + top, names + gpus
-
-
-def _parents(ranges: pa.Table) -> Ints:
-    row = rows_of_events(ranges, numbers(ranges, "pid"), numbers(ranges, "parent_id"))
-    return np.where(known(ranges, "parent_id"), row, -1)
-
-
-def _is_replayed(ranges: pa.Table) -> Mask:
-    if "origin" not in ranges.column_names:  # a table written before graphs were replayed
-        return np.zeros(len(ranges), bool)
-    codes, words = coded(ranges, "origin")
-    return np.asarray(codes == (words.index("replayed") if "replayed" in words else -1), bool)
 
 
 def _host_calls(ranges: pa.Table, process: Ints, rows: Ints) -> tuple[Slices, Tracks]:

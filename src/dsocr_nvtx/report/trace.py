@@ -12,8 +12,8 @@ What is drawn, and from what:
 - a flow per operation that a call owns: from the call, at the instant of the launch, to the operation (not where either
   lasted no time). For replayed calls it begins in the call around the graph's launch. Perfetto would take some for
   those of an earlier call inside, which has ended: they begin where their call does; ``launch_ns`` says when.
-- three counters per (process, GPU), `dsocr_nvtx.roofline.rates`: ``achieved FLOP/s``, ``achieved B/s`` and
-  ``achieved roof share``. Each is 0 where no operation of a call runs.
+- three counters per (process, GPU), `dsocr_nvtx.roofline.rates`: ``FLOP/s``, ``B/s`` and ``roof share``, as achieved.
+  Each is 0 where no operation of a call runs.
 
 Times are those of the tables, in microseconds with three decimals: viewers read them as doubles, which hold every
 nanosecond below 2**50 (13 days). Where times are larger (a clock of the epoch) or negative, the earliest is subtracted
@@ -67,8 +67,8 @@ def trace_text(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, found: Rates
 
 
 def _names(scene: Scene) -> bytes:
-    """Return the names and order of processes and threads, after one event that is always there."""
-    events: list[dict[str, object]] = [{"ph": "M", "name": "trace_config", "args": {"name": "dsocr-nvtx trace"}}]
+    """Return the names and order of processes and threads: with any slice there is one, so others follow a comma."""
+    events: list[dict[str, object]] = []
     for at, (pid, name) in enumerate(scene.processes):
         for kind, args in (("name", {"name": name}), ("sort_index", {"sort_index": at})):
             events.append({"ph": "M", "name": f"process_{kind}", "pid": pid, "args": args})
@@ -102,15 +102,12 @@ def _flows(scene: Scene) -> Iterator[bytes]:
 
 
 def _counters(scene: Scene) -> Iterator[bytes]:
+    # A counter each: series of one counter are stacked by chrome://tracing, whatever their units.
     for part in _batches(scene.counters):
-        rates = (_decimal(getattr(part, n)) for n in ("flops", "bytes", "share"))
-        series = (
-            piece for pair in zip(('"FLOP/s":', ',"B/s":', ',"roof share":'), rates, strict=True) for piece in pair
-        )
-        start = _microseconds(part.time - scene.origin)
-        yield _joined(
-            ',\n{"ph":"C","name":"achieved","pid":', _whole(part.pid), ',"ts":', start, ',"args":{', *series, "}}"
-        )
+        pid, start = _whole(part.pid), _microseconds(part.time - scene.origin)
+        for name, rates in (("FLOP/s", part.flops), ("B/s", part.bytes), ("roof share", part.share)):
+            begin = _text(f',\n{{"ph":"C","name":"{name}","pid":', pid, ',"ts":', start)
+            yield _joined(begin, ',"args":{"achieved":', _decimal(rates), "}}")
 
 
 @frozen(eq=False)

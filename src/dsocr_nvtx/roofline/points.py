@@ -14,7 +14,7 @@ from attrs import frozen
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
-from dsocr_nvtx.roofline.own import certain_costs, experts_source, own_costs, rows_of_events
+from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
@@ -141,10 +141,7 @@ def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
 
 def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which calls ran: not those that were captured into a CUDA graph."""
-    if "origin" not in ranges.column_names:  # a table written before graphs were replayed
-        return np.ones(len(ranges), bool)
-    codes, words = coded(ranges, "origin")
-    return np.asarray(codes != (words.index("captured") if "captured" in words else -1), bool)
+    return ~of_origin(ranges, "captured")
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:
