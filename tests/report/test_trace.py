@@ -221,3 +221,12 @@ def test_process_ids_that_no_viewer_can_hold_are_numbered() -> None:
     viewer = traced(join(found, "odd", priced=False))
     assert set(viewer.processes) == {1, 2, 3}
     assert set(viewer.processes.values()) == {"process 0", f"process {2**40}", f"GPU 0 of process {2**40}: NVIDIA H200"}
+
+
+def test_a_run_without_gpu_work_has_its_calls(tmp_path: Path) -> None:
+    found = file_joined(hooked(), tmp_path)
+    ranges = [{**row, "busy_owned_ns": 0, "launches": 0} for row in found.ranges.to_pylist()]
+    viewer = traced(evolve(found, kernels=found.kernels.slice(0, 0), ranges=filled(MEASURED, ranges)))
+    assert [one.name for one in viewer.slices] == ["model", "decoder.0.mlp", "lm_head"]
+    assert viewer.about["unplotted"]["tensor_flops"] == 50
+    assert not viewer.counters
