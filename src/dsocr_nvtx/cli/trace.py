@@ -8,7 +8,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-_LEVEL = 5
+_LEVEL = 3
+"""Of gzip: 5 packs a sixth smaller and takes half as long again."""
 
 
 def trace_command(
