@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from dsocr_nvtx.cli.join import demo
 from dsocr_nvtx.schema.files import read_table, write_table
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# A slow machine is no failure: what takes how long is measured in tests/bench.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 HOSTILE = (
     "<script>window.broken = 1</script>",

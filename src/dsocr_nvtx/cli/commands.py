@@ -8,6 +8,7 @@ import typer
 
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
 from dsocr_nvtx.cli.review import report_command, show_command
+from dsocr_nvtx.cli.trace import trace_command
 from dsocr_nvtx.run.options import (
     Attention,
     ConfigName,
@@ -27,6 +28,7 @@ app.command("ceilings")(ceilings_command)
 app.command("doctor")(doctor_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
+app.command("trace")(trace_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[

@@ -29,12 +29,12 @@ class Opened:
     @property
     def kernels(self) -> pa.Table:
         """Every GPU operation."""
-        return _read(self.folder / "kernels.arrow", KERNELS)
+        return joined_table(self.folder, "kernels")
 
     @property
     def ranges(self) -> pa.Table:
         """Every hooked call."""
-        return _read(self.folder / "ranges.arrow", MEASURED)
+        return joined_table(self.folder, "ranges")
 
     def beside(self, name: str) -> pa.Table | None:
         """Return a table that the run measured beside its ranges, None where the join was not given it."""
@@ -45,7 +45,7 @@ class Opened:
 def open_joined(folder: Path) -> Opened:
     """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
     accounting, source = _accounting(folder / "join.json")
-    rows, stages = _read(folder / "roofline.arrow", ROOFLINE), _read(folder / "stages.arrow", STAGES)
+    rows, stages = joined_table(folder, "roofline"), joined_table(folder, "stages")
     about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
     try:
         roofs = cattrs.structure(json.loads(about["ceilings"]), Ceilings)
@@ -72,9 +72,14 @@ def _accounting(path: Path) -> tuple[Accounting, dict[str, str]]:
         raise Refused(path, "not the accounting of a join", REMEDY) from cause
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def joined_table(folder: Path, name: str) -> pa.Table:
+    """Return a table of a join's directory; refuse one without a column that this version writes."""
+    path = folder / f"{name}.arrow"
     table = read_table(path)
-    missing = [name for name in schema.names if name not in table.column_names]
+    missing = [column for column in _SCHEMAS[name].names if column not in table.column_names]
     if missing:
         raise Refused(path, f"no column {missing[0]}", REMEDY)
     return table
+
+
+_SCHEMAS = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}

@@ -7,6 +7,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.roofline.own import rows_of_events
 
 ROW_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
 """What tells the rows of a ROOFLINE table apart; the first three, those of a STAGES table."""
@@ -38,13 +39,8 @@ def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table, most: int
     """Return, per row of a ROOFLINE table, its ``most`` longest kernels by name, longest first."""
     row_of_range = rows_of(rows, ranges)
     mine = np.flatnonzero(known(kernels, "event_id"))
-    key, _ = groups(
-        np.concatenate([numbers(ranges, "pid"), numbers(kernels, "pid")[mine]]),
-        np.concatenate([numbers(ranges, "event_id"), numbers(kernels, "event_id")[mine]]),
-    )
-    place = np.full(int(key.max(initial=-1)) + 1, -1, np.int64)
-    place[key[: len(ranges)]] = row_of_range
-    row = place[key[len(ranges) :]]
+    call = rows_of_events(ranges, *(numbers(kernels, name)[mine] for name in ("pid", "event_id")))
+    row = np.where(call >= 0, row_of_range[call], -1)
     (name, names), (kind, kinds) = coded(kernels, "name"), coded(kernels, "class")
     group, first = groups(row, name[mine])
     ns = np.bincount(group, numbers(kernels, "busy_owned_ns")[mine], len(first)).astype(np.int64)

@@ -15,7 +15,7 @@ from attrs import asdict, frozen
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
-from dsocr_nvtx.roofline.own import certain_costs, experts_source, own_costs
+from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
 from dsocr_nvtx.roofline.tax import taxed
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
@@ -107,13 +107,8 @@ class _Calls:
 def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
     mine = np.flatnonzero(known(kernels, "event_id"))
     pid, event, start, end = (numbers(kernels, n)[mine] for n in ("pid", "event_id", "start_ns", "end_ns"))
-    rows = len(ranges)
-    pids, events = np.concatenate([numbers(ranges, "pid"), pid]), np.concatenate([numbers(ranges, "event_id"), event])
-    key, _ = groups(pids, events)
-    row = np.zeros(int(key.max(initial=-1)) + 1, np.int64)
-    row[key[:rows]] = np.arange(rows)
     tax = np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0)[mine]
-    return row[key[rows:]], start, end, tax
+    return rows_of_events(ranges, pid, event), start, end, tax
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
@@ -153,10 +148,7 @@ def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
 
 def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which calls ran: not those that were captured into a CUDA graph."""
-    if "origin" not in ranges.column_names:  # a table written before graphs were replayed
-        return np.ones(len(ranges), bool)
-    codes, words = coded(ranges, "origin")
-    return np.asarray(codes != (words.index("captured") if "captured" in words else -1), bool)
+    return ~of_origin(ranges, "captured")
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:
