@@ -1,0 +1,95 @@
+"""From a pair of stage cubes to the series that are judged: of every row, every layer, and the stage."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsocr_nvtx.compare.judging import Series
+from dsocr_nvtx.compare.pairs import Side, StagePair
+from dsocr_nvtx.compare.steps import COUNTS, PARTS, Key
+from dsocr_nvtx.join.columns import Ints
+from dsocr_nvtx.roofline.least import Floats
+
+
+def row_series(pair: StagePair) -> list[Series]:
+    """Return the series of each row that runs in steps."""
+    return [_series(pair, [row], likeness=True) for row in range(len(pair.keys))]
+
+
+def layer_series(pair: StagePair) -> list[tuple[Key, Series]]:
+    """Return the series of each layer that has more than one row, under a key without a kind."""
+    layers: dict[tuple[str, int], list[int]] = {}
+    for row, key in enumerate(pair.keys):
+        if key.layer >= 0:
+            layers.setdefault((key.module, key.layer), []).append(row)
+    return [
+        (Key(module, "", layer, "run"), _series(pair, rows, likeness=True))
+        for (module, layer), rows in layers.items()
+        if len(rows) > 1
+    ]
+
+
+def stage_series(pair: StagePair, rows: Sequence[int] | None = None) -> Series:
+    """Return the series of a stage, or of some of its rows."""
+    return _series(pair, range(len(pair.keys)) if rows is None else rows, likeness=False)
+
+
+def count_per_unit(side: Side, name: str, rows: Sequence[int]) -> float:
+    """Return how many launches or calls some rows have per unit."""
+    return float(side.values[COUNTS[name]][list(rows)].sum()) / max(side.units, 1)
+
+
+def _series(pair: StagePair, rows: Sequence[int], *, likeness: bool) -> Series:
+    rows = list(rows)
+    launches, calls = ([_usual(side, name, rows) for side in (pair.a, pair.b)] for name in ("launches", "calls"))
+    shapes = tuple(sorted((pair.keys[row].kind, tuple(sorted(pair.a.shapes[row]))) for row in rows))
+    counts = tuple(
+        (pair.keys[row].kind, _usual(pair.a, "launches", [row]), _usual(pair.a, "calls", [row])) for row in rows
+    )
+    by_kind: dict[str, float] = {}
+    for row in rows:
+        kind = pair.keys[row].kind
+        by_kind[kind] = by_kind.get(kind, 0.0) + sum(_usual(side, "launches", [row]) for side in (pair.a, pair.b)) / 2
+    per_call = sum(calls) / 2
+    return Series(
+        busy=(_times(pair.a, rows, PARTS[:1]), _times(pair.b, rows, PARTS[:1])),
+        idle=(_times(pair.a, rows, PARTS[1:]), _times(pair.b, rows, PARTS[1:])),
+        launches=(launches[0], launches[1]),
+        calls=(calls[0], calls[1]),
+        launch_spread=float(np.sqrt(sum(count**2 for count in by_kind.values()))),
+        call_spread=per_call if len(rows) == 1 else float(np.sqrt(per_call)),
+        likeness=(pair.keys[rows[0]].module, shapes, counts) if likeness and rows else object(),
+        is_row=len(rows) == 1,
+        comparable=_unlike(pair, rows),
+    )
+
+
+def _times(side: Side, rows: list[int], parts: Sequence[str]) -> Floats:
+    index = [PARTS.index(part) for part in parts]
+    total: Ints = side.values[index][:, rows].sum(axis=(0, 1))
+    steps = max(total.shape[0], 1)
+    return np.asarray(total * (steps / max(side.units, 1)), np.float64)
+
+
+def _usual(side: Side, name: str, rows: Sequence[int]) -> float:
+    """Return the median count per step."""
+    total = side.values[COUNTS[name]][list(rows)].sum(axis=0)
+    return float(np.median(total)) if len(total) else 0.0
+
+
+def _unlike(pair: StagePair, rows: Sequence[int]) -> str:
+    """Return why rows are no equal work in both runs, or nothing."""
+    for row in rows:
+        for side, name in ((pair.a, "A"), (pair.b, "B")):
+            if not side.present[row] and len(rows) == 1:
+                return f"only in {'B' if name == 'A' else 'A'}"
+        a, b = pair.a.shapes[row], pair.b.shapes[row]
+        if a != b and a and b:
+            return f"shapes differ: {_shape(a - b or a)} against {_shape(b - a or b)}"
+        if not pair.same_cache and (pair.a.reads_cache[row] or pair.b.reads_cache[row]):
+            return "KV lengths differ"
+    return ""
+
+
+def _shape(shapes: frozenset[tuple[int, int]]) -> str:
+    return ", ".join(f"{batch}x{tokens}" for batch, tokens in sorted(shapes))
