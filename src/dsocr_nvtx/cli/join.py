@@ -1,13 +1,11 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Console
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.demo import CAPTURE
@@ -17,6 +15,7 @@ from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.report.columns import open_console
 from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
@@ -44,7 +43,7 @@ def join_report(
         return dilated(found, read_dilation(run)) if run is not None else found
 
     found = write_tables(target, trace, joined, judge, force=force)
-    console = _console()
+    console = open_console()
     show(console, found, joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
@@ -57,18 +56,12 @@ def demo(out: Path | None, *, force: bool) -> None:
     found = judged(trace, joined, None, None, path.name)
     if out is not None:
         write_tables(out, trace, joined, lambda: found, force=force)
-    console = _console()
+    console = open_console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
     console.print(
         "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
     )
-
-
-def _console() -> Console:
-    """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
 
 def default_out(report: Path) -> Path:

@@ -10,7 +10,7 @@ from dsocr_nvtx.compare.judging import Judged, Series, judge_all, residuals
 from dsocr_nvtx.compare.lines import Line, Moved
 from dsocr_nvtx.compare.noise import fitted
 from dsocr_nvtx.compare.outs import Out, check_levels, warnings
-from dsocr_nvtx.compare.pairs import StagePair, absent, pair_stage
+from dsocr_nvtx.compare.pairs import Side, StagePair, absent, pair_stage
 from dsocr_nvtx.compare.reasons import overall, reason_of
 from dsocr_nvtx.compare.series import count_per_unit, layer_series, row_series, stage_series
 from dsocr_nvtx.compare.steps import COUNTS, PARTS, Key, stage_runs
@@ -27,6 +27,11 @@ class StageComparison:
     layers: list[Line]
     rows: list[Line]
     notes: list[str]
+
+    @property
+    def tokens_per_unit(self) -> float:
+        """Tokens of B per unit."""
+        return self.pair.b.tokens / max(self.pair.b.units, 1)
 
     @property
     def stage(self) -> str:
@@ -139,30 +144,27 @@ def _where(in_a: bool, in_b: bool) -> str:
 def _captures(pair: StagePair) -> Iterator[Line]:
     """Yield the rows of calls captured into CUDA graphs: once a run, so there is nothing to tell noise by."""
     for at, key in enumerate(pair.captured_keys):
-        row = len(pair.keys) + at
-        times = [
-            (float(side.captured[0, at]), float(side.captured[1 : len(PARTS), at].sum())) for side in (pair.a, pair.b)
-        ]
-        equal = times[0] == times[1] and pair.a.present[row] == pair.b.present[row]
-        verdict = Verdict.SAME if equal else Verdict.INCONCLUSIVE
-        busy, idle, wall = (
-            _once(pair, one, two, verdict)
-            for one, two in (*zip(*times, strict=True), (sum(times[0]), sum(times[1])))
-        )
-        counts = {
-            f"{name}_{count}": float(side.captured[index, at]) / max(side.all_steps, 1)
-            for name, side in (("a", pair.a), ("b", pair.b))
-            for count, index in COUNTS.items()
-        }
-        present = _where(pair.a.present[row], pair.b.present[row])
-        reason = "" if equal else "captured into a CUDA graph, once a run" + ("" if present == "both" else f"; only in {present}")
+        present = _where(*(side.present[len(pair.keys) + at] for side in (pair.a, pair.b)))
+        (busy_a, idle_a), (busy_b, idle_b) = (_captured(side, at) for side in (pair.a, pair.b))
+        busy, idle = Moved.exact(busy_a, busy_b), Moved.exact(idle_a, idle_b)
+        equal = present == "both" and busy.verdict == idle.verdict == Verdict.SAME
+        where = "" if present == "both" else f"; only in {present}"
         yield Line(
             stage=pair.stage, module=key.module, kind=key.kind, layer=key.layer if key.layer >= 0 else None,
-            phase=key.phase, unit=pair.unit, present=present, steps=1, busy=busy, idle=idle, wall=wall,
-            verdict=verdict, moved="", reason=reason, **counts,
+            phase=key.phase, unit=pair.unit, present=present, steps=1,
+            a_calls=_captured_count(pair.a, "calls", at), b_calls=_captured_count(pair.b, "calls", at),
+            a_launches=_captured_count(pair.a, "launches", at), b_launches=_captured_count(pair.b, "launches", at),
+            busy=busy, idle=idle, wall=Moved.exact(busy_a + idle_a, busy_b + idle_b),
+            verdict=Verdict.SAME if equal else Verdict.INCONCLUSIVE, moved="",
+            reason="" if equal else f"captured into a CUDA graph, once a run{where}",
         )  # fmt: skip
 
 
-def _once(pair: StagePair, one: float, two: float, verdict: Verdict) -> Moved:
-    a, b = one / max(pair.a.all_steps, 1), two / max(pair.b.all_steps, 1)
-    return Moved(a=a, b=b, change=b - a, half=0.0, allowance=0.0, typical=a, base=(a + b) / 2, verdict=verdict)
+def _captured(side: Side, at: int) -> tuple[float, float]:
+    """Return busy and idle time of a captured row, spread over the steps of its run."""
+    busy, idle = side.captured[0, at], side.captured[1 : len(PARTS), at].sum()
+    return float(busy) / max(side.all_steps, 1), float(idle) / max(side.all_steps, 1)
+
+
+def _captured_count(side: Side, name: str, at: int) -> float:
+    return float(side.captured[COUNTS[name], at]) / max(side.all_steps, 1)

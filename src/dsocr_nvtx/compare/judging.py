@@ -18,7 +18,7 @@ FEWEST_PEERS = 3
 class Series:
     """A row's times in paired steps, ns per unit; its launches and calls per unit; what rows must share to be peers.
 
-    ``launch_spread`` is in how many launches' times the row can drift as one: its launches; of a sum, kinds drift apart.
+    ``launch_spread`` is how many launches drift as one: a row's all; of a sum each kind's, and kinds drift apart.
     ``comparable`` says why the two are no equal work, or is empty.
     """
 
@@ -68,7 +68,20 @@ def judge_all(rows: Sequence[Series], limits: Limits, spread: Spread) -> list[Ju
             others = [judged[other].busy for other in members if other != at]
             if len(others) >= FEWEST_PEERS:
                 answer[at] = _beside_peers(rows[at], judged[at], others, limits)
-    return answer
+    return [_unless_alone(row, one, limits) for row, one in zip(rows, answer, strict=True)]
+
+
+def _unless_alone(row: Series, judged: Judged, limits: Limits) -> Judged:
+    """Return the verdict without ``same`` where no peers tell how far the row drifted and it may drift a lot."""
+    busy = judged.busy
+    drifts = busy.allowance > _smallest(row, limits)
+    if judged.peers or busy.verdict != Verdict.SAME or not drifts:
+        return judged
+    return evolve(judged, busy=evolve(busy, verdict=Verdict.INCONCLUSIVE))
+
+
+def _smallest(row: Series, limits: Limits) -> float:
+    return max(limits.busy_min * row.base, limits.busy_floor_ns)
 
 
 def residuals(rows: Sequence[Series]) -> tuple[Floats, Floats, Floats]:
@@ -88,23 +101,38 @@ def residuals(rows: Sequence[Series]) -> tuple[Floats, Floats, Floats]:
     return table[:, 0], table[:, 1], table[:, 2]
 
 
+@frozen(kw_only=True)
+class Allowances:
+    """What two runs of one code may differ by in ns per unit, and the smallest change that counts."""
+
+    busy: float
+    idle: float
+    busy_min: float
+    idle_min: float
+
+
+def allowances(row: Series, limits: Limits) -> Allowances:
+    """Return what is allowed for between runs: of a row its launches drift as one, of a sum each kind by itself."""
+    relative, launching = limits.busy_allowed * row.base, limits.launch_ns * row.launch_spread
+    idle_base = (typical(row.idle[0]) + typical(row.idle[1])) / 2
+    idle = limits.idle_allowed * idle_base + limits.idle_call_ns * row.call_spread
+    idle *= limits.once_factor if row.once else 1.0
+    return Allowances(
+        busy=relative + launching if row.is_row else float(np.hypot(relative, launching)),
+        idle=idle + (limits.once_stall_ns if row.once else 0.0),
+        busy_min=_smallest(row, limits),
+        idle_min=idle,
+    )
+
+
 def _judged(row: Series, limits: Limits, spread: Spread) -> Judged:
     wall = (row.busy[0] + row.idle[0], row.busy[1] + row.idle[1])
-    launches = max(sum(row.launches) / 2, 1.0)
-    single = SINGLE * float(spread.of(row.base, launches))
-    busy_allowed = float(np.hypot(limits.busy_allowed * row.base, limits.launch_ns * row.launch_spread))
-    if row.is_row:
-        busy_allowed = limits.busy_allowed * row.base + limits.launch_ns * launches
-    busy_min = max(limits.busy_min * row.base, limits.busy_floor_ns)
-    idle_base = (typical(row.idle[0]) + typical(row.idle[1])) / 2
-    share = limits.idle_allowed if row.is_row else limits.idle_sum_allowed
-    idle_allowed = share * idle_base + limits.idle_call_ns * row.call_spread
-    idle_allowed *= limits.once_factor if row.once else 1.0
-    stall = limits.once_stall_ns if row.once else 0.0
+    single = SINGLE * float(spread.of(row.base, max(sum(row.launches) / 2, 1.0)))
+    allowed = allowances(row, limits)
     return Judged(
-        busy=_moved(row, row.busy, single, busy_allowed, busy_min),
-        idle=_moved(row, row.idle, 0.0, idle_allowed + stall, idle_allowed),
-        wall=_moved(row, wall, single, busy_allowed + idle_allowed + stall, busy_min + idle_allowed),
+        busy=_moved(row, row.busy, single, allowed.busy, allowed.busy_min),
+        idle=_moved(row, row.idle, 0.0, allowed.idle, allowed.idle_min),
+        wall=_moved(row, wall, single, allowed.busy + allowed.idle, allowed.busy_min + allowed.idle_min),
     )
 
 
@@ -114,12 +142,16 @@ def _moved(row: Series, times: tuple[Floats, Floats], single: float, allowance: 
     verdict = judge(bound.change, bound.half, allowance=allowance, smallest=smallest)
     if row.comparable and (bound.change or bound.half):
         verdict = Verdict.INCONCLUSIVE
+    if (a == b).all():
+        allowance = 0.0  # the same run, or a row that took no time: there is nothing to allow for
+    wide = bound.half + allowance
     means = (float(one.mean()) if len(one) else 0.0 for one in times)
     mean_a, mean_b = means
     usual_a, usual_b = typical(a), typical(b)
     return Moved(
-        a=mean_a, b=mean_b, change=bound.change, half=bound.half, allowance=allowance, typical=usual_a,
-        base=(usual_a + usual_b) / 2, verdict=verdict,
+        a=mean_a, b=mean_b, change=bound.change, half=bound.half, allowance=allowance,
+        low=bound.change - wide, high=bound.change + wide, typical=usual_a, base=(usual_a + usual_b) / 2,
+        verdict=verdict,
     )  # fmt: skip
 
 
@@ -149,11 +181,15 @@ def _beside_peers(row: Series, judged: Judged, others: Sequence[Moved], limits: 
         half = max(half, SINGLE * scatter * row.base) if busy.half else half
     allowance = limits.peer_allowed * row.base + limits.peer_launch_ns * float(np.sqrt(sum(row.launches) / 2))
     allowance = 0.0 if row.once else allowance  # the spread of what ran once holds it already
-    smallest = max(limits.busy_min * row.base, limits.busy_floor_ns)
-    verdict = judge(busy.change - drift * row.base, half, allowance=allowance, smallest=smallest)
+    alone = busy.change - drift * row.base
+    verdict = judge(alone, half, allowance=allowance, smallest=_smallest(row, limits))
     if not verdict.is_change and verdict != busy.verdict:
         verdict = Verdict.INCONCLUSIVE
-    return evolve(told, busy=evolve(busy, verdict=verdict), against_peers=verdict.is_change)
+    if not (busy.change or busy.half):
+        return told
+    low = min(alone - half - allowance, busy.change - busy.half)
+    high = max(alone + half + allowance, busy.change + busy.half)
+    return evolve(told, busy=evolve(busy, verdict=verdict, low=low, high=high), against_peers=verdict.is_change)
 
 
 def _base(moved: Moved) -> float:

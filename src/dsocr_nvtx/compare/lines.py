@@ -10,6 +10,7 @@ from dsocr_nvtx.compare.verdicts import Verdict
 class Moved:
     """A time in both runs, per unit, and its change; ``half`` is the noise bound, ``allowance`` that between runs.
 
+    The true change lies between ``low`` and ``high``, noise and allowance counted.
     ``a`` and ``b`` are means over the compared steps; ``change`` is the typical change, which a few odd steps do not
     move, ``typical`` what it is a share of, and ``base`` the mean of both runs' typical times.
     """
@@ -19,9 +20,24 @@ class Moved:
     change: float
     half: float
     allowance: float
+    low: float
+    high: float
     typical: float
     base: float
     verdict: Verdict
+
+    @classmethod
+    def exact(cls, a: float, b: float, verdict: Verdict | None = None) -> "Moved":
+        """Return a change that nothing repeats and no noise is known of, as a count or what ran outside the steps."""
+        return cls(
+            a=a, b=b, change=b - a, half=0.0, allowance=0.0, low=b - a, high=b - a, typical=a, base=(a + b) / 2,
+            verdict=verdict or (Verdict.SAME if a == b else Verdict.INCONCLUSIVE),
+        )  # fmt: skip
+
+    @property
+    def typical_b(self) -> float:
+        """The typical time of B."""
+        return 2 * self.base - self.typical
 
     @property
     def relative(self) -> float | None:
@@ -30,11 +46,8 @@ class Moved:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The share of A that the change lies between, noise and allowance counted."""
-        if not self.typical:
-            return None
-        wide = self.half + self.allowance
-        return (self.change - wide) / self.typical, (self.change + wide) / self.typical
+        """``low`` and ``high`` as shares of A; None where A took no time."""
+        return (self.low / self.typical, self.high / self.typical) if self.typical else None
 
 
 @frozen(kw_only=True)

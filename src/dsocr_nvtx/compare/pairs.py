@@ -27,6 +27,7 @@ class Side:
     reads_cache: list[bool]
     captured: Ints
     units: int
+    tokens: int
     all_steps: int
 
 
@@ -113,5 +114,6 @@ def _side(run: StageRun, steps: Ints, keys: list[Key], captured: list[Key], unit
         reads_cache=[bool(key in place and run.reads_cache[place[key]]) for key in keys],
         captured=captures,
         units=int(run.tokens[steps].sum()) if unit == "token" else len(steps),
+        tokens=int(run.tokens[steps].sum()),
         all_steps=len(run.step),
     )

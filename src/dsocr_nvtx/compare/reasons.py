@@ -36,7 +36,8 @@ def reason_of(line: Line, unlike: str, *, once: bool) -> str:
     if line.busy.verdict != Verdict.INCONCLUSIVE:
         return f"{change_text('idle', line.idle)}, which the host's noise may explain"
     if line.peers and line.drift is not None and abs(line.busy.change) > line.busy.half:
-        return f"{change_text('busy', line.busy)}, its {line.peers} peers {line.drift:+.1%}: clocks or addresses may explain it"
+        peers = f"its {line.peers} peers {line.drift:+.1%}"
+        return f"{change_text('busy', line.busy)}, {peers}: clocks or addresses may explain it"
     known = "it ran too seldom" if once else f"{line.steps} steps"
     wide = (line.busy.half + line.busy.allowance) / line.busy.typical if line.busy.typical else 0.0
     return f"{change_text('busy', line.busy)}, noise up to {wide:.1%} ({known})"

@@ -29,9 +29,9 @@ def layer_series(pair: StagePair) -> list[tuple[Key, Series]]:
     ]
 
 
-def stage_series(pair: StagePair, rows: Sequence[int] | None = None) -> Series:
-    """Return the series of a stage, or of some of its rows."""
-    return _series(pair, range(len(pair.keys)) if rows is None else rows, likeness=False)
+def stage_series(pair: StagePair, rows: Sequence[int] | None = None, idle: Sequence[str] = PARTS[1:]) -> Series:
+    """Return the series of a stage, or of some of its rows; ``idle`` names the parts that count as idle."""
+    return _series(pair, range(len(pair.keys)) if rows is None else rows, likeness=False, idle=idle)
 
 
 def count_per_unit(side: Side, name: str, rows: Sequence[int]) -> float:
@@ -39,21 +39,24 @@ def count_per_unit(side: Side, name: str, rows: Sequence[int]) -> float:
     return float(side.values[COUNTS[name]][list(rows)].sum()) / max(side.units, 1)
 
 
-def _series(pair: StagePair, rows: Sequence[int], *, likeness: bool) -> Series:
+def _series(pair: StagePair, rows: Sequence[int], *, likeness: bool, idle: Sequence[str] = PARTS[1:]) -> Series:
     rows = list(rows)
-    launches, calls = ([_usual(side, name, rows) for side in (pair.a, pair.b)] for name in ("launches", "calls"))
+    launches, calls = ([usual_count(side, name, rows) for side in (pair.a, pair.b)] for name in ("launches", "calls"))
     shapes = tuple(sorted((pair.keys[row].kind, tuple(sorted(pair.a.shapes[row]))) for row in rows))
     counts = tuple(
-        (pair.keys[row].kind, _usual(pair.a, "launches", [row]), _usual(pair.a, "calls", [row])) for row in rows
+        (pair.keys[row].kind, usual_count(pair.a, "launches", [row]), usual_count(pair.a, "calls", [row]))
+        for row in rows
     )
     by_kind: dict[str, float] = {}
     for row in rows:
         kind = pair.keys[row].kind
-        by_kind[kind] = by_kind.get(kind, 0.0) + sum(_usual(side, "launches", [row]) for side in (pair.a, pair.b)) / 2
+        by_kind[kind] = (
+            by_kind.get(kind, 0.0) + sum(usual_count(side, "launches", [row]) for side in (pair.a, pair.b)) / 2
+        )
     per_call = sum(calls) / 2
     return Series(
-        busy=(_times(pair.a, rows, PARTS[:1]), _times(pair.b, rows, PARTS[:1])),
-        idle=(_times(pair.a, rows, PARTS[1:]), _times(pair.b, rows, PARTS[1:])),
+        busy=(row_times(pair.a, rows, PARTS[:1]), row_times(pair.b, rows, PARTS[:1])),
+        idle=(row_times(pair.a, rows, idle), row_times(pair.b, rows, idle)),
         launches=(launches[0], launches[1]),
         calls=(calls[0], calls[1]),
         launch_spread=float(np.sqrt(sum(count**2 for count in by_kind.values()))),
@@ -64,14 +67,15 @@ def _series(pair: StagePair, rows: Sequence[int], *, likeness: bool) -> Series:
     )
 
 
-def _times(side: Side, rows: list[int], parts: Sequence[str]) -> Floats:
+def row_times(side: Side, rows: Sequence[int], parts: Sequence[str]) -> Floats:
+    """Return the time of some rows in each paired step, ns per unit: the sum of some of `PARTS`."""
     index = [PARTS.index(part) for part in parts]
-    total: Ints = side.values[index][:, rows].sum(axis=(0, 1))
+    total: Ints = side.values[index][:, list(rows)].sum(axis=(0, 1))
     steps = max(total.shape[0], 1)
     return np.asarray(total * (steps / max(side.units, 1)), np.float64)
 
 
-def _usual(side: Side, name: str, rows: Sequence[int]) -> float:
+def usual_count(side: Side, name: str, rows: Sequence[int]) -> float:
     """Return the median count per step."""
     total = side.values[COUNTS[name]][list(rows)].sum(axis=0)
     return float(np.median(total)) if len(total) else 0.0

@@ -75,9 +75,7 @@ def _captured(ranges: pa.Table) -> npt.NDArray[np.bool_]:
     return np.isin(codes, [code for code, word in enumerate(words) if word == "captured"])
 
 
-def _stage(
-    ranges: pa.Table, stage: str, rows: Ints, captured: npt.NDArray[np.bool_], tokens: Ints
-) -> StageRun:
+def _stage(ranges: pa.Table, stage: str, rows: Ints, captured: npt.NDArray[np.bool_], tokens: Ints) -> StageRun:
     ran, once = rows[~captured[rows]], rows[captured[rows]]
     keys, row = _keys(ranges, ran, "run")
     once_keys, once_row = _keys(ranges, once, "capture")

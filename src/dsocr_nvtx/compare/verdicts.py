@@ -36,8 +36,8 @@ class Limits:
     Busy: ``busy_min`` counts, ``busy_floor_ns`` at least; allowed are ``busy_allowed`` and ``launch_ns`` for each
     launch, since a kernel's time depends on where its operands lie. Against its peers (rows of equal kind, shape and
     launches in other layers, which share that) a row is allowed ``peer_allowed`` and
-    ``peer_launch_ns`` times the root of its launches. Idle: ``idle_allowed`` (of a
-    sum of rows ``idle_sum_allowed``) and ``idle_call_ns`` a call, both as what counts and as allowance; ``once_factor`` times as much where it ran once, and
+    ``peer_launch_ns`` times the root of its launches. Idle: ``idle_allowed`` and
+    ``idle_call_ns`` a call, both as what counts and as allowance; ``once_factor`` times as much where it ran once, and
     ``once_stall_ns`` allowed besides: a single wait for a lazily loaded library or the operating system.
     """
 
@@ -48,7 +48,6 @@ class Limits:
     peer_allowed: float = 0.01
     peer_launch_ns: float = 50.0
     idle_allowed: float = 0.5
-    idle_sum_allowed: float = 0.25
     idle_call_ns: float = 10_000.0
     once_factor: float = 3.0
     once_stall_ns: float = 5e6

@@ -1,76 +1,49 @@
 """The verdict in a terminal: a table of stages, the rows that lose most, and what was not attributed."""
 
-from collections.abc import Callable, Sequence
-
-from attrs import frozen
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
+from dsocr_nvtx.report.columns import Column, count, decimal, nanoseconds, percentage, table
 from dsocr_nvtx.roofline.points import Roofline
 
 _COLOURS = {"host": "yellow", "compute": "green", "memory": "cyan", "latency": "magenta"}
-_WIDE = 116
-"""Characters that all columns need; a narrower terminal gets those that carry the verdict."""
 
-
-@frozen(kw_only=True)
-class _Column:
-    """A column of a terminal table: its title, the text of a row, and whether a narrow terminal can do without it."""
-
-    title: str
-    text: Callable[[words.Record], str]
-    wide: bool = False
-    left: bool = False
-
-
-def _ns(title: str, name: str, *, wide: bool = False) -> _Column:
-    return _Column(title=title, text=lambda row: words.milliseconds(row[name]), wide=wide)
-
-
-def _percent(title: str, name: str, *, wide: bool = False) -> _Column:
-    return _Column(title=title, text=lambda row: words.percent(row[name]), wide=wide)
-
-
-def _decimal(title: str, name: str, digits: int) -> _Column:
-    return _Column(title=title, text=lambda row: words.decimal(row[name], digits), wide=True)
-
-
-def _count(title: str, name: str, *, wide: bool = False) -> _Column:
-    return _Column(title=title, text=lambda row: words.decimal(row[name], 0), wide=wide)
-
-
-_STAGE = _Column(title="stage", text=lambda row: str(row["stage"]), left=True)
-_BOUND = _Column(title="bound", text=lambda row: str(row["bound"] or "-"), left=True)
+_STAGE = Column(title="stage", text=lambda row: str(row["stage"]), left=True)
+_BOUND = Column(
+    title="bound",
+    text=lambda row: str(row["bound"] or "-"),
+    style=lambda row: _COLOURS.get(str(row["bound"]), ""),
+    left=True,
+)
 _STAGES = (
     _STAGE,
     _BOUND,
-    _count("steps", "steps"),
-    _count("tokens", "tokens", wide=True),
-    _ns("wall", "wall_ns"),
-    _ns("busy", "busy_owned_ns"),
-    _ns("idle", "idle_owned_ns"),
-    _ns("roofline", "roofline_ns"),
-    _percent("of roof", "efficiency"),
-    _decimal("TFLOP/s", "achieved_tflops", 1),
-    _decimal("GB/s", "achieved_gbps", 0),
-    _percent("MFU", "mfu", wide=True),
-    _percent("MBU", "mbu", wide=True),
+    count("steps", "steps"),
+    count("tokens", "tokens", wide=True),
+    nanoseconds("wall", "wall_ns"),
+    nanoseconds("busy", "busy_owned_ns"),
+    nanoseconds("idle", "idle_owned_ns"),
+    nanoseconds("roofline", "roofline_ns"),
+    percentage("of roof", "efficiency"),
+    decimal("TFLOP/s", "achieved_tflops", 1),
+    decimal("GB/s", "achieved_gbps", 0),
+    percentage("MFU", "mfu", wide=True),
+    percentage("MBU", "mbu", wide=True),
 )
 _ROWS = (
     _STAGE,
-    _Column(title="where", text=words.place, left=True),
+    Column(title="where", text=words.place, left=True),
     _BOUND,
-    _count("calls", "calls", wide=True),
-    _ns("wall", "wall_ns"),
-    _ns("busy", "busy_owned_ns", wide=True),
-    _ns("idle", "idle_owned_ns", wide=True),
-    _ns("roofline", "roofline_ns", wide=True),
-    _ns("lost", "lost_ns"),
-    _percent("of wall", "lost_share"),
-    _percent("of roof", "efficiency"),
+    count("calls", "calls", wide=True),
+    nanoseconds("wall", "wall_ns"),
+    nanoseconds("busy", "busy_owned_ns", wide=True),
+    nanoseconds("idle", "idle_owned_ns", wide=True),
+    nanoseconds("roofline", "roofline_ns", wide=True),
+    nanoseconds("lost", "lost_ns"),
+    percentage("of wall", "lost_share"),
+    percentage("of roof", "efficiency"),
 )
 
 
@@ -84,21 +57,10 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     rows = [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:losses]]
     for stage in stages:
         console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
-    console.print(_table(console, "Stages (times in ms)", _STAGES, stages))
-    console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
+    console.print(table(console, "Stages (times in ms)", _STAGES, stages))
+    console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
-
-
-def _table(console: Console, title: str, columns: Sequence[_Column], rows: Sequence[words.Record]) -> Table:
-    shown = [column for column in columns if not column.wide or console.width >= _WIDE]
-    table = Table(title=f"\n{title}", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in shown:
-        table.add_column(column.title, justify="left" if column.left else "right", no_wrap=True)
-    for row in rows:
-        colour = _COLOURS.get(str(row["bound"]), "")
-        table.add_row(*(Text(c.text(row), style=colour if c is _BOUND else "") for c in shown))
-    return table
 
 
 def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
@@ -109,10 +71,10 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
         f"and the last hooked call {accounting.covered:.2%} of that time has a range, "
         f"{accounting.covered_by_leaves:.2%} a leaf range",
     ]
-    for bucket, count in accounting.buckets.items():
-        if bucket != "attributed" and count.operations:
-            text = f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations"
-            lines.append(f"{text}, {words.milliseconds(count.ns)} ms")
+    for bucket, counted in accounting.buckets.items():
+        if bucket != "attributed" and counted.operations:
+            text = f"not attributed, {bucket.replace('_', ' ')}: {counted.operations:,} operations"
+            lines.append(f"{text}, {words.milliseconds(counted.ns)} ms")
     if accounting.graphs.note:
         lines.append(accounting.graphs.note)
     above = sum(row is True for row in found.rows["above_roof"].to_pylist())

@@ -8,15 +8,16 @@ _I64, _I32, _F64 = pa.int64(), pa.int32(), pa.float64()
 
 
 def _time(name: str, what: str) -> tuple[pa.Field, ...]:
-    share = f"of the typical {what} time of A"
+    share = f"as a share of the typical {what} time of A"
+    edge = f"{share}; noise and allowance counted"
     return (
         column(f"a_{name}_ns", _F64, "ns", f"{what} time of A per unit: mean over the compared steps"),
         column(f"b_{name}_ns", _F64, "ns", f"{what} time of B per unit: mean over the compared steps"),
-        column(f"{name}_change", _F64, "", f"typical change, B less A, as a share {share}", null=True),
-        column(f"{name}_low", _F64, "", f"the change is above this, noise and allowance counted; share {share}", null=True),
-        column(f"{name}_high", _F64, "", f"the change is below this, noise and allowance counted; share {share}", null=True),
+        column(f"{name}_change", _F64, "", f"typical change, B less A, {share}", null=True),
+        column(f"{name}_low", _F64, "", f"the change is above this, {edge}", null=True),
+        column(f"{name}_high", _F64, "", f"the change is below this, {edge}", null=True),
         column(f"{name}_verdict", WORD, "", f"better, worse, same or inconclusive, of {what} time alone"),
-    )  # fmt: skip
+    )
 
 
 def _part(name: str, what: str) -> pa.Field:
@@ -44,8 +45,8 @@ COMPARISON = pa.schema(
         *_time("idle", "owned idle"),
         *_time("wall", "owned wall"),
         column("peers", _I64, "", "rows of equal kind, shape and launches in other layers"),
-        column("peers_change", _F64, "", "median change of the peers' busy time, as a share of both runs' mean", null=True),
-        column("contribution_ns", _I64, "ns", "what the row adds to the change of its stage's wall per unit; adds up exactly"),
+        column("peers_change", _F64, "", "median change of their busy time, as a share of both runs' mean", null=True),
+        column("contribution_ns", _I64, "ns", "what it adds to the change of its stage's wall per unit; adds up exactly"),
         _part("busy", "owned busy time"),
         _part("launch", "idle inside launch calls"),
         _part("sync", "idle inside synchronising calls"),
@@ -61,7 +62,9 @@ GATE = pa.schema(
         column("rule", pa.string(), "", "as given"),
         column("outcome", WORD, "", "pass, fail or inconclusive"),
         column("unit", WORD, "", "of the values: ns, tokens/s, or none for ratios and counts; times are per step"),
-        column("baseline", _F64, "", "value in the baseline, in the row's unit; null for a rule without one", null=True),
+        column(
+            "baseline", _F64, "", "value in the baseline, in the row's unit; null for a rule without one", null=True
+        ),
         column("value", _F64, "", "value in the run under test, in the row's unit"),
         column("measured", _F64, "", "what is held against the bound: relative change, or the value itself"),
         column("low", _F64, "", "measured is above this, noise and allowance counted"),
