@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from attrs import evolve, frozen
 
 from dsocr_nvtx.compare.additive import contributions
-from dsocr_nvtx.compare.judging import Judged, Series, judge_all, residuals
+from dsocr_nvtx.compare.judging import Judged, Series, judge_all, judge_idle_once, residuals
 from dsocr_nvtx.compare.lines import Line, Moved
 from dsocr_nvtx.compare.noise import fitted
 from dsocr_nvtx.compare.outs import Out, check_levels, warnings
@@ -101,7 +101,9 @@ def _compare_stage(pair: StagePair, limits: Limits) -> StageComparison:
         evolve(_line(pair, key, [at], one, found), parts=told[at])
         for at, (key, one, found) in enumerate(zip(pair.keys, series, judged, strict=True))
     ]
-    rows += [evolve(line, parts=parts) for line, parts in zip(_captures(pair), told[len(series) :], strict=True)]
+    rows += [
+        evolve(line, parts=parts) for line, parts in zip(_captures(pair, limits), told[len(series) :], strict=True)
+    ]
     layers = layer_series(pair)
     found = judge_all([one for _, one in layers], limits, spread)
     whole = stage_series(pair)
@@ -141,13 +143,18 @@ def _where(in_a: bool, in_b: bool) -> str:
     return "both" if in_a == in_b else "A" if in_a else "B"
 
 
-def _captures(pair: StagePair) -> Iterator[Line]:
-    """Yield the rows of calls captured into CUDA graphs: once a run, so there is nothing to tell noise by."""
+def _captures(pair: StagePair, limits: Limits) -> Iterator[Line]:
+    """Yield the rows of calls captured into CUDA graphs: once a run, host time alone, so noise can hardly be told."""
     for at, key in enumerate(pair.captured_keys):
         present = _where(*(side.present[len(pair.keys) + at] for side in (pair.a, pair.b)))
         (busy_a, idle_a), (busy_b, idle_b) = (_captured(side, at) for side in (pair.a, pair.b))
         busy, idle = Moved.exact(busy_a, busy_b), Moved.exact(idle_a, idle_b)
-        equal = present == "both" and busy.verdict == idle.verdict == Verdict.SAME
+        verdict = Verdict.INCONCLUSIVE
+        if present == "both" and busy.verdict == Verdict.SAME:
+            once_a, once_b = (float(side.captured[1 : len(PARTS), at].sum()) for side in (pair.a, pair.b))
+            calls = float(pair.a.captured[COUNTS["calls"], at] + pair.b.captured[COUNTS["calls"], at]) / 2
+            verdict = judge_idle_once(once_a, once_b, calls, limits)
+            idle = evolve(idle, verdict=verdict)
         where = "" if present == "both" else f"; only in {present}"
         yield Line(
             stage=pair.stage, module=key.module, kind=key.kind, layer=key.layer if key.layer >= 0 else None,
@@ -155,8 +162,8 @@ def _captures(pair: StagePair) -> Iterator[Line]:
             a_calls=_captured_count(pair.a, "calls", at), b_calls=_captured_count(pair.b, "calls", at),
             a_launches=_captured_count(pair.a, "launches", at), b_launches=_captured_count(pair.b, "launches", at),
             busy=busy, idle=idle, wall=Moved.exact(busy_a + idle_a, busy_b + idle_b),
-            verdict=Verdict.SAME if equal else Verdict.INCONCLUSIVE, moved="",
-            reason="" if equal else f"captured into a CUDA graph, once a run{where}",
+            verdict=verdict, moved="idle" if verdict.is_change else "",
+            reason="" if verdict == Verdict.SAME else f"captured into a CUDA graph, once a run{where}",
         )  # fmt: skip
 
 

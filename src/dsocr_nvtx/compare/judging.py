@@ -125,6 +125,12 @@ def allowances(row: Series, limits: Limits) -> Allowances:
     )
 
 
+def judge_idle_once(a: float, b: float, calls: float, limits: Limits) -> Verdict:
+    """Return the verdict on idle time of calls that a run makes once, outside its steps."""
+    smallest = (limits.idle_allowed * (a + b) / 2 + limits.idle_call_ns * calls) * limits.once_factor
+    return judge(b - a, 0.0, allowance=smallest + limits.once_stall_ns, smallest=smallest)
+
+
 def _judged(row: Series, limits: Limits, spread: Spread) -> Judged:
     wall = (row.busy[0] + row.idle[0], row.busy[1] + row.idle[1])
     single = SINGLE * float(spread.of(row.base, max(sum(row.launches) / 2, 1.0)))
@@ -172,7 +178,7 @@ def _beside_peers(row: Series, judged: Judged, others: Sequence[Moved], limits: 
     changes = [one.change / _base(one) for one in others]
     drift = float(np.median(changes))
     told = evolve(judged, drift=drift, peers=len(others))
-    if busy.verdict.is_change or abs(drift) * row.base > busy.allowance:
+    if busy.verdict.is_change or abs(drift) * row.base > allowances(row, limits).busy:
         return told
     doubt = 1.25 * float(np.median([one.half / _base(one) for one in others])) / np.sqrt(len(others))
     half = float(np.hypot(busy.half, doubt * row.base))
@@ -185,7 +191,7 @@ def _beside_peers(row: Series, judged: Judged, others: Sequence[Moved], limits: 
     verdict = judge(alone, half, allowance=allowance, smallest=_smallest(row, limits))
     if not verdict.is_change and verdict != busy.verdict:
         verdict = Verdict.INCONCLUSIVE
-    if not (busy.change or busy.half):
+    if not (busy.change or busy.half or drift):
         return told
     low = min(alone - half - allowance, busy.change - busy.half)
     high = max(alone + half + allowance, busy.change + busy.half)

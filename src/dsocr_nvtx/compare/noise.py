@@ -88,7 +88,7 @@ class Spread:
         return np.asarray(self.factor * np.sqrt((self.relative * np.asarray(time)) ** 2 + launches * self.launch_ns**2))
 
 
-SINGLE = 3.5
+SINGLE = 3.2
 """Standard deviations of `Spread` that a row which ran once must move by."""
 
 

@@ -90,6 +90,8 @@ def _unlike(pair: StagePair, rows: Sequence[int]) -> str:
         a, b = pair.a.shapes[row], pair.b.shapes[row]
         if a != b and a and b:
             return f"shapes differ: {_shape(a - b or a)} against {_shape(b - a or b)}"
+        if pair.unit == "token":
+            return "tokens a step differ"
         if not pair.same_cache and (pair.a.reads_cache[row] or pair.b.reads_cache[row]):
             return "KV lengths differ"
     return ""

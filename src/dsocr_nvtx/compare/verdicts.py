@@ -46,7 +46,7 @@ class Limits:
     busy_allowed: float = 0.01
     launch_ns: float = 100.0
     peer_allowed: float = 0.01
-    peer_launch_ns: float = 50.0
+    peer_launch_ns: float = 40.0
     idle_allowed: float = 0.5
     idle_call_ns: float = 10_000.0
     once_factor: float = 3.0

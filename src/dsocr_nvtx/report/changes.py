@@ -87,8 +87,9 @@ def limits_text(found: Comparison) -> str:
     return (
         f"counts as a change: {limits.busy_min:.0%} of busy time, {limits.idle_allowed:.0%} of idle time. Allowed "
         f"for between runs beside the noise of steps: busy {limits.busy_allowed:.0%} and {limits.launch_ns:.0f} ns a "
-        f"launch ({limits.peer_allowed:.0%} against rows of equal shape in other layers), idle {limits.idle_allowed:.0%} and "
-        f"{limits.idle_call_ns / 1e3:.0f} us a call, {limits.once_factor:.0f} times that where a stage ran once"
+        f"launch ({limits.peer_allowed:.0%} against rows of equal shape in other layers), idle "
+        f"{limits.idle_allowed:.0%} and {limits.idle_call_ns / 1e3:.0f} us a call, {limits.once_factor:.0f} times "
+        "that where a stage ran once"
     )
 
 

@@ -46,7 +46,7 @@ COMPARISON = pa.schema(
         *_time("wall", "owned wall"),
         column("peers", _I64, "", "rows of equal kind, shape and launches in other layers"),
         column("peers_change", _F64, "", "median change of their busy time, as a share of both runs' mean", null=True),
-        column("contribution_ns", _I64, "ns", "what it adds to the change of its stage's wall per unit; adds up exactly"),
+        column("contribution_ns", _I64, "ns", "what it adds to its stage's change of wall per unit; adds up exactly"),
         _part("busy", "owned busy time"),
         _part("launch", "idle inside launch calls"),
         _part("sync", "idle inside synchronising calls"),
@@ -62,9 +62,7 @@ GATE = pa.schema(
         column("rule", pa.string(), "", "as given"),
         column("outcome", WORD, "", "pass, fail or inconclusive"),
         column("unit", WORD, "", "of the values: ns, tokens/s, or none for ratios and counts; times are per step"),
-        column(
-            "baseline", _F64, "", "value in the baseline, in the row's unit; null for a rule without one", null=True
-        ),
+        column("baseline", _F64, "", "value in the baseline; null for a rule without one", null=True),
         column("value", _F64, "", "value in the run under test, in the row's unit"),
         column("measured", _F64, "", "what is held against the bound: relative change, or the value itself"),
         column("low", _F64, "", "measured is above this, noise and allowance counted"),
