@@ -29,10 +29,12 @@ def call(
     }  # fmt: skip
 
 
-def model_call(step: int, *, stage: str = "decode", kv_len: int = 0, **more: object) -> dict[str, object]:
+def model_call(
+    step: int, *, stage: str = "decode", kv_len: int = 0, idle: int = 0, **more: object
+) -> dict[str, object]:  # fmt: skip
     """Return the call around a step, which says how many tokens it has and how long the cache is."""
-    usual = {"path": "model", "module": "model", "kind": "rest", "level": "stage", "launches": 0, "kv_len": kv_len}
-    return call(step=step, stage=stage, layer=None, **{**usual, **more})
+    usual: Row = {"path": "model", "module": "model", "kind": "rest", "level": "stage", "launches": 0, "kv_len": kv_len}
+    return {**call(0, idle, step=step, stage=stage, layer=None), **usual, **more}
 
 
 def out_of(calls: Sequence[Row], where: str = "run", about: Mapping[str, str] | None = None) -> Out:

@@ -71,8 +71,9 @@ def parse_rule(text: str) -> Rule:
     found = _RULE.fullmatch(text)
     if found is None:
         raise UsageError(f"rule {text!r}: not STAGE[.MODULE][.KIND][.LAYER].METRIC<=BOUND; {_EXAMPLES}")
-    stage, *middle, metric = found["path"].split(".")
-    if stage not in {str(known) for known in Stage} or (not middle and metric == stage):
+    stage, *middle = found["path"].split(".")
+    metric = middle.pop() if middle else ""
+    if stage not in {str(known) for known in Stage}:
         raise UsageError(f"rule {text!r}: {stage!r} is no stage; begin with {', '.join(Stage)}")
     if metric not in METRICS:
         raise UsageError(f"rule {text!r}: {metric!r} is no metric; end with {', '.join(METRICS)}")

@@ -52,7 +52,9 @@ def table(console: Console, title: str, columns: Sequence[Column], rows: Sequenc
     for column in shown:
         made.add_column(column.title, justify="left" if column.left else "right", no_wrap=True)
     for row in rows:
-        made.add_row(*(Text(column.text(row), style=column.style(row)) for column in shown))
+        made.add_row(
+            *(Text(words.printable(column.text(row)).replace("\n", " "), style=column.style(row)) for column in shown)
+        )
     return made
 
 
