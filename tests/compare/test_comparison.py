@@ -106,6 +106,7 @@ def test_a_stage_of_one_run_only_is_kept() -> None:
     decode, vision = call(1000), call(700, stage="vision", kind="neck", module="sam", layer=None)
     found = compare(out_of([decode]), out_of([decode, vision]))
     assert [(stage.stage, stage.total.contribution) for stage in found.stages] == [("vision", 700), ("decode", 0)]
+    assert (found.stages[0].total.verdict, found.stages[0].total.reason) == (Verdict.INCONCLUSIVE, "only in B")
 
 
 def test_steps_pair_by_cache_length_and_what_has_no_partner_is_said() -> None:

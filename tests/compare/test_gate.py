@@ -100,6 +100,11 @@ def test_unlike_work_is_inconclusive() -> None:
     assert (found.outcome, found.rulings[0].reason) == (Outcome.INCONCLUSIVE, "shapes differ: 1x1 against 16x1")
 
 
+def test_a_stage_that_is_gone_keeps_no_rule() -> None:
+    gone = out_of([call(1000, stage="prefill")])
+    assert outcome("decode.busy_ns<=+3%", gone, steady(1000)) == Outcome.INCONCLUSIVE
+
+
 def test_a_baseline_without_such_time_is_inconclusive_and_none_in_either_is_no_change() -> None:
     assert outcome("decode.idle_ns<=+3%", steady(100, 10_000_000), steady(100)) == Outcome.INCONCLUSIVE
     assert outcome("decode.idle_ns<=+3%", steady(100), steady(100)) == Outcome.PASS

@@ -83,10 +83,10 @@ def usual_count(side: Side, name: str, rows: Sequence[int]) -> float:
 
 def _unlike(pair: StagePair, rows: Sequence[int]) -> str:
     """Return why rows are no equal work in both runs, or nothing."""
+    for side, other in ((pair.a, "B"), (pair.b, "A")):
+        if rows and not any(side.present[row] for row in rows):
+            return f"only in {other}"
     for row in rows:
-        for side, name in ((pair.a, "A"), (pair.b, "B")):
-            if not side.present[row] and len(rows) == 1:
-                return f"only in {'B' if name == 'A' else 'A'}"
         a, b = pair.a.shapes[row], pair.b.shapes[row]
         if a != b and a and b:
             return f"shapes differ: {_shape(a - b or a)} against {_shape(b - a or b)}"

@@ -14,9 +14,13 @@ _TEMPLATE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Comparison of two runs</title>
 <style>
-:root { color-scheme: light dark; --line: #8886; --good: #0a6b2d; --bad: #b3171d; --open: #8a5a00; }
-@media (prefers-color-scheme: dark) { :root { --good: #5fd38a; --bad: #ff8f8f; --open: #f0c060; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+:root { color-scheme: light dark; --line: #8886; --page: #fff; --ink: #1b1b1b; }
+:root { --good: #0a6b2d; --bad: #b3171d; --open: #8a5a00; }
+@media (prefers-color-scheme: dark) {
+:root { --page: #161616; --ink: #eee; --good: #5fd38a; --bad: #ff8f8f; --open: #f0c060; }
+}
+body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { font-weight: 600; padding: .5rem 0; text-align: left; }
 th, td { border-bottom: 1px solid var(--line); padding: .2rem .6rem; text-align: left; vertical-align: top; }
