@@ -19,8 +19,11 @@ from attrs import evolve
 
 from dsocr_nvtx.cli.join import judged, write_tables
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison, compare
+from dsocr_nvtx.compare.judging import residuals
 from dsocr_nvtx.compare.lines import Line
+from dsocr_nvtx.compare.noise import Spread
 from dsocr_nvtx.compare.outs import Out, read_out
+from dsocr_nvtx.compare.series import row_series
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.columns import Ints, numbers
@@ -106,6 +109,17 @@ def as_they_are(base: Out, plain: Out, names: str) -> str:
     return _line(cells)
 
 
+def scatter(base: Out, plain: Out, names: str) -> str:
+    """Return how far rows that ran once lie from the median of their peers, in standard deviations of `Spread`."""
+    found = [
+        np.abs(beyond) / Spread().of(time, launches)
+        for stage in compare(base, plain).stages
+        for beyond, time, launches in [residuals(row_series(stage.pair))]
+    ]
+    values = np.concatenate(found)
+    return _line((names, len(values), *(f"{np.quantile(values, share):.2f}" for share in (0.5, 0.68, 0.95, 0.99, 1.0))))
+
+
 def with_slow_layers(pair: Sequence[Path], base: Out, layers: Sequence[int], factor: float) -> Iterator[str]:
     """Yield a pair's lines of the second table: how often each verdict was given."""
     trace = read_report(pair[1])
@@ -135,10 +149,16 @@ def _line(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-HEAD = """| runs of one code | better | worse | same | inconclusive | false | layers with a verdict | against itself: same |
+HEAD = """| runs of one code | better | worse | same | inconclusive | false | layers told | same, of itself |
 |---|---:|---:|---:|---:|---:|---:|---:|"""
 SLOWED = """| runs | what | worse | inconclusive | same | better |
 |---|---|---:|---:|---:|---:|"""
+
+
+ONCE = """Rows that ran once, beside their peers, in standard deviations of `compare.noise.Spread`:
+
+| runs of one code | rows | median | 68 % | 95 % | 99 % | most |
+|---|---:|---:|---:|---:|---:|---:|"""
 
 
 def read(path: Path) -> Out:
@@ -156,15 +176,16 @@ def main() -> None:
     parser.add_argument("--slow", type=float, default=1.05)
     parser.add_argument("-o", type=Path)
     options = parser.parse_args()
-    first, second = [], []
+    first, second, third = [], [], []
     for pair in options.pair:
-        base = read(pair[0])
-        first.append(as_they_are(base, read(pair[1]), _names(pair)))
+        base, plain = (read(path) for path in pair)
+        first.append(as_they_are(base, plain, _names(pair)))
+        third.append(scatter(base, plain, _names(pair)))
         second.extend(with_slow_layers(pair, base, options.layers, options.slow))
     others = [f"{_names(pair)}: {headline(stage)}." for pair in options.other for stage in _stages(pair)]
     layers = ", ".join(map(str, options.layers))
     title = f"One decoder layer's kernels {options.slow - 1:.0%} slower, in turn layers {layers}:"
-    text = "\n".join([HEAD, *first, "", title, "", SLOWED, *second, "", *others, ""])
+    text = "\n".join([HEAD, *first, "", title, "", SLOWED, *second, "", ONCE, *third, "", *others, ""])
     print(text)
     if options.o is not None:
         options.o.write_text(text, encoding="utf-8")

@@ -124,6 +124,13 @@ def test_a_change_needs_a_baseline_and_a_gate_a_rule() -> None:
         gate(steady(1), None, [])
 
 
+def test_what_has_no_limit_is_null_in_the_table() -> None:
+    found = gate(steady(100, 10_000_000), steady(100), [parse_rule("decode.idle_ns<=+3%")])
+    [row] = gate_table(found).to_pylist()
+    assert (row["measured"], row["low"], row["high"]) == (None, None, None)
+    assert row["reason"] == "the baseline took no such time"
+
+
 def test_the_table_has_a_row_per_rule() -> None:
     found = gate(
         steady(100_000), steady(100_000), [parse_rule("decode.busy_ns<=+3%"), parse_rule("decode.wall_ns<=1s")]

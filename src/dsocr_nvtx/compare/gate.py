@@ -84,9 +84,10 @@ def gate(out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits |
 
 def gate_table(found: Gate) -> pa.Table:
     """Return GATE: a row per rule."""
-    columns: dict[str, object] = {
-        name: [getattr(one, name) for one in found.rulings]
-        for name in ("unit", "baseline", "value", "measured", "low", "high", "reason")
+    columns: dict[str, object] = {name: [getattr(one, name) for one in found.rulings] for name in ("unit", "reason")}
+    columns |= {
+        name: [_finite(getattr(one, name)) for one in found.rulings]
+        for name in ("baseline", "value", "measured", "low", "high")
     }
     columns |= {
         "rule": [one.rule.text for one in found.rulings],
@@ -94,6 +95,10 @@ def gate_table(found: Gate) -> pa.Table:
         "bound": [one.rule.bound for one in found.rulings],
     }
     return conform(columns, GATE, {"outcome": str(found.outcome)})
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _relative(rule: Rule, found: Comparison) -> Ruling:

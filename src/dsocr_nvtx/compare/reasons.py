@@ -35,12 +35,13 @@ def reason_of(line: Line, unlike: str, *, once: bool) -> str:
         return unlike
     if line.busy.verdict != Verdict.INCONCLUSIVE:
         return f"{change_text('idle', line.idle)}, which the host's noise may explain"
-    if line.peers and line.drift is not None and abs(line.busy.change) > line.busy.half:
-        peers = f"its {line.peers} peers {line.drift:+.1%}"
-        return f"{change_text('busy', line.busy)}, {peers}: clocks or addresses may explain it"
-    known = "it ran too seldom" if once else f"{line.steps} steps"
-    wide = (line.busy.half + line.busy.allowance) / line.busy.typical if line.busy.typical else 0.0
-    return f"{change_text('busy', line.busy)}, noise up to {wide:.1%} ({known})"
+    text = change_text("busy", line.busy)
+    shared = 0.0 if line.drift is None else abs(line.drift) * line.busy.base
+    if abs(line.busy.change) > line.busy.half and shared > abs(line.busy.change) / 2:
+        return f"{text}, its {line.peers} peers {line.drift:+.1%}: clocks or addresses may explain it"
+    low, high = line.busy.interval or (0.0, 0.0)
+    rests = "it ran too seldom" if once else f"{line.steps} steps"
+    return f"{text}, noise leaves {low:+.1%} to {high:+.1%} ({rests})"
 
 
 def _moved(line: Line, name: str) -> str:

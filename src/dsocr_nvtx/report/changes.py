@@ -1,5 +1,6 @@
 """Changes between two runs as people read them: signs, units, and where a stage's time went."""
 
+import math
 from collections.abc import Iterator
 
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison
@@ -31,7 +32,9 @@ def signed_ms(ns: float) -> str:
 
 def signed_percent(share: float | None) -> str:
     """Return a relative change, with its sign; a dash where there is nothing to be relative to."""
-    return "-" if share is None else f"{share:+.1%}"
+    if share is None:
+        return "-"
+    return f"{share:+.1%}" if math.isfinite(share) else "no limit"
 
 
 def before_after(moved: Moved) -> str:
@@ -97,6 +100,8 @@ def value_text(ruling: Ruling, value: float | None) -> str:
     """Return a ruling's value in its unit; times in milliseconds."""
     if value is None:
         return "-"
+    if not math.isfinite(value):
+        return "no limit"
     if ruling.unit == "ns":
         return f"{value / 1e6:,.3f} ms"
     return f"{value:,.4g}{' ' + ruling.unit if ruling.unit else ''}"
