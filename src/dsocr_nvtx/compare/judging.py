@@ -16,7 +16,7 @@ FEWEST_PEERS = 3
 
 @frozen(kw_only=True, eq=False)
 class Series:
-    """A row's times in paired steps, ns per unit; its launches and calls per unit; what rows must share to be peers.
+    """A row's times in paired steps, ns per unit; its launches per unit; what rows must share to be peers.
 
     ``launch_spread`` is how many launches drift as one: a row's all; of a sum each kind's, and kinds drift apart.
     ``comparable`` says why the two are no equal work, or is empty.
@@ -25,7 +25,6 @@ class Series:
     busy: tuple[Floats, Floats]
     idle: tuple[Floats, Floats]
     launches: tuple[float, float]
-    calls: tuple[float, float]
     launch_spread: float
     call_spread: float
     likeness: object

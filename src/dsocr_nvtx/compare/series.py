@@ -41,30 +41,45 @@ def count_per_unit(side: Side, name: str, rows: Sequence[int]) -> float:
 
 def _series(pair: StagePair, rows: Sequence[int], *, likeness: bool, idle: Sequence[str] = PARTS[1:]) -> Series:
     rows = list(rows)
-    launches, calls = ([usual_count(side, name, rows) for side in (pair.a, pair.b)] for name in ("launches", "calls"))
-    shapes = tuple(sorted((pair.keys[row].kind, tuple(sorted(pair.a.shapes[row]))) for row in rows))
-    counts = tuple(
-        (pair.keys[row].kind, usual_count(pair.a, "launches", [row]), usual_count(pair.a, "calls", [row]))
-        for row in rows
-    )
-    by_kind: dict[str, float] = {}
-    for row in rows:
-        kind = pair.keys[row].kind
-        by_kind[kind] = (
-            by_kind.get(kind, 0.0) + sum(usual_count(side, "launches", [row]) for side in (pair.a, pair.b)) / 2
-        )
-    per_call = sum(calls) / 2
+    waits = row_times(pair.a, rows, idle), row_times(pair.b, rows, idle)
     return Series(
         busy=(row_times(pair.a, rows, PARTS[:1]), row_times(pair.b, rows, PARTS[:1])),
-        idle=(row_times(pair.a, rows, idle), row_times(pair.b, rows, idle)),
-        launches=(launches[0], launches[1]),
-        calls=(calls[0], calls[1]),
-        launch_spread=float(np.sqrt(sum(count**2 for count in by_kind.values()))),
-        call_spread=per_call if len(rows) == 1 else float(np.sqrt(per_call)),
-        likeness=(pair.keys[rows[0]].module, shapes, counts) if likeness and rows else object(),
+        idle=waits,
+        launches=(usual_count(pair.a, "launches", rows), usual_count(pair.b, "launches", rows)),
+        launch_spread=_launch_spread(pair, rows),
+        call_spread=_call_spread(pair, rows),
+        likeness=_likeness(pair, rows) if likeness and rows else object(),
         is_row=len(rows) == 1,
         comparable=_unlike(pair, rows),
     )
+
+
+def _launch_spread(pair: StagePair, rows: Sequence[int]) -> float:
+    """Return how many launches' times drift as one: those of a kind do, kinds drift apart."""
+    kinds: dict[str, float] = {}
+    for row in rows:
+        kind = pair.keys[row].kind
+        kinds[kind] = kinds.get(kind, 0.0) + _both(pair, "launches", [row])
+    return float(np.sqrt(sum(count**2 for count in kinds.values())))
+
+
+def _call_spread(pair: StagePair, rows: Sequence[int]) -> float:
+    """Return how many calls' idle times wander as one; calls that own none, as those of a replayed graph, do not."""
+    if len(rows) == 1:
+        return _both(pair, "calls", rows)
+    waiting = [row for row in rows if any(side.values[1 : len(PARTS), row].any() for side in (pair.a, pair.b))]
+    return float(np.sqrt(_both(pair, "calls", waiting)))
+
+
+def _likeness(pair: StagePair, rows: Sequence[int]) -> object:
+    """Return what peers share: module, and of each row kind, shapes, launches and calls a step."""
+    counts = (tuple(usual_count(pair.a, name, [row]) for name in COUNTS) for row in rows)
+    shapes = (tuple(sorted(pair.a.shapes[row])) for row in rows)
+    return pair.keys[rows[0]].module, *zip((pair.keys[row].kind for row in rows), shapes, counts, strict=True)
+
+
+def _both(pair: StagePair, name: str, rows: Sequence[int]) -> float:
+    return (usual_count(pair.a, name, rows) + usual_count(pair.b, name, rows)) / 2
 
 
 def row_times(side: Side, rows: Sequence[int], parts: Sequence[str]) -> Floats:
