@@ -210,6 +210,41 @@ def test_one_layer_that_stands_still_while_its_peers_drift_is_told() -> None:
     assert (line.verdict, line.against_peers) == (Verdict.WORSE, True)
 
 
+def test_a_layer_that_a_change_left_out_is_not_blamed() -> None:
+    """Eleven layers got 30 % faster, more than any drift: they are better, and the twelfth is as it was."""
+
+    def run(times: list[int]) -> Out:
+        return out_of(
+            [
+                call(time + step % 3 * 32, step=step, kind="norm", layer=layer, launches=4)
+                for layer, time in enumerate(times)
+                for step in range(30)
+            ]
+        )
+
+    found = compare(run([23_000] * 8), run([16_000] * 7 + [23_100]))
+    verdicts = [row(found, "norm", layer).verdict for layer in range(8)]
+    assert verdicts == [Verdict.BETTER] * 7 + [Verdict.SAME]
+
+
+def test_noise_that_could_hide_a_change_is_never_called_the_same() -> None:
+    random = np.random.default_rng(4)
+    a, b = (
+        out_of([call(time, step=step) for step, time in enumerate(random.normal(100_000, 20_000, 12).astype(int))])
+        for _ in range(2)
+    )
+    line = row(compare(a, b), "mlp")
+    assert line.busy.half > 0.03 * line.busy.base
+    assert line.verdict == Verdict.INCONCLUSIVE
+
+
+def test_a_row_without_peers_that_addresses_move_a_lot_is_never_called_the_same() -> None:
+    """Of 20 us in 10 launches, drift may hide 5 %; only equal times are the same."""
+    small = row(compare(steady(20_000, launches=10), steady(20_200, launches=10)), "mlp")
+    large = row(compare(steady(200_000, launches=10), steady(202_000, launches=10)), "mlp")
+    assert (small.verdict, large.verdict) == (Verdict.INCONCLUSIVE, Verdict.SAME)
+
+
 def test_two_runs_of_one_code_have_few_false_verdicts() -> None:
     """Oracle: nothing changed, so every better or worse is false. At most 5 % are allowed; seeded."""
     counts: Counter[str] = Counter()

@@ -63,6 +63,13 @@ def test_tokens_per_second_and_efficiency_are_over_typical_steps() -> None:
     assert efficiency.value == pytest.approx(200 / 50_000)
 
 
+@pytest.mark.parametrize("metric", ["tokens_per_s", "efficiency", "mfu", "mbu", "launches"])
+@pytest.mark.parametrize("bound", [">=0", ">=-50%"])
+def test_every_interval_holds_what_was_measured(metric: str, bound: str) -> None:
+    [ruling] = gate(noisy_run(2), noisy_run(1), [parse_rule(f"decode.{metric}{bound}")]).rulings
+    assert ruling.low <= ruling.measured <= ruling.high
+
+
 def test_a_run_against_itself_keeps_every_rule_of_no_change() -> None:
     run = noisy_run(3)
     rules = ["decode.busy_ns<=+0%", "decode.wall_ns<=+0%", "decode.tokens_per_s>=-0%", "decode.idle_host_ns<=0%"]
