@@ -8,6 +8,7 @@ import typer
 
 from dsocr_nvtx.cli.comparison import diff_command, gate_command
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
+from dsocr_nvtx.cli.review import report_command, show_command
 from dsocr_nvtx.run.options import (
     Attention,
     ConfigName,
@@ -27,6 +28,8 @@ app.command("diff")(diff_command)
 app.command("gate")(gate_command)
 app.command("ceilings")(ceilings_command)
 app.command("doctor")(doctor_command)
+app.command("report")(report_command)
+app.command("show")(show_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[
@@ -42,7 +45,9 @@ def _about() -> None:
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also keep the tables in this directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also keep tables and review in this directory.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Join a real H200 capture that ships with the package. Needs no GPU and no torch."""

@@ -40,11 +40,11 @@ def diff_command(
     from dsocr_nvtx.compare.outs import read_out
     from dsocr_nvtx.compare.tables import as_values, comparison_table
     from dsocr_nvtx.compare.verdicts import Limits
-    from dsocr_nvtx.report.columns import open_console
+    from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.comparison_markdown import comparison_markdown
     from dsocr_nvtx.report.comparison_page import comparison_page
     from dsocr_nvtx.report.comparison_terminal import show_comparison
-    from dsocr_nvtx.schema.files import write_json, write_table
+    from dsocr_nvtx.schema.files import write_json, write_table, write_text
 
     if out is not None:
         _check(out, (*_Suffix,))
@@ -52,15 +52,15 @@ def diff_command(
     found = compare(read_out(a), read_out(b), limits)
     if out is not None:
         writers: dict[str, Callable[[], None]] = {
-            _Suffix.HTML: lambda: _write(comparison_page(found), out),
-            _Suffix.MARKDOWN: lambda: _write(comparison_markdown(found), out),
+            _Suffix.HTML: lambda: write_text(comparison_page(found), out),
+            _Suffix.MARKDOWN: lambda: write_text(comparison_markdown(found), out),
             _Suffix.JSON: lambda: write_json(as_values(found), out),
         }
         writers.get(out.suffix, lambda: write_table(comparison_table(found), out))()
     if as_json:
         print(json.dumps(as_values(found), indent=2))
         return
-    show_comparison(open_console(), found)
+    show_comparison(wide_console(), found)
     if out is not None:
         print(f"comparison: {out}")
 
@@ -91,10 +91,10 @@ def gate_command(
     from dsocr_nvtx.compare.outs import read_out
     from dsocr_nvtx.compare.rules import parse_rule
     from dsocr_nvtx.compare.verdicts import Limits
-    from dsocr_nvtx.report.columns import open_console
+    from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.comparison_markdown import gate_markdown
     from dsocr_nvtx.report.comparison_terminal import show_gate
-    from dsocr_nvtx.schema.files import write_table
+    from dsocr_nvtx.schema.files import write_table, write_text
 
     parsed = [parse_rule(rule) for rule in rules]
     if out is not None:
@@ -104,7 +104,7 @@ def gate_command(
     table = gate_table(found)
     if out is not None:
         if out.suffix == _Suffix.MARKDOWN:
-            _write(gate_markdown(found), out)
+            write_text(gate_markdown(found), out)
         else:
             write_table(table, out)
     if as_json:
@@ -112,7 +112,7 @@ def gate_command(
     elif markdown:
         print(gate_markdown(found))
     else:
-        show_gate(open_console(), found)
+        show_gate(wide_console(), found)
     raise typer.Exit(EXIT_CODES[found.outcome])
 
 
@@ -121,10 +121,3 @@ def _check(path: Path, more: Sequence[str]) -> None:
 
     if path.suffix not in more:
         check_format(path)
-
-
-def _write(text: str, path: Path) -> None:
-    from dsocr_nvtx.schema.files import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

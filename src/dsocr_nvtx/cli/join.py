@@ -1,6 +1,6 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -15,13 +15,21 @@ from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
-from dsocr_nvtx.report.columns import open_console
+from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
-from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
+from dsocr_nvtx.roofline.throttling import throttled
+from dsocr_nvtx.schema.files import (
+    check_directory,
+    read_table,
+    replacing_directory,
+    write_json,
+    write_table,
+    write_text,
+)
 
 MARKER = "join.json"
 
@@ -35,28 +43,47 @@ def join_report(
     keep_freed_memory()
     trace = read_report(report)
     joined = join(trace, str(report))
-    if run is not None:
-        check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
+    beside = _read_run(run, joined) if run is not None else {}
 
     def judge() -> Roofline:
         found = judged(trace, joined, hardware, ceilings, str(report))
-        return dilated(found, read_dilation(run)) if run is not None else found
+        if run is not None:
+            found = dilated(found, read_dilation(run))
+        if "power" in beside:
+            found = throttled(found, joined.ranges, beside["ranges"], beside["power"])
+        return found
 
-    found = write_tables(target, trace, joined, judge, force=force)
-    console = open_console()
+    kept = {name: table for name, table in beside.items() if name in _KEPT}
+    found = write_tables(target, trace, joined, judge, kept, force=force)
+    console = wide_console()
     show(console, found, joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
 
+_KEPT = ("experts", "energy", "power")
+"""What a run measured beside its ranges: kept with the join's tables, as it is."""
+
+
+def _read_run(run: Path, joined: Joined) -> dict[str, pa.Table]:
+    """Return the tables of a run directory, once its ranges are checked against the report."""
+    ranges = read_table(run / "ranges.arrow")
+    check_run(joined.ranges, ranges, str(run / "ranges.arrow"))
+    return {"ranges": ranges, **{n: read_table(run / f"{n}.arrow") for n in _KEPT if (run / f"{n}.arrow").exists()}}
+
+
 def demo(out: Path | None, *, force: bool) -> None:
-    """Join the capture inside the package, as `join` would."""
+    """Join the capture inside the package, as `join` would; ``out`` gets its tables and their review."""
+    from dsocr_nvtx.report.opened import open_joined
+    from dsocr_nvtx.report.page import review_page
+
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         trace = read_report(path)
     joined = join(trace, path.name)
     found = judged(trace, joined, None, None, path.name)
     if out is not None:
         write_tables(out, trace, joined, lambda: found, force=force)
-    console = open_console()
+        write_text(review_page(open_joined(out)), out / "review.html")
+    console = wide_console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
     console.print(
@@ -85,8 +112,14 @@ def _provenance(trace: Trace) -> dict[str, str]:
     return {**trace.source, "dsocr_nvtx": __version__, "device": devices}
 
 
-def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline], *, force: bool) -> Roofline:
-    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written."""
+def write_tables(
+    target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline],
+    beside: Mapping[str, pa.Table] | None = None, *, force: bool,
+) -> Roofline:  # fmt: skip
+    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written.
+
+    ``beside`` are the run's own tables, written as they are.
+    """
     about = _provenance(trace)
     with replacing_directory(target, MARKER, force=force) as folder:
         with ThreadPoolExecutor(1) as aside:
@@ -97,6 +130,8 @@ def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[],
                 one.result()
         write_table(found.rows, folder / "roofline.arrow")
         write_table(found.stages, folder / "stages.arrow")
+        for name, table in (beside or {}).items():
+            write_table(table, folder / f"{name}.arrow")
         write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, folder / MARKER)
     return found
 

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.roofline.ladder import TAX_RULE, ladder
+from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.measured import read_launching
+from dsocr_nvtx.roofline.tax import TAX_RULE
 from dsocr_nvtx.schema.files import check_format, read_table, write_table
 from dsocr_nvtx.schema.tables import KERNELS, STAGES
 

@@ -58,7 +58,7 @@ def table(console: Console, title: str, columns: Sequence[Column], rows: Sequenc
     return made
 
 
-def open_console() -> Console:
+def wide_console() -> Console:
     """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)

@@ -1,14 +1,20 @@
 """The verdict in a terminal: a table of stages, the rows that lose most, and what was not attributed."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
+from dsocr_nvtx.report.caveats import caveats, contradictions, costless, unattributed
 from dsocr_nvtx.report.columns import Column, count, decimal, nanoseconds, percentage, table
+from dsocr_nvtx.report.sections import budget_lines
 from dsocr_nvtx.roofline.points import Roofline
 
 _COLOURS = {"host": "yellow", "compute": "green", "memory": "cyan", "latency": "magenta"}
+
 
 _STAGE = Column(title="stage", text=lambda row: str(row["stage"]), left=True)
 _BOUND = Column(
@@ -17,7 +23,7 @@ _BOUND = Column(
     style=lambda row: _COLOURS.get(str(row["bound"]), ""),
     left=True,
 )
-_STAGES = (
+STAGE_COLUMNS = (
     _STAGE,
     _BOUND,
     count("steps", "steps"),
@@ -32,7 +38,7 @@ _STAGES = (
     percentage("MFU", "mfu", wide=True),
     percentage("MBU", "mbu", wide=True),
 )
-_ROWS = (
+LOSS_COLUMNS = (
     _STAGE,
     Column(title="where", text=words.place, left=True),
     _BOUND,
@@ -53,14 +59,50 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     What is not a terminal has no width to keep to: there every column is printed.
     """
     stages = found.stages.to_pylist()
-    wall = sum(stage["wall_ns"] for stage in stages)
-    rows = [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:losses]]
+    rows = loss_rows(found, losses)
     for stage in stages:
         console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
-    console.print(table(console, "Stages (times in ms)", _STAGES, stages))
-    console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
+    console.print(table(console, "Stages (times in ms)", STAGE_COLUMNS, stages))
+    console.print(_budget(stages, found.rows.to_pylist(), accounting))
+    console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", LOSS_COLUMNS, rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
+
+
+def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:
+    """Return the rows that lose most, each with its share of all stages' wall time."""
+    wall = sum(found.stages["wall_ns"].to_pylist())
+    return [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:most]]
+
+
+def as_plain(found: Roofline, accounting: Accounting, *, losses: int) -> dict[str, object]:
+    """Return what `show` prints as plain data: whole nanoseconds, and every caveat."""
+    stages, rows = found.stages.to_pylist(), found.rows.to_pylist()
+    columns = [*(str(stage["stage"]) for stage in stages), "outside", "total"]
+    return {
+        "level": found.level,
+        "roofs": {"device": found.roofs.device, "source": found.roofs.source},
+        "verdicts": [words.verdict(stage) for stage in stages],
+        "stages": stages,
+        "budget": {
+            line.key: dict(zip(columns, line.values, strict=True)) for line in budget_lines(stages, rows, accounting)
+        },
+        "losses": rows[:losses],
+        "caveats": [{"text": one.text, "is_grave": one.is_grave} for one in caveats(found, accounting)],
+    }
+
+
+def _budget(stages: Sequence[words.Record], rows: Sequence[words.Record], accounting: Accounting) -> Table:
+    """Return the time budget: a line per part, a column per stage; parts that take no time anywhere are left out."""
+    made = Table(title="\nTime budget (ms)", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    made.add_column("part", no_wrap=True)
+    for title in (*(str(stage["stage"]) for stage in stages), "outside", "total"):
+        made.add_column(title, justify="right", no_wrap=True)
+    for line in budget_lines(stages, rows, accounting):
+        if any(line.values) or line.key == "wall":
+            style = "bold" if line.key == "wall" else ""
+            made.add_row(line.name, *(words.milliseconds(ns) if ns else "-" for ns in line.values), style=style)
+    return made
 
 
 def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
@@ -71,19 +113,10 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
         f"and the last hooked call {accounting.covered:.2%} of that time has a range, "
         f"{accounting.covered_by_leaves:.2%} a leaf range",
     ]
-    for bucket, counted in accounting.buckets.items():
-        if bucket != "attributed" and counted.operations:
-            text = f"not attributed, {bucket.replace('_', ' ')}: {counted.operations:,} operations"
-            lines.append(f"{text}, {words.milliseconds(counted.ns)} ms")
+    lines += unattributed(accounting)
     if accounting.graphs.note:
         lines.append(accounting.graphs.note)
-    above = sum(row is True for row in found.rows["above_roof"].to_pylist())
-    if above:
-        lines.append(
-            f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
-        )
-    if accounting.cost_sources.get("none"):
-        lines.append(f"{accounting.cost_sources['none']:,} ranges have no cost in this report: their work is missing")
+    lines += [*contradictions(found), *costless(accounting)]
     for device in accounting.devices:
         unowned = device.idle_ns.get("none", 0)
         lines.append(

@@ -45,7 +45,8 @@ def verdict(stage: Record) -> str:
         "host": f"idle {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
         "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
         "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
-        "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof",
+        "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof, "
+        f"{_number(stage['tax_ns']) / max(busy, 1):.0%} of that in tax kernels",
         "None": f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself",
     }[str(stage["bound"])]
     floor = _number(stage["roofline_ns"])

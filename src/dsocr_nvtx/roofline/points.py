@@ -3,18 +3,20 @@
 A row's least time is the sum over its calls of the call's own (`dsocr_nvtx.roofline.least`).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import frozen
+from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, own_costs
+from dsocr_nvtx.roofline.tax import taxed
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
@@ -54,6 +56,7 @@ def roofline(
         **(provenance or {}),
         "level": level,
         "roofs": f"{roofs.device}: {roofs.source}",
+        "ceilings": json.dumps(asdict(roofs)),
         "bound_threshold": str(THRESHOLD),
         "experts": experts_source(ranges),
     }
@@ -85,7 +88,7 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 
 @frozen(eq=False)
 class _Calls:
-    """Every hooked call's own costs and least times, and the operations of each as (row, start, end).
+    """Every hooked call's own costs and least times, and the operations of each as (row, start, end, owned if tax).
 
     ``shortest`` is the least time of what is certain of a call's cost, at the highest clock.
     """
@@ -97,10 +100,11 @@ class _Calls:
     op_row: Ints
     op_start: Ints
     op_end: Ints
+    op_tax: Ints
     rank: int
 
 
-def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints]:
+def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
     mine = np.flatnonzero(known(kernels, "event_id"))
     pid, event, start, end = (numbers(kernels, n)[mine] for n in ("pid", "event_id", "start_ns", "end_ns"))
     rows = len(ranges)
@@ -108,7 +112,8 @@ def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints]:
     key, _ = groups(pids, events)
     row = np.zeros(int(key.max(initial=-1)) + 1, np.int64)
     row[key[:rows]] = np.arange(rows)
-    return row[key[rows:]], start, end
+    tax = np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0)[mine]
+    return row[key[rows:]], start, end, tax
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
@@ -123,6 +128,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     cost = {name: _total(group, calls.own[name], count) for name in COST_FIELDS}
     time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
     time["busy_ns"] = union_by_group(group[calls.op_row], calls.op_start, calls.op_end, count)
+    time["tax_ns"] = _total(group[calls.op_row], calls.op_tax, count)
     least = {n: _float_total(group, getattr(calls.least, n), count) for n in ("compute", "memory", "roofline")}
     return {
         "rank": np.full(count, calls.rank, np.int32),
@@ -131,6 +137,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         **cost,
         **time,
         **_rates(cost, time, least),
+        "throttle": [None] * count,
         "above_roof": _contradicts(time, _float_total(group, calls.shortest, count)),
     }
 
@@ -213,7 +220,9 @@ def tokens_of(ranges: pa.Table) -> Ints:
     rows = numbers(ranges, "batch") * numbers(ranges, "tokens")
     paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
-    whole = np.isin(paths, [code for code, word in enumerate(words) if word in ("model", "image_features")])
+    whole = _ran(ranges) & np.isin(
+        paths, [code for code, word in enumerate(words) if word in ("model", "image_features")]
+    )
     has_whole = np.isin(stage, stage[whole])
     projector = np.isin(paths, [code for code, word in enumerate(words) if word == "projector"])
     return np.where(whole | (projector & ~has_whole), rows, 0)
