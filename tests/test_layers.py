@@ -14,7 +14,7 @@ import dsocr_nvtx
 
 ROOT = Path(dsocr_nvtx.__file__).parent
 CAPTURE = ("cli", "run", "hooks", "analytic", "measure", "schema", "errors")
-ANALYSIS = ("cli", "notebook", "report", "roofline", "join", "ingest", "schema", "errors")
+ANALYSIS = ("cli", "notebook", "report", "compare", "roofline", "join", "ingest", "schema", "errors")
 DEMO = ("cli", "demo", "schema", "errors")
 """The capture that ships with the package: data for the command line, and the script that reduced it."""
 OFFERED = {"hooks", "notebook", "join", "roofline"}
@@ -93,6 +93,7 @@ def test_the_analysis_half_never_names_what_only_the_capture_half_has(module: st
         ("join", "roofline", False), ("ingest", "join", False), ("schema", "ingest", False), ("errors", "", False),
         ("join", "hooks", False), ("run", "join", False), ("report", "analytic", False), ("hooks", "cli", False),
         ("run", "measure", True), ("measure", "schema", True), ("measure", "run", False), ("join", "measure", False),
+        ("report", "compare", True), ("compare", "roofline", True), ("roofline", "compare", False),
         ("analytic", "hooks", False), ("schema", "analytic", False), ("errors", "schema", False),
     ],
 )  # fmt: skip

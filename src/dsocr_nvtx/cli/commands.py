@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx.cli.comparison import diff_command, gate_command
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
 from dsocr_nvtx.cli.review import report_command, show_command
 from dsocr_nvtx.cli.trace import trace_command
@@ -24,6 +25,8 @@ from dsocr_nvtx.schema.records import Level
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("run")(run_command)
+app.command("diff")(diff_command)
+app.command("gate")(gate_command)
 app.command("ceilings")(ceilings_command)
 app.command("doctor")(doctor_command)
 app.command("report")(report_command)

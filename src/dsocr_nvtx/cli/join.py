@@ -15,7 +15,8 @@ from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.sidecar import check_run
-from dsocr_nvtx.report.terminal import show, wide_console
+from dsocr_nvtx.report.columns import wide_console
+from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.measured import read_launching

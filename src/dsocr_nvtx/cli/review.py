@@ -35,8 +35,9 @@ def show_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Print a join's verdict, time budget and largest losses."""
+    from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.opened import open_joined
-    from dsocr_nvtx.report.terminal import as_plain, show, wide_console
+    from dsocr_nvtx.report.terminal import as_plain, show
 
     opened = open_joined(directory)
     if as_json:

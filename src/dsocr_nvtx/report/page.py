@@ -79,7 +79,7 @@ def review_page(opened: Opened, title: str = "") -> str:
         place=lambda row: _place(row, shown=shown),
         data=_data(listed.rows, shares, shown=shown),
         version=__version__,
-        style=_asset("review.css"), script=_asset("review.js"),
+        style=asset("review.css"), script=asset("review.js"),
     )  # fmt: skip
 
 
@@ -161,7 +161,8 @@ def _short(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """Return a file of the package's own, style or script, to stand in a page as it is."""
     return Markup((resources.files("dsocr_nvtx.report") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 

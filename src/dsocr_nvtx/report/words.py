@@ -92,3 +92,8 @@ def other_share(classes: Mapping[str, int]) -> list[str]:
     """Return a line on how much busy time went to kernels that no rule knows; none where all are known."""
     other, total = classes.get("other", 0), sum(classes.values())
     return [f"kernels of no class we know: {percent(other / total)} of busy time"] if other else []
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move a terminal's cursor: control characters but line ends are spelt out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

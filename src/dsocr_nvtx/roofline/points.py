@@ -198,13 +198,13 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
     return {
         "dilation": [None] * count,
         "steps": np.bincount(group[one], minlength=count),
-        "tokens": _total(group, _tokens(ranges), count),
+        "tokens": _total(group, tokens_of(ranges), count),
         "mfu": ratio(_float_total(group, matrix_seconds, count), wall),
         "mbu": ratio(_total(group, traffic, count) / float(nominal.bandwidth), wall),
     }
 
 
-def _tokens(ranges: pa.Table) -> Ints:
+def tokens_of(ranges: pa.Table) -> Ints:
     """Return the tokens a range stands for in its stage's total: those of the model or image-feature call.
 
     Where a stage has no such call (the vendor's vision runs inside prefill), the projector's rows are its tokens.
