@@ -4,13 +4,14 @@ import html.parser
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.report.opened import open_joined
-from dsocr_nvtx.report.page import MOST_ROWS, review_page, shorten
+from dsocr_nvtx.report.page import MOST_ROWS, review_page, roofline_picture, shorten
 from dsocr_nvtx.schema.files import read_table, write_table
 from tests.conftest import HOSTILE
 
@@ -148,6 +149,14 @@ def test_rows_beyond_what_a_page_lists_are_added_up(demo_out: Path, tmp_path: Pa
 
 def test_the_same_tables_make_the_same_page(demo_out: Path, demo_page: str) -> None:
     assert review_page(open_joined(demo_out)) == demo_page
+
+
+def test_the_picture_is_svg_that_runs_nothing(hostile_out: Path) -> None:
+    text = roofline_picture(open_joined(hostile_out))
+    root = ElementTree.fromstring(text)
+    names = [element.tag.rpartition("}")[2] for element in root.iter()]
+    assert names.count("path") > 50
+    assert not {"script", "img", "foreignObject", "image"} & set(names)
 
 
 def test_what_was_not_measured_says_how_to_measure_it(demo_page: str) -> None:

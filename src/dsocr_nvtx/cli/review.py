@@ -11,21 +11,24 @@ _Out = Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")]
 
 def report_command(
     directory: _Out,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page, .html")] = Path("review.html"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, .html; the roofline alone, .svg")] = Path(
+        "review.html"
+    ),
     title: Annotated[str, typer.Option(help="Heading of the page.", show_default="the report's name")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
 ) -> None:
     """Write the review page of a join: one HTML file with verdict, budget, roofline, evidence; needs no network."""
     from dsocr_nvtx.errors import Refused, UsageError
     from dsocr_nvtx.report.opened import open_joined
-    from dsocr_nvtx.report.page import review_page
+    from dsocr_nvtx.report.page import review_page, roofline_picture
     from dsocr_nvtx.schema.files import write_text
 
-    if out.suffix not in (".html", ".htm"):
-        raise UsageError(f"{out}: the page is HTML; end the name in .html")
+    if out.suffix not in (".html", ".svg"):
+        raise UsageError(f"{out}: end the name in .html for the page, in .svg for the roofline alone")
     if out.exists() and not force:
         raise Refused(out, "a file is there already", "name another, or replace it with --force")
-    write_text(review_page(open_joined(directory), title), out)
+    make = review_page if out.suffix == ".html" else roofline_picture
+    write_text(make(open_joined(directory), title), out)
     print(f"review: {out}")
 
 

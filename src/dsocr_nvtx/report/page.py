@@ -4,6 +4,7 @@ Text from reports is escaped everywhere: Jinja does it in markup, `data` as JSON
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
@@ -57,7 +58,7 @@ def review_page(opened: Opened, title: str = "") -> str:
     shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges, MOST_KERNELS)
     drawn = chart(listed.rows, found.roofs, _main_dtype(opened))
     return environment().get_template("review.html.j2").render(
-        title=title or f"Roofline review: {opened.source.get('report', opened.folder.name)}",
+        title=title or _title(opened),
         about=_about(opened),
         cards=sections.cards(stages, every, steps),
         caveats=caveats(found, opened.accounting),
@@ -81,6 +82,21 @@ def review_page(opened: Opened, title: str = "") -> str:
         version=__version__,
         style=asset("review.css"), script=asset("review.js"),
     )  # fmt: skip
+
+
+def roofline_picture(opened: Opened, title: str = "") -> str:
+    """Return the roofline chart of a join alone, as an SVG file for slides and documents; always light."""
+    rows = _listed(opened.roofline.rows.to_pylist()).rows
+    shown = sections.several(rows)
+    text = environment().get_template("picture.svg.j2").render(
+        chart=chart(rows, opened.roofline.roofs, _main_dtype(opened)), rows=rows, words=words,
+        width=WIDTH, height=HEIGHT, place=lambda row: _place(row, shown=shown), title=title or _title(opened),
+    )  # fmt: skip
+    return re.sub("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)  # what XML can hold
+
+
+def _title(opened: Opened) -> str:
+    return f"Roofline review: {shorten(opened.source.get('report', opened.folder.name))}"
 
 
 def _listed(every: Sequence[Mapping[str, object]]) -> _Listed:
