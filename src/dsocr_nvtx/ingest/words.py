@@ -52,6 +52,8 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
         codes = np.empty(len(values), np.int64)
         codes[order] = np.cumsum(new) - 1
         return values[order[new]], codes
+    if high == low:
+        return values[:1], np.zeros(len(values), np.int64)
     seen = np.zeros(high - low + 1, bool)
     offset = values - low
     seen[offset] = True

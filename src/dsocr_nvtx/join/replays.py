@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import frozen
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.announced import Announced, last_told
@@ -19,7 +19,7 @@ from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.captures import Captures, captures
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
-from dsocr_nvtx.join.nesting import Forest, depths
+from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.schema.payload import FIELD_INDEX
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.tables import NVTX
@@ -184,13 +184,12 @@ def _with_rows(trace: Trace, announced: Announced, plain: Ranges, made: _Made) -
         np.concatenate([forest.start, start]),
         np.concatenate([forest.end, start]),
         np.concatenate([forest.parent, made.parent]),
-        np.concatenate([forest.depth, np.zeros(len(source), np.int64)]),
         forest.spans,
     )
     return Ranges(
         pa.concat_tables([plain.nvtx, rows]).unify_dictionaries().combine_chunks(),
         RangeCosts(np.concatenate([values, replayed]), np.concatenate([origin, replayed_source])),
-        evolve(extended, depth=depths(extended.parent)),
+        extended,
         np.concatenate([plain.origin, np.full(len(source), list(Origin).index(Origin.REPLAYED))]),
     )
 
