@@ -57,7 +57,8 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     """Parse texts that are all whole announcements, as a table with spaces between columns; None where one is not."""
     import pyarrow.csv as pv
 
-    joined = pc.binary_join(pa.array([texts.to_pylist()], pa.list_(pa.string())), "\n")[0].as_buffer()
+    together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    joined = pc.binary_join(together, "\n")[0].as_buffer()
     data = np.frombuffer(joined, np.uint8)
     if np.count_nonzero(data < ord(" ")) != len(texts) - 1:  # a line break of its own, or a tab
         return None
@@ -95,10 +96,11 @@ class Told:
         """Where a cost is told."""
         return (self.last >= 0) & (self.event >= 0)
 
-    def field(self, column: int, rows: Ints) -> Ints:
-        """Return one payload field of some of the ranges that are told."""
-        own: dict[int, Ints] = {_STEP: self.step, _EVENT: self.event}
-        return own[column][rows] if column in own else self.announced.values[self.last[rows], column]
+    def fields(self, rows: Ints) -> Ints:
+        """Return the payload fields of some of the ranges that are told, [rows, fields]."""
+        found = self.announced.values[self.last[rows]]
+        found[:, _STEP], found[:, _EVENT] = self.step[rows], self.event[rows]
+        return found
 
 
 def told_costs(announced: Announced, nvtx: pa.Table) -> Told:

@@ -81,6 +81,11 @@ def joined_bytes(table: pa.Table, name: str) -> memoryview:
     return memoryview(column.buffers()[2])[edges[0] : edges[len(column)]]
 
 
+def taken(values: Ints, rows: Ints) -> Ints:
+    """Return the values of ascending rows; of all rows, the values themselves and no copy."""
+    return values if len(rows) == len(values) else values[rows]
+
+
 def groups(*keys: Ints) -> tuple[Ints, Ints]:
     """Return (group number per row, one row index per group) of rows that share all keys; groups in key order.
 
@@ -89,7 +94,7 @@ def groups(*keys: Ints) -> tuple[Ints, Ints]:
     codes = distinct(keys[0])[1]
     for key in keys[1:]:
         words, code = distinct(key)
-        codes = distinct(codes * max(len(words), 1) + code)[1]
+        codes = distinct(codes * len(words) + code)[1] if len(words) > 1 else codes
     first = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
     if len(first) < 2:
         return codes, first[: len(codes)]

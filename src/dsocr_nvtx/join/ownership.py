@@ -6,12 +6,14 @@ thread was doing. Both divide the device's wall time without remainder.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints
+from dsocr_nvtx.join.columns import Ints, sorting
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
 
@@ -38,41 +40,42 @@ def cause_of(call: str) -> Cause:
     return Cause.HOST
 
 
-def by_start(start: Ints, ties: tuple[Ints, ...]) -> Ints:
-    """Return the order of beginning; ``ties`` (the last one first) decide only where two begin together."""
-    order = np.argsort(start, kind="stable")
-    return np.lexsort((*ties, start)) if (np.diff(start[order]) == 0).any() else order
-
-
 def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
     """Return the busy time each operation of one device owns; their sum is the union of all of them.
 
     ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
     """
-    order = by_start(start, (tie, -end))
-    finished = np.maximum.accumulate(end[order])
-    before = np.concatenate([start[order[:1]], finished[:-1]])
+    order = sorting(start, -end, tie)
+    begins = start[order].copy()
+    # What an operation owns begins where all before it have ended.
+    np.maximum(begins[1:], np.maximum.accumulate(end[order])[:-1], out=begins[1:])
     owned = np.empty(len(start), np.int64)
-    owned[order] = np.maximum(0, end[order] - np.maximum(start[order], before))
+    owned[order] = np.maximum(end[order] - begins, 0)
     return owned
 
 
 def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
     """Return, per group, the length of the union of its intervals."""
-    order = np.lexsort((start, group))
+    order = sorting(group, start)
     group, start, end = group[order], start[order], end[order]
+    first = group[1:] != group[:-1]
+    finished = end if (first | (end[1:] >= end[:-1])).all() else _finished(group, end)
+    length = end - start
+    # What an interval adds begins where those of its group before it have ended.
+    np.minimum(length[1:], np.where(first, length[1:], end[1:] - finished[:-1]), out=length[1:])
+    total = np.zeros(count, np.int64)
+    np.add.at(total, group, np.maximum(length, 0, out=length))
+    return total
+
+
+def _finished(group: Ints, end: Ints) -> Ints:
+    """Return when the intervals of the group up to each one have all ended; groups come one after the other."""
     # Ends as ranks, each group lifted above the last: one running maximum serves all groups and cannot overflow.
     by_end = np.argsort(end, kind="stable")
     rank = np.empty(len(end), np.int64)
     rank[by_end] = np.arange(len(end))
     lift = group * len(end)
-    running = np.maximum.accumulate(rank + lift)
-    first = np.diff(group, prepend=-1) != 0
-    earlier = np.where(first, 0, np.roll(running, 1) - lift)
-    before = np.where(first, start, end[by_end[earlier]])
-    total = np.zeros(count, np.int64)
-    np.add.at(total, group, np.maximum(0, end - np.maximum(start, before)))
-    return total
+    return end[by_end[np.maximum.accumulate(rank + lift) - lift]]
 
 
 @frozen(eq=False)
@@ -89,11 +92,12 @@ def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
 
     ``tie`` orders operations that start together: the first of them ends the gap.
     """
-    order = by_start(start, (tie,))
-    finished = np.maximum.accumulate(np.concatenate([[window[0]], end[order]]))
+    order = sorting(start, tie)
+    finished = np.concatenate([[window[0]], end[order]])
+    np.maximum.accumulate(finished, out=finished)
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
-    next_op = np.concatenate([order, [-1]])
+    next_op = np.append(np.arange(len(start))[order], -1)
     return Gaps(finished[idle], begins[idle], next_op[idle])
 
 
@@ -117,20 +121,21 @@ def idle_blocks(
     cause code per position of ``calls``. The pieces of a gap cover it exactly; those of some gaps are yielded at a
     time, so that memory stays small.
     """
-    for index, key in enumerate(thread):
-        mine = np.flatnonzero(launch_thread == index)
-        lines = ranges.timeline(key), calls.timeline(key)
-        for at in range(0, len(mine), _BLOCK):
-            yield _cut(found, mine[at : at + _BLOCK], *lines, call_cause)
+    with ThreadPoolExecutor(_WORKERS) as pool:  # numpy works without the GIL
+        for index, key in enumerate(thread):
+            mine = np.flatnonzero(launch_thread == index)
+            cut = partial(_cut, found, ranges.timeline(key), calls.timeline(key), call_cause)
+            yield from pool.map(cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
     lost = np.flatnonzero(launch_thread < 0)
     unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
     yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
 
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
+_WORKERS = 2
 
 
-def _cut(found: Gaps, which: Ints, ranges: Timeline, calls: Timeline, call_cause: Ints) -> IdlePieces:
+def _cut(found: Gaps, ranges: Timeline, calls: Timeline, call_cause: Ints, which: Ints) -> IdlePieces:
     start, end = found.start[which], found.end[which]
     range_edges, range_owner = ranges.between(start[0], end[-1])
     call_edges, call_owner = calls.between(start[0], end[-1])
