@@ -50,9 +50,16 @@ class Source(Protocol):
         """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
         ...
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
         """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
         ...
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; one in one piece is not copied (`combine_chunks` always copies)."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def product(factors: Sequence[Ints]) -> Ints:

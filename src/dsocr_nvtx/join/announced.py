@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers
 from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX, FIELD_INDEX, PAYLOAD_FIELDS, parse_announcement
 from dsocr_nvtx.schema.records import Stage
@@ -31,7 +31,7 @@ class Announced:
 
 def read_announced(announcements: pa.Table) -> Announced:
     """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
-    texts = announcements["text"].combine_chunks()
+    texts = whole(announcements["text"])
     ours = pc.starts_with(texts, ANNOUNCE_PREFIX).to_numpy(zero_copy_only=False)
     rows, (path, words, values) = np.flatnonzero(ours), _parse(texts.filter(pa.array(ours)))
     good = (path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage))

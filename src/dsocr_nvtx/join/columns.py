@@ -6,23 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.ingest.words import distinct
 
 Ints = npt.NDArray[np.int64]
 
 
-def whole(table: pa.Table, name: str) -> pa.Array:
-    """Return a column as one array; a column in one piece is not copied (`combine_chunks` always copies)."""
-    column = table[name]
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
 def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     """Return an integer column as int64, nulls as ``missing``."""
-    column = whole(table, name)
+    column = whole(table[name])
     if column.null_count:
         column = column.fill_null(missing)
     return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
@@ -30,12 +22,12 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
 
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows of a column are not null."""
-    return np.asarray(whole(table, name).is_valid().to_numpy(zero_copy_only=False), bool)
+    return np.asarray(whole(table[name]).is_valid().to_numpy(zero_copy_only=False), bool)
 
 
 def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     """Return a dictionary column as (code per row, words); equal words have one code."""
-    column = whole(table if table[name].num_chunks == 1 else table.select([name]).unify_dictionaries(), name)
+    column = whole((table if table[name].num_chunks == 1 else table.select([name]).unify_dictionaries())[name])
     return np.asarray(column.indices.to_numpy(zero_copy_only=False), np.int64), column.dictionary.to_pylist()
 
 
@@ -74,7 +66,7 @@ def _narrow(key: Ints) -> npt.NDArray[np.integer[Any]]:
 
 def joined_bytes(table: pa.Table, name: str) -> memoryview:
     """Return the values of a binary column end to end, nulls left out."""
-    column = table[name].drop_null().combine_chunks()
+    column = whole(table[name].drop_null() if table[name].null_count else table[name])
     if not len(column):
         return memoryview(b"")
     edges = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
