@@ -96,7 +96,8 @@ class PageColumns:
             make = blob_array if binary else text_array
             return make(chunk.flat, place, length), dict(zip(over.tolist(), rowid[over].tolist(), strict=True))
 
-        parts = list(pages.chunks(self.file, self.parts, parse))
+        wanted = self.parts if rows is None else self.parts.holding(rows)
+        parts = list(pages.chunks(self.file, wanted, parse))
         if sum(len(over) for _, over in parts) > _MOST_OVERFLOWING:
             raise cells.NotPlain("many values on overflow pages")
         return pa.chunked_array([self._patched(name, array, over) for array, over in parts], kind)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.ingest.source import NULL, Ints, Source
+from dsocr_nvtx.schema.tables import repeat
 
 
 class Names:
@@ -67,7 +68,7 @@ def words(identifiers: Ints, names: Names | Mapping[int, str]) -> pa.DictionaryA
     """Return the texts of string ids as a dictionary column; an id without a text becomes ``#id``."""
     ids, codes = distinct(identifiers)
     if not len(identifiers):
-        return constant("", 0)
+        return dictionary(identifiers, [""])
     texts = names.of(ids) if isinstance(names, Names) else [names.get(int(i), f"#{i}") for i in ids]
     return dictionary(codes, texts)
 
@@ -80,9 +81,9 @@ def dictionary(codes: Ints, texts: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(recode.take(codes)), pa.array(list(unique), pa.string()))
 
 
-def constant(word: str, length: int) -> pa.DictionaryArray:
+def constant(word: str, length: int) -> pa.ChunkedArray:
     """Return a dictionary column of one word."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), [word])
+    return repeat(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), [word])[0], length)
 
 
 def labels(identifiers: Ints, plain: pa.Array, names: Names) -> pa.DictionaryArray:
