@@ -16,7 +16,7 @@ from attrs import frozen
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.announced import Announced, last_told
 from dsocr_nvtx.join.attribution import Attribution, Bucket
-from dsocr_nvtx.join.captures import Captures, captures
+from dsocr_nvtx.join.captures import Captures
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.nesting import Forest
@@ -94,15 +94,14 @@ def captured_ranges(ranges: Forest, nvtx: pa.Table, windows: Captures) -> Ints:
 
 
 def replay(
-    trace: Trace, announced: Announced, costs: RangeCosts, ranges: Forest, found: Attribution
+    trace: Trace, announced: Announced, costs: RangeCosts, ranges: Forest, found: Attribution, within: Ints
 ) -> tuple[Ranges, Attribution]:
     """Return the ranges with those of every replay beside them, and every operation with the range it belongs to.
 
+    ``within`` says which ranges were captured (`captured_ranges`).
     Operations of a graph whose nodes the trace did not see made, or made outside ranges, stay with the range that
     launched the graph.
     """
-    windows = captures(trace.launches)
-    within = captured_ranges(ranges, trace.nvtx, windows)
     origin = np.zeros(len(trace.nvtx), np.int64)
     origin[ranges.order[within >= 0]] = list(Origin).index(Origin.CAPTURED)
     plain = Ranges(trace.nvtx, costs, ranges, origin)
