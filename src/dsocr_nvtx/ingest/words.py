@@ -54,7 +54,7 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
         codes[order] = np.cumsum(new) - 1
         return values[order[new]], codes
     if high == low:
-        return values[:1], np.zeros(len(values), np.int64)
+        return values[:1], np.broadcast_to(np.int64(0), len(values))
     seen = np.zeros(high - low + 1, bool)
     offset = values - low
     seen[offset] = True

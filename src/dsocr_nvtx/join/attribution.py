@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, groups, known, numbers, sorting, taken
+from dsocr_nvtx.join.columns import Ints, groups, known, numbers, rows_of, sorting, taken
 from dsocr_nvtx.join.nesting import Forest
 
 
@@ -59,22 +59,16 @@ def _code(bucket: Bucket) -> int:
 
 def match_calls(operations: pa.Table, launches: pa.Table) -> Ints:
     """Return the row of each operation's API call; of several with one id, the first made; -1 where there is none."""
-    if not len(launches):
-        return np.full(len(operations), -1)
-    key = _call_key(numbers(launches, "pid"), numbers(launches, "correlation_id"))
-    order = sorting(key, numbers(launches, "start_ns"))
-    key = key[order]
-    wanted = _call_key(numbers(operations, "pid"), numbers(operations, "correlation_id"))
-    place = np.minimum(np.searchsorted(key, wanted, side="left"), len(key) - 1)
-    missing = (key[place] != wanted) | ~known(operations, "correlation_id")
-    found = place if isinstance(order, slice) else order[place]
-    found[missing] = -1
-    return found
+    order = sorting(numbers(launches, "start_ns"))
+    made = numbers(launches, "pid")[order], _correlations(launches)[order]
+    found = rows_of(*made, numbers(operations, "pid"), _correlations(operations))
+    if operations["correlation_id"].null_count:
+        found[~known(operations, "correlation_id")] = -1
+    return found if isinstance(order, slice) else np.where(found >= 0, order[found], -1)
 
 
-def _call_key(pid: Ints, correlation: Ints) -> Ints:
-    # Process ids take 24 bits in nsys's global ids and correlation ids 32 in CUPTI's records.
-    return (pid << 32) + (correlation & 0xFFFFFFFF)
+def _correlations(table: pa.Table) -> Ints:
+    return numbers(table, "correlation_id") & 0xFFFFFFFF  # they take 32 bits in CUPTI's records
 
 
 def _inside_other(pid: Ints, time: Ints, ranges: Forest) -> np.ndarray:

@@ -107,6 +107,30 @@ def groups(*keys: Ints) -> tuple[Ints, Ints]:
     return codes, first
 
 
+def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Ints:
+    """Return the row of each wanted (process, number), the first of several, or -1."""
+    answer = np.full(len(wanted), -1)
+    for process in distinct(pid)[0]:
+        mine, asking = np.flatnonzero(pid == process), np.flatnonzero(wanted_pid == process)
+        place = _first_place(taken(number, mine), taken(wanted, asking))
+        answer[asking] = place if len(mine) == len(pid) else np.where(place >= 0, mine[place], -1)
+    return answer
+
+
+def _first_place(values: Ints, wanted: Ints) -> Ints:
+    """Return where each wanted value first stands, or -1; without sorting where values are close to each other."""
+    low, high = int(values.min()), int(values.max())
+    if high - low > 4 * len(values) + 1024:
+        order = sorting(values)
+        ordered = values[order]
+        place = np.minimum(np.searchsorted(ordered, wanted, side="left"), len(values) - 1)
+        return np.where(ordered[place] == wanted, place if isinstance(order, slice) else order[place], -1)
+    place = np.full(high - low + 1, -1)
+    place[values[::-1] - low] = np.arange(len(values) - 1, -1, -1)  # of several, the one written last is the first
+    inside = (wanted >= low) & (wanted <= high)
+    return np.where(inside, place.take(wanted - low, mode="clip"), -1)
+
+
 def latest(key: Ints, time: Ints, wanted_key: Ints, wanted_time: Ints) -> Ints:
     """Return, per wanted (key, time), the position of the last entry of that key not after that time, or -1."""
     keys, times = np.concatenate([key, wanted_key]), np.concatenate([time, wanted_time])

@@ -1,6 +1,7 @@
 """Device time per hooked call: sums, unions, and the owned busy and idle time that adds up to the wall."""
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
@@ -80,7 +81,7 @@ def measure(
     op_busy = np.empty(len(start), np.int64)
     idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
     calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
-    call_cause = _causes(launches)[calls.order] if len(launches) else np.zeros(0, np.int64)
+    call_cause = _causes(launches)[calls.order]
     devices: list[DeviceTime] = []
     longest: list[LongGap] = []
     which, number = distinct(gpu)
@@ -115,9 +116,9 @@ def _total(group: Ints, values: Ints, count: int) -> Ints:
     return total
 
 
-def _causes(launches: pa.Table) -> Ints:
+def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:
     codes, names = coded(launches, "name")
-    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int64)[codes]
+    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int8)[codes]
 
 
 def _tie(operations: pa.Table, mine: Ints, start: Ints) -> Ints:
@@ -150,7 +151,7 @@ def _idle(
     found: Attribution,
     ranges: Forest,
     calls: Forest,
-    call_cause: Ints,
+    call_cause: npt.NDArray[np.int8],
     idle: dict[Cause, Ints],
     op_busy: Ints,
 ) -> tuple[DeviceTime, list[LongGap]]:

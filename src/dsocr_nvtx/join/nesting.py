@@ -122,6 +122,8 @@ def nearest_containers(end: Ints, thread: Ints) -> Ints:
     # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
     # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
     wrong = np.flatnonzero(_contained(end, thread))
+    if not len(wrong):
+        return np.broadcast_to(np.int64(-1), len(end))
     candidate = np.full(len(end), -1)
     candidate[wrong] = wrong - 1
     while len(wrong):

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
 from dsocr_nvtx.join.columns import Ints, sorting
@@ -97,8 +99,8 @@ def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
     np.maximum.accumulate(finished, out=finished)
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
-    next_op = np.append(np.arange(len(start))[order], -1)
-    return Gaps(finished[idle], begins[idle], next_op[idle])
+    next_op = np.where(idle < len(start), idle, -1) if isinstance(order, slice) else np.append(order, -1)[idle]
+    return Gaps(finished[idle], begins[idle], next_op)
 
 
 @frozen(eq=False)
@@ -108,12 +110,17 @@ class IdlePieces:
     start: Ints
     end: Ints
     owner: Ints
-    cause: Ints
+    cause: npt.NDArray[np.integer[Any]]
     gap: Ints
 
 
 def idle_blocks(
-    found: Gaps, thread: list[tuple[int, int]], launch_thread: Ints, ranges: Forest, calls: Forest, call_cause: Ints
+    found: Gaps,
+    thread: list[tuple[int, int]],
+    launch_thread: Ints,
+    ranges: Forest,
+    calls: Forest,
+    call_cause: npt.NDArray[np.integer[Any]],
 ) -> Iterator[IdlePieces]:
     """Cut gaps at every range and call boundary of the thread that makes the next launch.
 
@@ -135,7 +142,9 @@ _BLOCK = 1 << 15
 _WORKERS = 2
 
 
-def _cut(found: Gaps, ranges: Timeline, calls: Timeline, call_cause: Ints, which: Ints) -> IdlePieces:
+def _cut(
+    found: Gaps, ranges: Timeline, calls: Timeline, call_cause: npt.NDArray[np.integer[Any]], which: Ints
+) -> IdlePieces:
     start, end = found.start[which], found.end[which]
     range_edges, range_owner = ranges.between(start[0], end[-1])
     call_edges, call_owner = calls.between(start[0], end[-1])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.columns import Ints, coded, known, numbers, rows_of
 from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level
 
 
@@ -80,16 +80,11 @@ def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
 def _parents(ranges: pa.Table, where: str) -> Ints:
     """Return each row's parent row, or -1. Event ids are unique within a process."""
     pid, event, parent = (numbers(ranges, n) for n in ("pid", "event_id", "parent_id"))
-    missing = ranges["parent_id"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
-    count = len(ranges)
-    key, _ = groups(np.concatenate([pid, pid]), np.concatenate([event, parent]))
-    row = np.full(int(key.max(initial=-1)) + 1, -1)
-    row[key[:count]] = np.arange(count)
-    twice = np.flatnonzero(row[key[:count]] != np.arange(count))
+    twice = np.flatnonzero(rows_of(pid, event, pid, event) != np.arange(len(ranges)))
     if len(twice):
         found = f"event id {event[twice[0]]} of process {pid[twice[0]]} stands for two calls"
         raise Refused(where, found, "record one run in each process, with the hooks attached once")
-    return np.where(missing, -1, row[key[count:]])
+    return np.where(known(ranges, "parent_id"), rows_of(pid, event, pid, parent), -1)
 
 
 def _check(ranges: pa.Table, own: dict[str, Ints], where: str) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded, rows_of, taken
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, own_costs
@@ -102,13 +102,8 @@ class _Calls:
 
 def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints]:
     mine = np.flatnonzero(known(kernels, "event_id"))
-    pid, event, start, end = (numbers(kernels, n)[mine] for n in ("pid", "event_id", "start_ns", "end_ns"))
-    rows = len(ranges)
-    pids, events = np.concatenate([numbers(ranges, "pid"), pid]), np.concatenate([numbers(ranges, "event_id"), event])
-    key, _ = groups(pids, events)
-    row = np.zeros(int(key.max(initial=-1)) + 1, np.int64)
-    row[key[:rows]] = np.arange(rows)
-    return row[key[rows:]], start, end
+    pid, event, start, end = (taken(numbers(kernels, n), mine) for n in ("pid", "event_id", "start_ns", "end_ns"))
+    return rows_of(numbers(ranges, "pid"), numbers(ranges, "event_id"), pid, event), start, end
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
