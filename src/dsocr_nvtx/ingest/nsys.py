@@ -16,10 +16,10 @@ from dsocr_nvtx.ingest.devices import read_devices
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.nsys_nvtx import EVENTS, read_announcements, read_events, read_every_range, read_ranges
 from dsocr_nvtx.ingest.opening import open_source
-from dsocr_nvtx.ingest.source import NULL, Ints, Source, mapped
+from dsocr_nvtx.ingest.source import NULL, Ints, Source, mapped, whole
 from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
-from dsocr_nvtx.ingest.words import Names, constant, words
+from dsocr_nvtx.ingest.words import Names, constant, distinct, words
 from dsocr_nvtx.schema.payload import DOMAIN
 from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, repeat
 
@@ -121,8 +121,9 @@ def _last(table: pa.Table, column: str) -> int:
 
 
 def _pairs(operations: pa.Table) -> tuple[list[int], list[int]]:
-    distinct = operations.select(["pid", "device"]).group_by(["pid", "device"]).aggregate([])
-    return distinct["pid"].to_pylist(), distinct["device"].to_pylist()
+    pid, device = (whole(operations[name]).to_numpy().astype(np.int64) for name in ("pid", "device"))
+    pairs, _ = distinct((pid << 32) | (device & 0xFFFFFFFF))
+    return (pairs >> 32).tolist(), pairs.astype(np.int32).tolist()
 
 
 def _nullable(values: Ints) -> pa.Array | pa.ChunkedArray:

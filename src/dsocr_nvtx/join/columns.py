@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.ingest.words import distinct
+from dsocr_nvtx.schema.tables import is_repeated
 
 Ints = npt.NDArray[np.int64]
 
@@ -15,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     """Return an integer column as int64, nulls as ``missing``."""
     column = table[name]
-    if _is_repeated(column):
+    if column.num_chunks > 1 and is_repeated(column):
         value = column[0].as_py()
         return np.broadcast_to(np.int64(missing if value is None else value), len(column))
     column = whole(column)
@@ -24,17 +25,10 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
 
 
-def _is_repeated(column: pa.ChunkedArray) -> bool:
-    """Say whether a column is one value that `repeat` made long."""
-    places = {(chunk.buffers()[1].address, chunk.offset) for chunk in column.chunks if chunk.buffers()[1] is not None}
-    if column.num_chunks < 2 or len(places) != 1:
-        return False
-    first = column.chunk(0)
-    return first.null_count in (0, len(first)) and len(first.unique()) == 1
-
-
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows of a column are not null."""
+    if not table[name].null_count:
+        return np.broadcast_to(np.True_, len(table))
     return np.asarray(whole(table[name]).is_valid().to_numpy(zero_copy_only=False), bool)
 
 

@@ -42,9 +42,13 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
     every, found, measured = _measured(trace, where, priced=priced)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
-    kernels = kernel_table(trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
-    weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
-    table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
+    with ThreadPoolExecutor(1) as aside:
+        tabling = aside.submit(
+            kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges
+        )
+        weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
+        table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
+        kernels = tabling.result()
     accounting = account(trace, kernels, every, found, measured)
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")

@@ -58,26 +58,33 @@ def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
 
 def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
     """Return, per group, the length of the union of its intervals."""
-    order = sorting(group, start)
+    order = sorting(start)
     group, start, end = group[order], start[order], end[order]
-    first = group[1:] != group[:-1]
-    finished = end if (first | (end[1:] >= end[:-1])).all() else _finished(group, end)
-    length = end - start
-    # What an interval adds begins where those of its group before it have ended.
-    np.minimum(length[1:], np.where(first, length[1:], end[1:] - finished[:-1]), out=length[1:])
+    crossing = start[1:] < np.maximum.accumulate(end)[:-1]
+    meets = np.append(crossing, False) | np.insert(crossing, 0, False)
+    length = end - start  # which is all there is to an interval that meets no other
+    some = np.flatnonzero(meets)
+    length[some] = _added(group[some], start[some], end[some])
     total = np.zeros(count, np.int64)
-    np.add.at(total, group, np.maximum(length, 0, out=length))
+    np.add.at(total, group, length)
     return total
 
 
-def _finished(group: Ints, end: Ints) -> Ints:
-    """Return when the intervals of the group up to each one have all ended; groups come one after the other."""
+def _added(group: Ints, start: Ints, end: Ints) -> Ints:
+    """Return what each interval, in order of start, adds to the union of those of its group before it."""
+    order = sorting(group)
+    group, start, end = group[order], start[order], end[order]
     # Ends as ranks, each group lifted above the last: one running maximum serves all groups and cannot overflow.
     by_end = np.argsort(end, kind="stable")
     rank = np.empty(len(end), np.int64)
     rank[by_end] = np.arange(len(end))
     lift = group * len(end)
-    return end[by_end[np.maximum.accumulate(rank + lift) - lift]]
+    finished = end[by_end[np.maximum.accumulate(rank + lift) - lift]]
+    begins = start.copy()
+    begins[1:] = np.where(group[1:] == group[:-1], np.maximum(start[1:], finished[:-1]), start[1:])
+    added = np.empty(len(group), np.int64)
+    added[order] = np.maximum(end - begins, 0)
+    return added
 
 
 @frozen(eq=False)

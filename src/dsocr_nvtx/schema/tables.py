@@ -330,6 +330,18 @@ def repeat(value: pa.Scalar, length: int) -> pa.ChunkedArray:
     return pa.chunked_array([piece] * pieces + ([piece[:rest]] if rest else []), value.type)
 
 
+def is_repeated(column: pa.ChunkedArray) -> bool:
+    """Say whether a column of several pieces is one value that `repeat` made long."""
+    first = column.chunk(0)
+    places = {(piece.buffers()[1].address, piece.offset) for piece in column.chunks}
+    if len(places) != 1 or pa.types.is_dictionary(column.type):
+        return False
+    if first.null_count:
+        return bool(first.null_count == len(first))
+    values = first.to_numpy()
+    return bool((values == values[0]).all())
+
+
 def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values if values.type == kind else values.cast(kind)
