@@ -75,22 +75,16 @@ def _short_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tu
     if kinds.size and kinds.max() >= 0x80:
         return None
     found: dict[int, tuple[Kinds, Ints]] = {}
-    place = chunk.header_end
+    place, skipped = chunk.header_end, 0
+    alike = (kinds == kinds[:, :1]).all(axis=1).tolist()
     for position, kind in enumerate(kinds):
         if position in positions:
-            found[position] = (kind, place)
-        place = place + _size(kind)
+            found[position] = (kind, place + skipped if skipped else place)
+        if alike[position]:  # all rows' values are of one size: nothing is looked up
+            skipped += int(_SHORT_SIZES[kind[0]])
+        else:
+            place = place + _SHORT_SIZES.take(kind, mode="clip")
     return found
-
-
-def _size(kind: Kinds) -> Ints | np.int64:
-    """Return how many bytes values of these types take; one number where all are of one type."""
-    if kind.size and (kind == kind[0]).all():
-        kind = kind[:1]
-    size = _SIZES.take(kind, mode="clip") if kind.max(initial=0) < 12 else _SHORT_SIZES.take(kind, mode="clip")
-    if kind.max(initial=0) >= len(_SHORT_SIZES):
-        size = np.where(kind >= 12, (kind.astype(np.int64) - 12) >> 1, size)
-    return size[0] if len(size) == 1 else size
 
 
 def _any_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tuple[Kinds, Ints]]:
@@ -105,7 +99,11 @@ def _any_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tupl
             raise NotPlain("a value longer than any")
         if position in positions:
             found[position] = (np.where(missing, -1, kind), place)
-        at, place = after, place + _size(kind)
+        if kind.size and (kind == kind[0]).all():
+            size = (kind[:1] - 12) >> 1 if kind[0] >= 12 else _SIZES[kind[:1]]
+        else:
+            size = np.where(kind >= 12, (kind - 12) >> 1, _SIZES.take(kind, mode="clip"))
+        at, place = after, place + size
     return found
 
 

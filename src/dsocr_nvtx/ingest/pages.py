@@ -100,7 +100,7 @@ class PageFile:
         if numbers[0] == 1:
             raise NotPlain("the first page holds a header")
         # The children of one page are of one kind; the leaves themselves are checked again when they are read.
-        some = numbers[:: max(1, len(numbers) // 64)]
+        some = numbers[:: max(1, len(numbers) // 8)]
         return np.concatenate([self.read(some[i : i + 1])[:1] for i in range(len(some))])
 
     def _children(self, number: int) -> Ints:

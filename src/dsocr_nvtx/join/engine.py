@@ -43,9 +43,7 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     every, found, measured = _measured(trace, where, priced=priced)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     with ThreadPoolExecutor(1) as aside:
-        tabling = aside.submit(
-            kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges
-        )
+        tabling = aside.submit(kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
         weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
         table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
         kernels = tabling.result()

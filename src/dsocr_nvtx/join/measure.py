@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.attribution import Attribution
 from dsocr_nvtx.ingest.words import distinct
+from dsocr_nvtx.join.attribution import Attribution
 from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, sorting, taken
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import (
