@@ -142,6 +142,8 @@ def decode_json(texts: pa.Array) -> pa.Array:
     Numbers are read as exact integers. Python's ``nvtx`` nests each scalar under the name of its type.
     """
     texts = pc.if_else(pc.starts_with(texts, "{"), texts, pa.scalar(None, texts.type))
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts), pa.binary())
     found = _decode_alike(texts.drop_null())
     if found is None:
         return pa.array([None if t is None else decode_one_json(t) for t in texts.to_pylist()], pa.binary())

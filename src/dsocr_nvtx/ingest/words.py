@@ -55,13 +55,14 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
         return values[order[new]], codes
     if high == low:
         return values[:1], np.broadcast_to(np.int64(0), len(values))
-    seen = np.zeros(high - low + 1, bool)
-    offset = values - low
+    base = 0 if 0 <= low and high <= 4 * len(values) + 1024 else low
+    offset = values - base if base else values
+    seen = np.zeros(high - base + 1, bool)
     seen[offset] = True
     found = np.flatnonzero(seen)
     code = np.zeros(len(seen), np.int64)
     code[found] = np.arange(len(found))
-    return found + low, code.take(offset)
+    return found + base, code.take(offset)
 
 
 def words(identifiers: Ints, names: Names | Mapping[int, str]) -> pa.DictionaryArray:
