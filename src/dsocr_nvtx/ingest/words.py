@@ -55,7 +55,7 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
         return values[order[new]], codes
     if high == low:
         return values[:1], np.broadcast_to(np.int64(0), len(values))
-    base = 0 if 0 <= low and high <= 4 * len(values) + 1024 else low
+    base = 0 if low >= 0 and high <= 4 * len(values) + 1024 else low
     offset = values - base if base else values
     seen = np.zeros(high - base + 1, bool)
     seen[offset] = True
