@@ -121,6 +121,9 @@ def _last(table: pa.Table, column: str) -> int:
 
 
 def _pairs(operations: pa.Table) -> tuple[list[int], list[int]]:
+    pids, devices = (operations[name].unique().to_pylist() for name in ("pid", "device"))
+    if min(len(pids), len(devices)) <= 1:  # nothing to pair row by row
+        return pids * len(devices), devices * len(pids)
     pid, device = (whole(operations[name]).to_numpy().astype(np.int64) for name in ("pid", "device"))
     pairs, _ = distinct((pid << 32) | (device & 0xFFFFFFFF))
     return (pairs >> 32).tolist(), pairs.astype(np.int32).tolist()
