@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from attrs import evolve, frozen
 
@@ -43,10 +44,13 @@ def run_task(name: str, report: Path) -> Taken:
     return Taken(float(seconds), int(kilobytes) // 1024, " ".join(note))
 
 
-def rounds(name: str, report: Path, count: int) -> Taken:
-    """Return the median of several processes."""
-    found = sorted((run_task(name, report) for _ in range(count)), key=lambda taken: taken.seconds)
-    return evolve(found[len(found) // 2], megabytes=max(one.megabytes for one in found))
+def rounds(names: Sequence[str], report: Path, count: int) -> dict[str, list[Taken]]:
+    """Return what several processes of each task took, in rounds: other work on the machine then meets all alike."""
+    taken: dict[str, list[Taken]] = {name: [] for name in names}
+    for _ in range(count):
+        for name in names:
+            taken[name].append(run_task(name, report))
+    return taken
 
 
 def machine() -> str:
@@ -73,21 +77,24 @@ def present(name: str) -> str:
 
 def table(report: Path, count: int, show: Callable[[str], None]) -> list[str]:
     """Return the rows of one report's table."""
-    taken: dict[str, Taken] = {}
+    missing = {name: present(name) for name in TASKS}
+    taken = rounds([name for name in TASKS if not missing[name]], report, count)
+    rows = ["| what | seconds | best | of the bare read | peak MB | |", "|---|---:|---:|---:|---:|---|"]
     for name in TASKS:
-        why = present(name)
-        taken[name] = (
-            Taken(float("nan"), 0, why)
-            if why
-            else rounds(name, report, 1 if name in ("nsys stats", "nsys-ai") else count)
-        )
-        show(f"{name}: {taken[name].seconds:.2f} s, {taken[name].megabytes} MB {taken[name].note}")
-    floor = taken["bare sqlite3 read"].seconds
-    rows = ["| what | seconds | of the bare read | peak MB | |", "|---|---:|---:|---:|---|"]
-    for name, one in taken.items():
-        times = f"{one.seconds:.2f} | {one.seconds / floor:.2f}" if one.seconds == one.seconds else "- | -"
-        rows.append(f"| {name} | {times} | {one.megabytes or '-'} | {one.note} |")
+        rows.append(_row(name, taken[name], taken["bare sqlite3 read"]) if name in taken else _absent(name, missing))
+        show(rows[-1])
     return rows
+
+
+def _row(name: str, taken: list[Taken], floor: list[Taken]) -> str:
+    seconds = [one.seconds for one in taken]
+    ratio = median(one / bare.seconds for one, bare in zip(seconds, floor, strict=True))
+    most = max(one.megabytes for one in taken)
+    return f"| {name} | {median(seconds):.2f} | {min(seconds):.2f} | {ratio:.2f} | {most} | {taken[0].note} |"
+
+
+def _absent(name: str, why: dict[str, str]) -> str:
+    return f"| {name} | - | - | - | - | {why[name]} |"
 
 
 def _generated(path: Path, size: Size) -> Path:
@@ -111,7 +118,10 @@ def main() -> None:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     words = f"python -m tests.bench.compare {' '.join(sys.argv[1:])}"
     lines = ["# The join beside its peers", "", f"{now}. {machine()}. Command: `{words}`.", ""]
-    lines += [f"Median of {given.rounds} processes each, the peers once. Seconds leave out imports; memory is all."]
+    lines += [
+        f"Medians of {given.rounds} rounds of one process each (of ten times the rows, one); the ratio is the median "
+        "of the ratios within a round. Seconds leave out imports; memory is all."
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for factor in dict.fromkeys((1, given.times)):
             big = evolve(size, kernels=size.kernels * factor, calls=size.calls * factor, ranges=size.ranges * factor)

@@ -38,15 +38,16 @@ def varint(flat: Bytes, at: Ints) -> tuple[Ints, Ints]:
     for length in range(2, 10):
         if not len(more):
             break
-        byte = flat.take(at[more] + (length - 1), mode="clip").astype(np.int64)
-        value[more] = value[more] << 8 | byte if length == 9 else value[more] << 7 | byte & 0x7F
-        after[more] += 1
+        rows = slice(None) if len(more) == len(at) else more  # mostly all are of one length, and nothing is picked
+        byte = flat.take(at[rows] + (length - 1), mode="clip")
+        value[rows] = value[rows] << 8 | byte if length == 9 else value[rows] << 7 | byte & 0x7F
+        after[rows] += 1
         more = more[byte >= 0x80] if length < 9 else more[:0]
     return value, after
 
 
 _SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0], np.int64)
-_SHORT_SIZES = np.array([*_SIZES, *((kind - 12) // 2 for kind in range(12, 128))], np.uint8)
+_SHORT_SIZES = np.array([*_SIZES, *((kind - 12) // 2 for kind in range(12, 128))], np.int64)
 
 PADDING = 256
 """Bytes after the last page in a chunk, so that wide loads stay inside."""
@@ -74,11 +75,15 @@ def _short_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tu
     if kinds.size and kinds.max() >= 0x80:
         return None
     found: dict[int, tuple[Kinds, Ints]] = {}
-    place = chunk.header_end.copy()
-    for position in range(count):
+    place, skipped = chunk.header_end, 0
+    alike = (kinds == kinds[:, :1]).all(axis=1).tolist()
+    for position, kind in enumerate(kinds):
         if position in positions:
-            found[position] = (kinds[position], place.copy())
-        place += _SHORT_SIZES.take(kinds[position], mode="clip")
+            found[position] = (kind, place + skipped if skipped else place)
+        if alike[position]:  # all rows' values are of one size: nothing is looked up
+            skipped += int(_SHORT_SIZES[kind[0]])
+        else:
+            place = place + _SHORT_SIZES.take(kind, mode="clip")
     return found
 
 
@@ -88,13 +93,17 @@ def _any_fields(chunk: Chunk, positions: set[int], count: int) -> dict[int, tupl
     for position in range(count):
         kind, after = varint(chunk.flat, at)
         missing = at >= chunk.header_end
-        kind = np.where(missing, 0, kind)
+        if missing.any():
+            kind[missing], after[missing] = 0, at[missing]
         if kind.size and (kind.max() > 1 << 32 or kind.min() < 0):
             raise NotPlain("a value longer than any")
-        size = np.where(kind >= 12, (kind - 12) >> 1, _SIZES.take(kind, mode="clip"))
         if position in positions:
             found[position] = (np.where(missing, -1, kind), place)
-        at, place = np.where(missing, at, after), place + size
+        if kind.size and (kind == kind[0]).all():
+            size = (kind[:1] - 12) >> 1 if kind[0] >= 12 else _SIZES[kind[:1]]
+        else:
+            size = np.where(kind >= 12, (kind - 12) >> 1, _SIZES.take(kind, mode="clip"))
+        at, place = after, place + size
     return found
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
+from dsocr_nvtx.ingest.source import whole as concatenated
 from dsocr_nvtx.ingest.texts import plain_text
 
 _REEXPORT = "export it again: nsys export -t parquetdir REPORT.nsys-rep"
@@ -110,20 +111,18 @@ class FolderOfTables:
         with _refusing(self.path):
             return pc.utf8_slice_codeunits(found.cast(pa.string()), 0, TEXT_LIMIT)
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
         """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
         found = self._column(table, column, rows)
         if pa.types.is_binary(found.type) or pa.types.is_large_binary(found.type):
-            return found.cast(pa.binary())
-        return pa.nulls(len(found), pa.binary())
+            return pa.chunked_array([found.cast(pa.binary())])
+        return pa.chunked_array([pa.nulls(len(found), pa.binary())])
 
     def _column(self, table: str, column: str, rows: Mask | None) -> pa.Array:
         if not self.has(table, column):
             whole = self.integers(table, ["rowid"])["rowid"]  # no such column: a NULL for every row
             return pa.nulls(len(whole) if rows is None else int(rows.sum()), pa.string())
-        found = self._read(table, [column])[column].combine_chunks()
-        if isinstance(found, pa.ChunkedArray):
-            found = pa.concat_arrays(found.chunks) if found.num_chunks else pa.array([], found.type)
+        found = concatenated(self._read(table, [column])[column])
         if pa.types.is_dictionary(found.type):
             found = found.cast(found.type.value_type)
         return found if rows is None else found.filter(pa.array(rows))

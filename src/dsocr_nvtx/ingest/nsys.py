@@ -8,6 +8,7 @@ columns come and go between versions; row order means nothing; ``globalTid`` pac
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
@@ -15,12 +16,12 @@ from dsocr_nvtx.ingest.devices import read_devices
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.nsys_nvtx import EVENTS, read_announcements, read_events, read_every_range, read_ranges
 from dsocr_nvtx.ingest.opening import open_source
-from dsocr_nvtx.ingest.source import NULL, Ints, Source
+from dsocr_nvtx.ingest.source import NULL, Ints, Source, mapped, whole
 from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
-from dsocr_nvtx.ingest.words import Names, constant, words
+from dsocr_nvtx.ingest.words import Names, constant, distinct, words
 from dsocr_nvtx.schema.payload import DOMAIN
-from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform
+from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, repeat
 
 _RUNTIME_API, _DRIVER_API = 0, 1
 _COPY_KINDS = {1: "host to device", 2: "device to host", 8: "device to device", 10: "peer to peer"}
@@ -120,14 +121,18 @@ def _last(table: pa.Table, column: str) -> int:
 
 
 def _pairs(operations: pa.Table) -> tuple[list[int], list[int]]:
-    distinct = operations.select(["pid", "device"]).group_by(["pid", "device"]).aggregate([])
-    return distinct["pid"].to_pylist(), distinct["device"].to_pylist()
+    pids, devices = (operations[name].unique().to_pylist() for name in ("pid", "device"))
+    if min(len(pids), len(devices)) <= 1:  # nothing to pair row by row
+        return pids * len(devices), devices * len(pids)
+    pid, device = (whole(operations[name]).to_numpy().astype(np.int64) for name in ("pid", "device"))
+    pairs, _ = distinct((pid << 32) | (device & 0xFFFFFFFF))
+    return (pairs >> 32).tolist(), pairs.astype(np.int32).tolist()
 
 
-def _nullable(values: Ints) -> pa.Array:
+def _nullable(values: Ints) -> pa.Array | pa.ChunkedArray:
     missing = values == NULL
     if missing.all():
-        return pa.nulls(len(values), pa.int64())
+        return repeat(pa.scalar(None, pa.int64()), len(values))
     return pa.array(values, pa.int64(), mask=missing) if missing.any() else pa.array(values, pa.int64())
 
 
@@ -197,11 +202,11 @@ def _operation(
     blocks: Ints | None = None, threads: Ints | None = None, size: Ints | None = None,
 ) -> pa.Table:  # fmt: skip
     _check_times(report, table, c)
-    nothing = np.zeros(len(c["start"]), np.int64)
+    nothing = np.broadcast_to(np.int64(0), len(c["start"]))
     return conform(
         {
             "pid": pid_of(c["globalPid"]),
-            "device": c["deviceId"].astype(np.int32),
+            "device": mapped(_as_int32, c["deviceId"]),
             "stream": c["streamId"],
             "start_ns": c["start"],
             "end_ns": c["end"],
@@ -209,12 +214,16 @@ def _operation(
             "operation": constant(operation, len(nothing)),
             "name": name,
             "blocks": nothing if blocks is None else blocks,
-            "threads": (nothing if threads is None else threads).astype(np.int32),
+            "threads": mapped(_as_int32, nothing if threads is None else threads),
             "bytes": nothing if size is None else size,
             "graph_node_id": _nullable(c["graphNodeId"]),
         },
         OPERATIONS,
     )
+
+
+def _as_int32(values: Ints) -> npt.NDArray[np.int32]:
+    return values.astype(np.int32)
 
 
 def _graph_nodes(report: Source) -> pa.Table:

@@ -15,7 +15,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source
-from dsocr_nvtx.ingest.words import Names, constant, dictionary, distinct, labels, words
+from dsocr_nvtx.ingest.words import Names, dictionary, distinct, labels, words
 from dsocr_nvtx.schema.payload import MARK_PREFIX
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, EVERY_RANGE, NVTX, conform
@@ -122,7 +122,7 @@ def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:
             "start_ns": c["start"],
             "end_ns": pa.array(c["end"], mask=c["end"] == NULL),
             "name": _full_names(report, events, rows, names),
-            "style": dictionary(started, ["PushPop", "StartEnd"]) if len(started) else constant("PushPop", 0),
+            "style": dictionary(started, ["PushPop", "StartEnd"]),
         },
         EVERY_RANGE,
     )
@@ -143,7 +143,7 @@ def _full_names(report: Source, events: Events, rows: Mask, names: Names) -> pa.
         pids[place // max(len(domains), 1)].tolist(), domains[place % max(len(domains), 1)].tolist(), strict=True
     )
     full = [f"{said.get(key, '')}:{words_of[at]}" for key, at in zip(keys, word.tolist(), strict=True)]
-    return dictionary(codes, full) if len(codes) else constant("", 0)
+    return dictionary(codes, full or [""])
 
 
 def check_times(report: Source, start: Ints, end: Ints) -> None:

@@ -9,7 +9,7 @@ Pages are read in chunks that fit a processor's cache, several chunks at a time:
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.ingest.cells import PADDING, Bytes, Chunk, Ints, NotPlain, varint
+from dsocr_nvtx.ingest.source import Mask
 
 _LEAF, _INTERIOR = 0x0D, 0x05
 _CHUNK_BYTES = 1 << 20
@@ -99,7 +100,7 @@ class PageFile:
         if numbers[0] == 1:
             raise NotPlain("the first page holds a header")
         # The children of one page are of one kind; the leaves themselves are checked again when they are read.
-        some = numbers[:: max(1, len(numbers) // 64)]
+        some = numbers[:: max(1, len(numbers) // 8)]
         return np.concatenate([self.read(some[i : i + 1])[:1] for i in range(len(some))])
 
     def _children(self, number: int) -> Ints:
@@ -119,15 +120,17 @@ T = TypeVar("T")
 
 @frozen(eq=False)
 class Parts:
-    """A table's leaf pages in parts that fit a cache, and how many rows come before each; the last number is all."""
+    """A table's leaf pages in parts that fit a cache, how many rows come before each, and how many there are."""
 
     pages: list[Ints]
     firsts: list[int]
+    rows: int
 
-    @property
-    def rows(self) -> int:
-        """How many rows the table has."""
-        return self.firsts[-1]
+    def holding(self, wanted: Mask) -> "Parts":
+        """Return the parts in which some row is wanted."""
+        ends = [*self.firsts[1:], self.rows]
+        some = [bool(wanted[first:end].any()) for first, end in zip(self.firsts, ends, strict=True)]
+        return Parts(list(compress(self.pages, some)), list(compress(self.firsts, some)), self.rows)
 
 
 def parts_of(file: PageFile, root: int) -> Parts:
@@ -136,7 +139,8 @@ def parts_of(file: PageFile, root: int) -> Parts:
     step = max(1, _CHUNK_BYTES // file.page_size)
     pages = [leaves[at : at + step] for at in range(0, len(leaves), step)]
     with ThreadPoolExecutor(_workers(len(pages))) as pool:
-        return Parts(pages, list(accumulate(pool.map(lambda part: _count(file, part), pages), initial=0)))
+        *firsts, rows = accumulate(pool.map(lambda part: _count(file, part), pages), initial=0)
+    return Parts(pages, firsts, rows)
 
 
 def chunks(file: PageFile, parts: Parts, parse: Callable[[Chunk, int], T]) -> Iterator[T]:
@@ -166,8 +170,9 @@ def _chunk(file: PageFile, numbers: Ints) -> Chunk:
     if (count * 2 + 8 > file.usable).any():
         raise NotPlain("more cells than a page holds")
     page = np.repeat(base, count)
-    pointer = page + 8 + 2 * (np.arange(len(page)) - np.repeat(np.cumsum(count) - count, count))
-    cell = page + (flat.take(pointer).astype(np.int64) << 8 | flat.take(pointer + 1))
+    # A page begins with 8 bytes of its own and then where its cells are.
+    pointers = flat[:-PADDING].reshape(len(numbers), -1)[:, 8 : 8 + 2 * int(count.max())].view(">u2")
+    cell = page + pointers[np.arange(pointers.shape[1]) < count[:, None]]
     payload, at = varint(flat, cell)
     rowid, at = varint(flat, at)
     local = _local(payload, file.usable)

@@ -68,11 +68,23 @@ def _entry_dtype(schemas: SchemaTable, domain: int, entry: Entry, depth: int) ->
     return nested
 
 
-def decode_blobs(blobs: pa.Array, domains: Ints, schemas: SchemaTable) -> pa.Array:
+def decode_blobs(blobs: pa.Array | pa.ChunkedArray, domains: Ints, schemas: SchemaTable) -> pa.Array:
     """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null."""
-    edges = np.frombuffer(blobs.buffers()[1], np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)
     values = np.zeros((len(blobs), len(PAYLOAD_FIELDS)), np.int64)
     known = np.zeros(len(blobs), bool)
+    first = 0
+    for part in blobs.chunks if isinstance(blobs, pa.ChunkedArray) else [blobs]:
+        mine = slice(first, first + len(part))
+        _decode_part(part, domains[mine], schemas, values[mine], known[mine])
+        first += len(part)
+    return _records(values, known)
+
+
+def _decode_part(blobs: pa.Array, domains: Ints, schemas: SchemaTable, values: Ints, known: Mask) -> None:
+    """Write the fields of some blobs into ``values``, and into ``known`` which of them have any."""
+    if blobs.null_count == len(blobs):
+        return
+    edges = np.frombuffer(blobs.buffers()[1], np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)
     rows = np.flatnonzero(np.diff(edges) >= _HEADER_BYTES)
     for at in range(0, len(rows), _BLOCK):
         mine = rows[at : at + _BLOCK]
@@ -81,7 +93,6 @@ def decode_blobs(blobs: pa.Array, domains: Ints, schemas: SchemaTable) -> pa.Arr
         length = edges[mine + 1] - edges[mine]
         for key, group in _alike(np.column_stack([domains[mine], heads[:, 1:].view("<i8"), length])):
             values[mine[group]], known[mine[group]] = _decode(data, edges[mine[group]], key.tolist(), schemas)
-    return _records(values, known)
 
 
 _BLOCK = 1 << 14
@@ -131,6 +142,8 @@ def decode_json(texts: pa.Array) -> pa.Array:
     Numbers are read as exact integers. Python's ``nvtx`` nests each scalar under the name of its type.
     """
     texts = pc.if_else(pc.starts_with(texts, "{"), texts, pa.scalar(None, texts.type))
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts), pa.binary())
     found = _decode_alike(texts.drop_null())
     if found is None:
         return pa.array([None if t is None else decode_one_json(t) for t in texts.to_pylist()], pa.binary())

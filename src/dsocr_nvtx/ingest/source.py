@@ -1,8 +1,8 @@
 """What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.integer[Any])
 
 NULL = int(np.iinfo(np.int64).min)
 """Stands for NULL in integer columns; no time, id or size that a tool writes reaches it."""
@@ -50,9 +51,23 @@ class Source(Protocol):
         """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
         ...
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
         """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
         ...
+
+
+def mapped(function: Callable[[Ints], npt.NDArray[Number]], values: Ints) -> npt.NDArray[Number]:
+    """Return a function of each value; of one value that stands in every row and takes no room, another such."""
+    if values.strides == (0,) and len(values):
+        return np.broadcast_to(function(values[:1]), len(values))
+    return function(values)
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; one in one piece is not copied (`combine_chunks` always copies)."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def product(factors: Sequence[Ints]) -> Ints:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest import cells, pages
-from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product, whole
 from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
 from dsocr_nvtx.ingest.texts import decoded, plain_text
 
@@ -126,9 +126,9 @@ class SqliteFile:
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut and made UTF-8."""
-        return self._values(table, column, rows, pa.string())
+        return whole(self._values(table, column, rows, pa.string()))
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
         """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
         return self._values(table, column, rows, pa.binary())
 
@@ -166,10 +166,10 @@ class SqliteFile:
                 raise Refused(self.path, f"{table} holds values that are not integers", _REEXPORT) from cause
         return {name: np.ascontiguousarray(found[name]) for name in names}
 
-    def _values(self, table: str, column: str, rows: Mask | None, kind: pa.DataType) -> pa.Array:
+    def _values(self, table: str, column: str, rows: Mask | None, kind: pa.DataType) -> pa.ChunkedArray:
         if not self.has(table, column):
             count = len(self.integers(table, ["rowid"])["rowid"]) if rows is None else int(rows.sum())
-            return pa.nulls(count, kind)
+            return pa.chunked_array([pa.nulls(count, kind)])
         take = _blob if pa.types.is_binary(kind) else plain_text
         found = self._by_pages(table, lambda reader: reader.values(column, rows, kind))
         if found is not None:
@@ -179,7 +179,7 @@ class SqliteFile:
         with self._refusing():
             every = self._connection.execute(query)
             wanted = every if rows is None else compress(every, rows.tolist())
-            return pa.array([take(one) for (one,) in wanted], kind)
+            return pa.chunked_array([pa.array([take(one) for (one,) in wanted], kind)])
 
 
 def _strict(name: str) -> str:

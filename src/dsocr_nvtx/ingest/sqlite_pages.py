@@ -54,25 +54,24 @@ class PageColumns:
         """Return integer columns, NULL as `NULL`."""
         factors = {name: name.split("*") for name in names if self.layout.positions.keys() >= set(name.split("*"))}
         at = {part: self.layout.positions[part] for parts in factors.values() for part in parts}
-        found = {name: np.empty(self.parts.rows, np.int64) for name in factors}
+        found = {name: Column(self.parts.rows) for name in factors}
 
         def parse(chunk: cells.Chunk, first: int) -> None:
             stored = cells.fields(chunk, [p for p in at.values() if p != _ROWID])
             self._refuse_defaults(stored, at)
-            mine = slice(first, first + len(chunk.rowid))
             for name, parts in factors.items():
-                found[name][mine] = product([_values(chunk, stored, at[part]) for part in parts])
+                found[name].put(first, product([_values(chunk, stored, at[part]) for part in parts]))
 
         deque(pages.chunks(self.file, self.parts, parse), maxlen=0)
         missing = np.broadcast_to(np.int64(NULL), (self.parts.rows,))
-        return {name: found.get(name, missing) for name in names}
+        return {name: found[name].values() if name in found else missing for name in names}
 
     def _refuse_defaults(self, stored: dict[int, tuple[cells.Kinds, Ints]], at: dict[str, int]) -> None:
         for name in self.layout.defaulted & at.keys():
             if (stored[at[name]][0] < 0).any():
                 raise cells.NotPlain("a default stands for a missing value")
 
-    def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> pa.Array:
+    def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> pa.ChunkedArray:
         """Return a text or binary column of the rows in the mask."""
         position = self.layout.positions[name]
         if position == _ROWID:
@@ -97,11 +96,11 @@ class PageColumns:
             make = blob_array if binary else text_array
             return make(chunk.flat, place, length), dict(zip(over.tolist(), rowid[over].tolist(), strict=True))
 
-        parts = list(pages.chunks(self.file, self.parts, parse))
+        wanted = self.parts if rows is None else self.parts.holding(rows)
+        parts = list(pages.chunks(self.file, wanted, parse))
         if sum(len(over) for _, over in parts) > _MOST_OVERFLOWING:
             raise cells.NotPlain("many values on overflow pages")
-        whole = [self._patched(name, array, over) for array, over in parts]
-        return pa.chunked_array(whole, kind).combine_chunks()
+        return pa.chunked_array([self._patched(name, array, over) for array, over in parts], kind)
 
     def _patched(self, name: str, array: pa.Array, over: dict[int, int]) -> pa.Array:
         if not over:
@@ -111,6 +110,30 @@ class PageColumns:
             value = self.fetch(name, rowid)
             values[index] = value if pa.types.is_binary(array.type) else plain_text(value)
         return pa.array(values, array.type)
+
+
+class Column:
+    """An integer column that comes in parts. One value in all rows takes no room: nothing is written for it."""
+
+    def __init__(self, rows: int) -> None:
+        self._whole = np.empty(rows, np.int64)
+        self._alike: list[tuple[int, int, np.int64]] = []
+
+    def put(self, first: int, values: Ints) -> None:
+        """Take the values from row ``first`` on."""
+        if len(values) and (values == values[0]).all():
+            self._alike.append((first, first + len(values), values[0]))
+        else:
+            self._whole[first : first + len(values)] = values
+
+    def values(self) -> Ints:
+        """Return the column, all parts of which were put."""
+        alike = {int(value) for _, _, value in self._alike}
+        if sum(last - first for first, last, _ in self._alike) == len(self._whole) and len(alike) <= 1:
+            return np.broadcast_to(np.int64(*alike), len(self._whole))
+        for first, last, value in self._alike:
+            self._whole[first:last] = value
+        return self._whole
 
 
 def _values(chunk: cells.Chunk, stored: dict[int, tuple[cells.Kinds, Ints]], position: int) -> Ints:

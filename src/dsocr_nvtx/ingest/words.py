@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.ingest.source import NULL, Ints, Source
+from dsocr_nvtx.schema.tables import repeat
 
 
 class Names:
@@ -52,20 +53,23 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
         codes = np.empty(len(values), np.int64)
         codes[order] = np.cumsum(new) - 1
         return values[order[new]], codes
-    seen = np.zeros(high - low + 1, bool)
-    offset = values - low
+    if high == low:
+        return values[:1], np.broadcast_to(np.int64(0), len(values))
+    base = 0 if low >= 0 and high <= 4 * len(values) + 1024 else low
+    offset = values - base if base else values
+    seen = np.zeros(high - base + 1, bool)
     seen[offset] = True
     found = np.flatnonzero(seen)
     code = np.zeros(len(seen), np.int64)
     code[found] = np.arange(len(found))
-    return found + low, code.take(offset)
+    return found + base, code.take(offset)
 
 
 def words(identifiers: Ints, names: Names | Mapping[int, str]) -> pa.DictionaryArray:
     """Return the texts of string ids as a dictionary column; an id without a text becomes ``#id``."""
     ids, codes = distinct(identifiers)
     if not len(identifiers):
-        return constant("", 0)
+        return dictionary(identifiers, [""])
     texts = names.of(ids) if isinstance(names, Names) else [names.get(int(i), f"#{i}") for i in ids]
     return dictionary(codes, texts)
 
@@ -78,9 +82,9 @@ def dictionary(codes: Ints, texts: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(recode.take(codes)), pa.array(list(unique), pa.string()))
 
 
-def constant(word: str, length: int) -> pa.DictionaryArray:
+def constant(word: str, length: int) -> pa.ChunkedArray:
     """Return a dictionary column of one word."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), [word])
+    return repeat(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), [word])[0], length)
 
 
 def labels(identifiers: Ints, plain: pa.Array, names: Names) -> pa.DictionaryArray:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers
 from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX, FIELD_INDEX, PAYLOAD_FIELDS, parse_announcement
 from dsocr_nvtx.schema.records import Stage
@@ -31,7 +31,7 @@ class Announced:
 
 def read_announced(announcements: pa.Table) -> Announced:
     """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
-    texts = announcements["text"].combine_chunks()
+    texts = whole(announcements["text"])
     ours = pc.starts_with(texts, ANNOUNCE_PREFIX).to_numpy(zero_copy_only=False)
     rows, (path, words, values) = np.flatnonzero(ours), _parse(texts.filter(pa.array(ours)))
     good = (path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage))
@@ -57,7 +57,8 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     """Parse texts that are all whole announcements, as a table with spaces between columns; None where one is not."""
     import pyarrow.csv as pv
 
-    joined = pc.binary_join(pa.array([texts.to_pylist()], pa.list_(pa.string())), "\n")[0].as_buffer()
+    together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    joined = pc.binary_join(together, "\n")[0].as_buffer()
     data = np.frombuffer(joined, np.uint8)
     if np.count_nonzero(data < ord(" ")) != len(texts) - 1:  # a line break of its own, or a tab
         return None
@@ -95,10 +96,11 @@ class Told:
         """Where a cost is told."""
         return (self.last >= 0) & (self.event >= 0)
 
-    def field(self, column: int, rows: Ints) -> Ints:
-        """Return one payload field of some of the ranges that are told."""
-        own: dict[int, Ints] = {_STEP: self.step, _EVENT: self.event}
-        return own[column][rows] if column in own else self.announced.values[self.last[rows], column]
+    def fields(self, rows: Ints) -> Ints:
+        """Return the payload fields of some of the ranges that are told, [rows, fields]."""
+        found = self.announced.values[self.last[rows]]
+        found[:, _STEP], found[:, _EVENT] = self.step[rows], self.event[rows]
+        return found
 
 
 def told_costs(announced: Announced, nvtx: pa.Table) -> Told:

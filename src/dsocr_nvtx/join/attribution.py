@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, known, numbers
+from dsocr_nvtx.join.columns import Ints, groups, known, numbers, rows_of, sorting, taken
 from dsocr_nvtx.join.nesting import Forest
 
 
@@ -39,10 +39,12 @@ def attribute(operations: pa.Table, launches: pa.Table, graph_nodes: pa.Table, r
     pid, tid, time = (numbers(launches, name) for name in ("pid", "tid", "start_ns"))
     owner = np.full(len(call), -1)
     called = np.flatnonzero(call >= 0)
-    caller = pid[call[called]], tid[call[called]]
-    for thread in ranges.spans:
-        mine = called[(caller[0] == thread[0]) & (caller[1] == thread[1])]
-        owner[mine] = ranges.innermost(thread, time[call[mine]], closed=True)
+    number, first = groups(pid, tid)
+    caller = number[taken(call, called)]
+    for one, thread in enumerate(zip(pid[first].tolist(), tid[first].tolist(), strict=True)):
+        if thread in ranges.spans:
+            mine = called[caller == one]
+            owner[mine] = ranges.innermost(thread, time[taken(call, mine)], closed=True)
     bucket = np.where(owner >= 0, _code(Bucket.ATTRIBUTED), _code(Bucket.OUTSIDE))
     bucket[call < 0] = _code(Bucket.NO_RUNTIME_RECORD)
     outside = np.flatnonzero(bucket == _code(Bucket.OUTSIDE))
@@ -57,19 +59,16 @@ def _code(bucket: Bucket) -> int:
 
 def match_calls(operations: pa.Table, launches: pa.Table) -> Ints:
     """Return the row of each operation's API call; of several with one id, the first made; -1 where there is none."""
-    if not len(launches):
-        return np.full(len(operations), -1)
-    key = _call_key(numbers(launches, "pid"), numbers(launches, "correlation_id"))
-    order = np.lexsort((numbers(launches, "start_ns"), key))
-    wanted = _call_key(numbers(operations, "pid"), numbers(operations, "correlation_id"))
-    place = np.minimum(np.searchsorted(key[order], wanted, side="left"), len(order) - 1)
-    found = order[place]
-    return np.where((key[found] == wanted) & known(operations, "correlation_id"), found, -1)
+    order = sorting(numbers(launches, "start_ns"))
+    made = numbers(launches, "pid")[order], _correlations(launches)[order]
+    found = rows_of(*made, numbers(operations, "pid"), _correlations(operations))
+    if operations["correlation_id"].null_count:
+        found[~known(operations, "correlation_id")] = -1
+    return found if isinstance(order, slice) else np.where(found >= 0, order[found], -1)
 
 
-def _call_key(pid: Ints, correlation: Ints) -> Ints:
-    # Process ids take 24 bits in nsys's global ids and correlation ids 32 in CUPTI's records.
-    return (pid << 32) + (correlation & 0xFFFFFFFF)
+def _correlations(table: pa.Table) -> Ints:
+    return numbers(table, "correlation_id") & 0xFFFFFFFF  # they take 32 bits in CUPTI's records
 
 
 def _inside_other(pid: Ints, time: Ints, ranges: Forest) -> np.ndarray:

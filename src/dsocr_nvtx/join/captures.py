@@ -19,9 +19,11 @@ class Captures:
     def of(self, pid: Ints, tid: Ints, time: Ints) -> Ints:
         """Return the capture that was under way on a thread at each instant, or -1."""
         count = len(self.begin)
+        if not count:
+            return np.full(len(time), -1)
         key, _ = groups(np.concatenate([self.pid, pid]), np.concatenate([self.tid, tid]))
         last = latest(key[:count], self.begin, key[count:], time)
-        return np.where((last >= 0) & (self.end[last] >= time), last, -1) if count else np.full(len(time), -1)
+        return np.where((last >= 0) & (self.end[last] >= time), last, -1)
 
 
 def captures(launches: pa.Table) -> Captures:

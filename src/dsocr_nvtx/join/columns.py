@@ -1,17 +1,25 @@
 """Arrow columns as numpy arrays, without copies where Arrow allows it."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.ingest.words import distinct
+from dsocr_nvtx.schema.tables import is_repeated
 
 Ints = npt.NDArray[np.int64]
 
 
 def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     """Return an integer column as int64, nulls as ``missing``."""
-    column = table[name].combine_chunks()
+    column = table[name]
+    if column.num_chunks > 1 and is_repeated(column):
+        value = column[0].as_py()
+        return np.broadcast_to(np.int64(missing if value is None else value), len(column))
+    column = whole(column)
     if column.null_count:
         column = column.fill_null(missing)
     return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
@@ -19,14 +27,14 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
 
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows of a column are not null."""
-    return np.asarray(table[name].combine_chunks().is_valid().to_numpy(zero_copy_only=False), bool)
+    if not table[name].null_count:
+        return np.broadcast_to(np.True_, len(table))
+    return np.asarray(whole(table[name]).is_valid().to_numpy(zero_copy_only=False), bool)
 
 
 def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     """Return a dictionary column as (code per row, words); equal words have one code."""
-    column = table.select([name]).unify_dictionaries()[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    column = whole((table if table[name].num_chunks == 1 else table.select([name]).unify_dictionaries())[name])
     return np.asarray(column.indices.to_numpy(zero_copy_only=False), np.int64), column.dictionary.to_pylist()
 
 
@@ -34,17 +42,47 @@ def recoded(codes: Ints, words: list[str]) -> pa.DictionaryArray:
     """Return codes (-1: null) and their words as a dictionary column; words that repeat become one."""
     unique = {word: code for code, word in enumerate(dict.fromkeys(words))}
     recode = np.array([unique[word] for word in words] or [0], np.int32)
-    indices = pa.array(recode[np.maximum(codes, 0)], mask=codes < 0)
+    indices = nullable(recode[codes], codes < 0)  # -1 takes the last code, which stands under a null
     return pa.DictionaryArray.from_arrays(indices, pa.array(list(unique), pa.string()))
+
+
+def nullable(values: npt.NDArray[np.integer[Any]], missing: Mask) -> pa.Array:
+    """Return numbers as an Arrow column, null where they are missing."""
+    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
+
+
+def sorting(*keys: Ints) -> Ints | slice:
+    """Return what puts rows in order of the keys, the first one first; equal rows stay as they stand.
+
+    Rows that are in order already give a slice of all, which copies nothing. Of keys by which rows are in order, the
+    last ones need no sorting.
+    """
+    needed, ordered = len(keys), np.ones(max(len(keys[0]) - 1, 0), bool)
+    for at in reversed(range(len(keys))):
+        earlier, later = keys[at][:-1], keys[at][1:]
+        ordered = (later > earlier) | ((later == earlier) & ordered)
+        needed = at if ordered.all() else needed
+    return np.lexsort([_narrow(key) for key in reversed(keys[:needed])]) if needed else slice(None)
+
+
+def _narrow(key: Ints) -> npt.NDArray[np.integer[Any]]:
+    """Return a key as 16 bits where it fits: numpy sorts those by counting, several times faster."""
+    low = key.min()
+    return (key - low).astype(np.uint16) if 0 <= int(key.max()) - int(low) < 1 << 16 else key
 
 
 def joined_bytes(table: pa.Table, name: str) -> memoryview:
     """Return the values of a binary column end to end, nulls left out."""
-    column = table[name].drop_null().combine_chunks()
+    column = whole(table[name].drop_null() if table[name].null_count else table[name])
     if not len(column):
         return memoryview(b"")
     edges = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
     return memoryview(column.buffers()[2])[edges[0] : edges[len(column)]]
+
+
+def taken(values: Ints, rows: Ints) -> Ints:
+    """Return the values of ascending rows; of all rows, the values themselves and no copy."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def groups(*keys: Ints) -> tuple[Ints, Ints]:
@@ -55,17 +93,43 @@ def groups(*keys: Ints) -> tuple[Ints, Ints]:
     codes = distinct(keys[0])[1]
     for key in keys[1:]:
         words, code = distinct(key)
-        codes = distinct(codes * max(len(words), 1) + code)[1]
-    first = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
+        codes = distinct(codes * len(words) + code)[1] if len(words) > 1 else codes
+    first = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
+    if len(first) < 2:
+        return codes, first[: len(codes)]
     first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # of several rows, the one written last is the first
     return codes, first
+
+
+def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Ints:
+    """Return the row of each wanted (process, number), the first of several, or -1."""
+    answer = np.full(len(wanted), -1)
+    for process in distinct(pid)[0]:
+        mine, asking = np.flatnonzero(pid == process), np.flatnonzero(wanted_pid == process)
+        place = _first_place(taken(number, mine), taken(wanted, asking))
+        answer[asking] = place if len(mine) == len(pid) else np.where(place >= 0, mine[place], -1)
+    return answer
+
+
+def _first_place(values: Ints, wanted: Ints) -> Ints:
+    """Return where each wanted value first stands, or -1; without sorting where values are close to each other."""
+    low, high = int(values.min()), int(values.max())
+    if high - low > 4 * len(values) + 1024:
+        order = sorting(values)
+        ordered = values[order]
+        place = np.minimum(np.searchsorted(ordered, wanted, side="left"), len(values) - 1)
+        return np.where(ordered[place] == wanted, place if isinstance(order, slice) else order[place], -1)
+    place = np.full(high - low + 1, -1)
+    place[values[::-1] - low] = np.arange(len(values) - 1, -1, -1)  # of several, the one written last is the first
+    inside = (wanted >= low) & (wanted <= high)
+    return np.where(inside, place.take(wanted - low, mode="clip"), -1)
 
 
 def latest(key: Ints, time: Ints, wanted_key: Ints, wanted_time: Ints) -> Ints:
     """Return, per wanted (key, time), the position of the last entry of that key not after that time, or -1."""
     keys, times = np.concatenate([key, wanted_key]), np.concatenate([time, wanted_time])
     asks = np.concatenate([np.zeros(len(key), np.int64), np.ones(len(wanted_key), np.int64)])
-    order = np.lexsort((np.arange(len(keys)), asks, times, keys))
+    order = np.lexsort((asks, times, keys))
     place = np.where(asks[order] == 0, np.arange(len(order)), -1)
     last = np.maximum.accumulate(place)
     found = np.where((last >= 0) & (keys[order[last]] == keys[order]), order[last], -1)

@@ -11,12 +11,13 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.accounting import Accounting, account
 from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.attribution import Attribution, attribute
+from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
-from dsocr_nvtx.join.measure import measure
+from dsocr_nvtx.join.measure import Measured, measure
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.replays import Ranges, replay
+from dsocr_nvtx.join.replays import Ranges, captured_ranges, replay
 from dsocr_nvtx.join.tables import kernel_table, measured_table
 
 
@@ -39,32 +40,43 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     if not len(trace.nvtx):
         remedy = "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
-    every, found = _attributed(trace, where, priced=priced)
+    every, found, measured = _measured(trace, where, priced=priced)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
-    measured = measure(trace.operations, trace.launches, found, ranges, gpus(trace))
-    kernels = kernel_table(trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
-    weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
-    table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
+    with ThreadPoolExecutor(1) as aside:
+        tabling = aside.submit(kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
+        weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
+        table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
+        kernels = tabling.result()
     accounting = account(trace, kernels, every, found, measured)
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     return Joined(kernels=kernels, ranges=table, accounting=accounting)
 
 
-def _attributed(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution]:
-    """Return all ranges with their costs, and whose every operation is. What was announced is needed no longer then."""
+def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution, Measured]:
+    """Return all ranges with their costs, whose every operation is, and how long all took.
+
+    What was announced is needed no longer then.
+    """
     nvtx = trace.nvtx
-    # Neither needs the other, and numpy works without the GIL.
+    # Costs and times do not need each other, but for replayed graphs, and numpy works without the GIL.
     with ThreadPoolExecutor(1) as aside:
         announcing = aside.submit(read_announced, trace.announcements)
         pricing = aside.submit(lambda: range_costs(nvtx, announcing.result(), where))
         ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
         found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
+        within = captured_ranges(ranges, nvtx, captures(trace.launches))
+        measured = None if (within >= 0).any() else _times(trace, found, ranges)
         announced, costs = announcing.result(), pricing.result()
     if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
-    return replay(trace, announced, costs, ranges, found)
+    every, found = replay(trace, announced, costs, ranges, found, within)
+    return every, found, measured or _times(trace, found, every.forest)
+
+
+def _times(trace: Trace, found: Attribution, ranges: Forest) -> Measured:
+    return measure(trace.operations, trace.launches, found, ranges, gpus(trace))
 
 
 def gpus(trace: Trace) -> Ints:

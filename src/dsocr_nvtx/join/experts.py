@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, groups, numbers
+from dsocr_nvtx.join.columns import Ints, numbers, rows_of
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.schema.payload import EXPERTS_PREFIX, parse_experts_mark
@@ -32,7 +32,7 @@ def observed_weights(
     """
     told = _told(announcements)
     order, weights = ranges.order, costs.field("weight_bytes")[ranges.order]
-    position = _positions(numbers(nvtx, "pid")[order], costs.field("event_id")[order], told)
+    position = rows_of(numbers(nvtx, "pid")[order], costs.field("event_id")[order], told.pid, told.event)
     here = np.flatnonzero(position >= 0)
     here = here[weights[position[here]] > 0]
     at, expected, change = position[here], np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
@@ -55,11 +55,3 @@ def _told(announcements: pa.Table) -> _Told:
         for event, count in mark.distinct
     ]
     return _Told(*np.array(rows, np.int64).reshape(len(rows), 4).T)
-
-
-def _positions(pid: Ints, event: Ints, told: _Told) -> Ints:
-    """Return the position of each told range, or -1."""
-    key, _ = groups(np.concatenate([pid, told.pid]), np.concatenate([event, told.event]))
-    position = np.full(int(key.max(initial=-1)) + 1, -1)
-    position[key[: len(pid)]] = np.arange(len(pid))
-    return position[key[len(pid) :]]

@@ -1,16 +1,17 @@
 """Device time per hooked call: sums, unions, and the owned busy and idle time that adds up to the wall."""
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
+from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.join.attribution import Attribution
-from dsocr_nvtx.join.columns import Ints, coded, groups, numbers
+from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, sorting, taken
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import (
     Cause,
     busy_owned,
-    by_start,
     cause_of,
     gaps,
     idle_blocks,
@@ -77,17 +78,18 @@ def measure(
     device = numbers(operations, "device")
     gpu = device if gpu is None else gpu
     count = len(ranges.order)
-    op_busy = np.zeros(len(start), np.int64)
+    op_busy = np.empty(len(start), np.int64)
     idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
     calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
-    call_cause = _causes(launches)[calls.order] if len(launches) else np.zeros(0, np.int64)
+    call_cause = _causes(launches)[calls.order]
     devices: list[DeviceTime] = []
     longest: list[LongGap] = []
-    for one in np.unique(gpu):
-        mine = np.flatnonzero(gpu == one)
+    which, number = distinct(gpu)
+    for one in range(len(which)):
+        mine = np.flatnonzero(number == one)
         ordinal = int(device[mine[0]])
-        tie = _tie(operations, mine, start[mine])
-        op_busy[mine] = busy_owned(start[mine], end[mine], tie)
+        tie = _tie(operations, mine, taken(start, mine))
+        op_busy[mine] = busy_owned(taken(start, mine), taken(end, mine), tie)
         window = _window(operations, mine, ranges)
         time, gaps_found = _idle(
             ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy
@@ -95,14 +97,13 @@ def measure(
         devices.append(time)
         longest.extend(gaps_found)
     owned = np.flatnonzero(found.owner >= 0)
-    owner = found.owner[owned]
-    duration = end - start
+    owner, start, end = (taken(values, owned) for values in (found.owner, start, end))
     return Measured(
         op_busy,
         np.bincount(owner, minlength=count),
-        _total(owner, duration[owned], count),
-        union_by_group(owner, start[owned], end[owned], count),
-        _total(owner, op_busy[owned], count),
+        _total(owner, end - start, count),
+        union_by_group(owner, start, end, count),
+        _total(owner, taken(op_busy, owned), count),
         idle,
         devices,
         longest,
@@ -115,15 +116,16 @@ def _total(group: Ints, values: Ints, count: int) -> Ints:
     return total
 
 
-def _causes(launches: pa.Table) -> Ints:
+def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:
     codes, names = coded(launches, "name")
-    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int64)[codes]
+    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int8)[codes]
 
 
 def _tie(operations: pa.Table, mine: Ints, start: Ints) -> Ints:
     """Return a rank by what an operation is, so that equal times are ordered the same in any row order."""
-    if (np.diff(np.sort(start, kind="stable")) > 0).all():
-        return np.zeros(len(mine), np.int64)  # no two begin together
+    begins = start[sorting(start)]
+    if (begins[1:] > begins[:-1]).all():  # no two begin together
+        return np.broadcast_to(np.int64(0), len(mine))
     keys = [numbers(operations, name)[mine] for name in ("bytes", "blocks", "correlation_id", "stream", "pid")]
     rank = np.empty(len(mine), np.int64)
     rank[np.lexsort(keys)] = np.arange(len(mine))
@@ -132,11 +134,11 @@ def _tie(operations: pa.Table, mine: Ints, start: Ints) -> Ints:
 
 def _window(operations: pa.Table, mine: Ints, ranges: Forest) -> tuple[int, int]:
     """Return the device's wall window: its operations and the hooked calls of the processes that use it."""
-    pids = set(np.unique(numbers(operations, "pid")[mine]).tolist())
+    pids = set(distinct(taken(numbers(operations, "pid"), mine))[0].tolist())
     spans = [span for (pid, _), span in ranges.spans.items() if pid in pids]
-    starts = [numbers(operations, "start_ns")[mine], *(ranges.start[span] for span in spans)]
-    ends = [numbers(operations, "end_ns")[mine], *(ranges.end[span] for span in spans)]
-    return int(np.concatenate(starts).min()), int(np.concatenate(ends).max())
+    starts = [taken(numbers(operations, "start_ns"), mine), *(ranges.start[span] for span in spans)]
+    ends = [taken(numbers(operations, "end_ns"), mine), *(ranges.end[span] for span in spans)]
+    return int(min(values.min() for values in starts)), int(max(values.max() for values in ends))
 
 
 def _idle(
@@ -149,22 +151,20 @@ def _idle(
     found: Attribution,
     ranges: Forest,
     calls: Forest,
-    call_cause: Ints,
+    call_cause: npt.NDArray[np.int8],
     idle: dict[Cause, Ints],
     op_busy: Ints,
 ) -> tuple[DeviceTime, list[LongGap]]:
-    start = numbers(operations, "start_ns")[mine]
-    empty = gaps(start, numbers(operations, "end_ns")[mine], tie, window)
+    start = taken(numbers(operations, "start_ns"), mine)
+    empty = gaps(start, taken(numbers(operations, "end_ns"), mine), tie, window)
     # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
-    last = mine[by_start(start, (tie,))[-1]]
-    next_op = np.where(empty.next_op >= 0, mine[empty.next_op], last)
+    latest = np.flatnonzero(start == start.max())
+    next_op = mine[np.where(empty.next_op >= 0, empty.next_op, latest[np.argsort(tie[latest], kind="stable")[-1]])]
     call = found.call[next_op]
     pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
-    have = np.flatnonzero(call >= 0)
-    number, first = groups(pid[call[have]], tid[call[have]])
-    threads = [(int(pid[call[have[i]]]), int(tid[call[have[i]]])) for i in first]
-    thread = np.full(len(call), -1)
-    thread[have] = number
+    number, first = groups(pid, tid)
+    threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
+    thread = np.where(call >= 0, number[call], -1) if len(number) else call
     # One row per range and one more for no range, which comes first; one column per cause.
     table = np.zeros((len(ranges.order) + 1, len(Cause)), np.int64)
     for pieces in idle_blocks(empty, threads, thread, ranges, calls, call_cause):
@@ -182,6 +182,9 @@ def _idle(
     )
     hooked = np.flatnonzero((empty.end > ranges.start.min()) & (empty.start < ranges.end.max()))
     length = (empty.end - empty.start)[hooked]
+    if len(length) > _LONGEST:  # no need to sort the others
+        least = np.partition(length, -_LONGEST)[-_LONGEST]
+        hooked, length = hooked[length >= least], length[length >= least]
     most = hooked[np.lexsort((empty.start[hooked], -length))[:_LONGEST]]
     rows = zip(*(column[most].tolist() for column in (empty.start, empty.end, next_op, call)), strict=True)
     return time, [LongGap(int(ordinal), *row) for row in rows]

@@ -4,13 +4,14 @@ Contract: a `Forest` holds intervals of any number of threads; within a thread t
 pops make them. All searches are vectorised and take O(log n) rounds.
 """
 
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, groups
+from dsocr_nvtx.join.columns import Ints, groups, sorting
 
 
 @frozen(eq=False)
@@ -24,19 +25,23 @@ class Forest:
     start: Ints
     end: Ints
     parent: Ints
-    depth: Ints
     spans: dict[tuple[int, int], slice]
 
     @classmethod
     def build(cls, pid: Ints, tid: Ints, start: Ints, end: Ints) -> "Forest":
         """Sort intervals into threads and find each one's parent."""
-        order = np.lexsort((-end, start, tid, pid))
-        start, end = start[order], end[order]
-        thread, _ = groups(pid[order], tid[order])
+        rows = sorting(pid, tid, start, -end)
+        order = np.arange(len(start))[rows]
+        start, end = start[rows], end[rows]
+        thread, _ = groups(pid[rows], tid[rows])
         edges = np.append(np.flatnonzero(np.diff(thread, prepend=-1)), len(order))
         spans = {(int(pid[order[lo]]), int(tid[order[lo]])): slice(int(lo), int(hi)) for lo, hi in pairwise(edges)}
-        parent = nearest_containers(end, thread)
-        return cls(order, start, end, parent, depths(parent), spans)
+        return cls(order, start, end, nearest_containers(end, thread), spans)
+
+    @cached_property
+    def depth(self) -> Ints:
+        """How many intervals contain each."""
+        return depths(self.parent)
 
     def innermost(self, thread: tuple[int, int], times: Ints, *, closed: bool) -> Ints:
         """Return the position of the innermost interval open at each instant on a thread, or -1.
@@ -47,20 +52,25 @@ class Forest:
         span = self.spans.get(thread)
         if span is None:
             return np.full(len(times), -1)
-        found = np.searchsorted(self.start[span], times, side="right") - 1
-        found = np.where(found < 0, -1, found + span.start)
+        found = np.searchsorted(self.start[span], times, side="right")
+        found += span.start - 1
+        found[found < span.start] = -1
         return self.climb(found, times, closed=closed)
 
     def climb(self, found: Ints, times: Ints, *, closed: bool) -> Ints:
         """Go up from the interval that began last before each instant to the first one still open."""
-        climbing = np.flatnonzero(found >= 0)
+        if not len(self.end):
+            return found
+        climbing = np.flatnonzero((found >= 0) & self._over(found, times, closed))
         while len(climbing):
-            at, time = found[climbing], times[climbing]
-            over = self.end[at] < time if closed else self.end[at] <= time
-            climbing = climbing[over]
-            found[climbing] = self.parent[at[over]]
+            found[climbing] = self.parent[found[climbing]]
             climbing = climbing[found[climbing] >= 0]
+            climbing = climbing[self._over(found[climbing], times[climbing], closed)]
         return found
+
+    def _over(self, position: Ints, times: Ints, closed: bool) -> Mask:
+        end = self.end[position]
+        return end < times if closed else end <= times
 
     def timeline(self, thread: tuple[int, int]) -> "Timeline":
         """Return a thread's begins and ends in order; of a thread without intervals, none."""
@@ -111,8 +121,11 @@ def nearest_containers(end: Ints, thread: Ints) -> Ints:
     """Return, for intervals sorted by (thread, start, longest first), the nearest earlier one around each, or -1."""
     # parent(i) is the nearest earlier interval of the thread that ends no sooner. Invariant: everything between
     # candidate(i) and i ends before i does; so when the candidate does too, its own candidate can take its place.
-    candidate = np.where(_contained(end, thread), np.arange(-1, len(end) - 1), -1)
-    wrong = np.flatnonzero(candidate >= 0)
+    wrong = np.flatnonzero(_contained(end, thread))
+    if not len(wrong):
+        return np.broadcast_to(np.int64(-1), len(end))
+    candidate = np.full(len(end), -1)
+    candidate[wrong] = wrong - 1
     while len(wrong):
         at = candidate[wrong]
         wrong = wrong[(end[at] < end[wrong]) | (thread[at] != thread[wrong])]

@@ -6,12 +6,16 @@ thread was doing. Both divide the device's wall time without remainder.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints
+from dsocr_nvtx.join.columns import Ints, sorting
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
 
@@ -38,41 +42,49 @@ def cause_of(call: str) -> Cause:
     return Cause.HOST
 
 
-def by_start(start: Ints, ties: tuple[Ints, ...]) -> Ints:
-    """Return the order of beginning; ``ties`` (the last one first) decide only where two begin together."""
-    order = np.argsort(start, kind="stable")
-    return np.lexsort((*ties, start)) if (np.diff(start[order]) == 0).any() else order
-
-
 def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
     """Return the busy time each operation of one device owns; their sum is the union of all of them.
 
     ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
     """
-    order = by_start(start, (tie, -end))
-    finished = np.maximum.accumulate(end[order])
-    before = np.concatenate([start[order[:1]], finished[:-1]])
+    order = sorting(start, -end, tie)
+    begins = start[order].copy()
+    # What an operation owns begins where all before it have ended.
+    np.maximum(begins[1:], np.maximum.accumulate(end[order])[:-1], out=begins[1:])
     owned = np.empty(len(start), np.int64)
-    owned[order] = np.maximum(0, end[order] - np.maximum(start[order], before))
+    owned[order] = np.maximum(end[order] - begins, 0)
     return owned
 
 
 def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
     """Return, per group, the length of the union of its intervals."""
-    order = np.lexsort((start, group))
+    order = sorting(start)
+    group, start, end = group[order], start[order], end[order]
+    crossing = start[1:] < np.maximum.accumulate(end)[:-1]
+    meets = np.append(crossing, False) | np.insert(crossing, 0, False)
+    length = end - start  # which is all there is to an interval that meets no other
+    some = np.flatnonzero(meets)
+    length[some] = _added(group[some], start[some], end[some])
+    total = np.zeros(count, np.int64)
+    np.add.at(total, group, length)
+    return total
+
+
+def _added(group: Ints, start: Ints, end: Ints) -> Ints:
+    """Return what each interval, in order of start, adds to the union of those of its group before it."""
+    order = sorting(group)
     group, start, end = group[order], start[order], end[order]
     # Ends as ranks, each group lifted above the last: one running maximum serves all groups and cannot overflow.
     by_end = np.argsort(end, kind="stable")
     rank = np.empty(len(end), np.int64)
     rank[by_end] = np.arange(len(end))
     lift = group * len(end)
-    running = np.maximum.accumulate(rank + lift)
-    first = np.diff(group, prepend=-1) != 0
-    earlier = np.where(first, 0, np.roll(running, 1) - lift)
-    before = np.where(first, start, end[by_end[earlier]])
-    total = np.zeros(count, np.int64)
-    np.add.at(total, group, np.maximum(0, end - np.maximum(start, before)))
-    return total
+    finished = end[by_end[np.maximum.accumulate(rank + lift) - lift]]
+    begins = start.copy()
+    begins[1:] = np.where(group[1:] == group[:-1], np.maximum(start[1:], finished[:-1]), start[1:])
+    added = np.empty(len(group), np.int64)
+    added[order] = np.maximum(end - begins, 0)
+    return added
 
 
 @frozen(eq=False)
@@ -89,12 +101,13 @@ def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
 
     ``tie`` orders operations that start together: the first of them ends the gap.
     """
-    order = by_start(start, (tie,))
-    finished = np.maximum.accumulate(np.concatenate([[window[0]], end[order]]))
+    order = sorting(start, tie)
+    finished = np.concatenate([[window[0]], end[order]])
+    np.maximum.accumulate(finished, out=finished)
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
-    next_op = np.concatenate([order, [-1]])
-    return Gaps(finished[idle], begins[idle], next_op[idle])
+    next_op = np.where(idle < len(start), idle, -1) if isinstance(order, slice) else np.append(order, -1)[idle]
+    return Gaps(finished[idle], begins[idle], next_op)
 
 
 @frozen(eq=False)
@@ -104,12 +117,17 @@ class IdlePieces:
     start: Ints
     end: Ints
     owner: Ints
-    cause: Ints
+    cause: npt.NDArray[np.integer[Any]]
     gap: Ints
 
 
 def idle_blocks(
-    found: Gaps, thread: list[tuple[int, int]], launch_thread: Ints, ranges: Forest, calls: Forest, call_cause: Ints
+    found: Gaps,
+    thread: list[tuple[int, int]],
+    launch_thread: Ints,
+    ranges: Forest,
+    calls: Forest,
+    call_cause: npt.NDArray[np.integer[Any]],
 ) -> Iterator[IdlePieces]:
     """Cut gaps at every range and call boundary of the thread that makes the next launch.
 
@@ -117,20 +135,23 @@ def idle_blocks(
     cause code per position of ``calls``. The pieces of a gap cover it exactly; those of some gaps are yielded at a
     time, so that memory stays small.
     """
-    for index, key in enumerate(thread):
-        mine = np.flatnonzero(launch_thread == index)
-        lines = ranges.timeline(key), calls.timeline(key)
-        for at in range(0, len(mine), _BLOCK):
-            yield _cut(found, mine[at : at + _BLOCK], *lines, call_cause)
+    with ThreadPoolExecutor(_WORKERS) as pool:  # numpy works without the GIL
+        for index, key in enumerate(thread):
+            mine = np.flatnonzero(launch_thread == index)
+            cut = partial(_cut, found, ranges.timeline(key), calls.timeline(key), call_cause)
+            yield from pool.map(cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
     lost = np.flatnonzero(launch_thread < 0)
     unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
     yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
 
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
+_WORKERS = 2
 
 
-def _cut(found: Gaps, which: Ints, ranges: Timeline, calls: Timeline, call_cause: Ints) -> IdlePieces:
+def _cut(
+    found: Gaps, ranges: Timeline, calls: Timeline, call_cause: npt.NDArray[np.integer[Any]], which: Ints
+) -> IdlePieces:
     start, end = found.start[which], found.end[which]
     range_edges, range_owner = ranges.between(start[0], end[-1])
     call_edges, call_owner = calls.between(start[0], end[-1])

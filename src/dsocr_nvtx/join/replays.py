@@ -11,15 +11,15 @@ from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import frozen
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.announced import Announced, last_told
 from dsocr_nvtx.join.attribution import Attribution, Bucket
-from dsocr_nvtx.join.captures import Captures, captures
+from dsocr_nvtx.join.captures import Captures
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
-from dsocr_nvtx.join.nesting import Forest, depths
+from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.schema.payload import FIELD_INDEX
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.tables import NVTX
@@ -94,15 +94,14 @@ def captured_ranges(ranges: Forest, nvtx: pa.Table, windows: Captures) -> Ints:
 
 
 def replay(
-    trace: Trace, announced: Announced, costs: RangeCosts, ranges: Forest, found: Attribution
+    trace: Trace, announced: Announced, costs: RangeCosts, ranges: Forest, found: Attribution, within: Ints
 ) -> tuple[Ranges, Attribution]:
     """Return the ranges with those of every replay beside them, and every operation with the range it belongs to.
 
+    ``within`` says which ranges were captured (`captured_ranges`).
     Operations of a graph whose nodes the trace did not see made, or made outside ranges, stay with the range that
     launched the graph.
     """
-    windows = captures(trace.launches)
-    within = captured_ranges(ranges, trace.nvtx, windows)
     origin = np.zeros(len(trace.nvtx), np.int64)
     origin[ranges.order[within >= 0]] = list(Origin).index(Origin.CAPTURED)
     plain = Ranges(trace.nvtx, costs, ranges, origin)
@@ -184,13 +183,12 @@ def _with_rows(trace: Trace, announced: Announced, plain: Ranges, made: _Made) -
         np.concatenate([forest.start, start]),
         np.concatenate([forest.end, start]),
         np.concatenate([forest.parent, made.parent]),
-        np.concatenate([forest.depth, np.zeros(len(source), np.int64)]),
         forest.spans,
     )
     return Ranges(
         pa.concat_tables([plain.nvtx, rows]).unify_dictionaries().combine_chunks(),
         RangeCosts(np.concatenate([values, replayed]), np.concatenate([origin, replayed_source])),
-        evolve(extended, depth=depths(extended.parent)),
+        extended,
         np.concatenate([plain.origin, np.full(len(source), list(Origin).index(Origin.REPLAYED))]),
     )
 

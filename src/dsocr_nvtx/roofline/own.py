@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.columns import Ints, coded, known, numbers, rows_of
 from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level
 
 
@@ -87,26 +87,18 @@ def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
 
 
 def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Ints:
-    """Return the row of each (process, event id), -1 where there is none; of ids that stand for two calls, the last."""
-    count = len(ranges)
-    pids, events = (np.concatenate([numbers(ranges, n), v]) for n, v in (("pid", pid), ("event_id", event)))
-    key, _ = groups(pids, events)
-    row = np.full(int(key.max(initial=-1)) + 1, -1)
-    row[key[:count]] = np.arange(count)
-    return row[key[count:]]
+    """Return the row of each (process, event id), the first of several, -1 where there is none."""
+    return rows_of(numbers(ranges, "pid"), numbers(ranges, "event_id"), pid, event)
 
 
 def parent_rows(ranges: pa.Table, where: str) -> Ints:
     """Return each row's parent row, or -1; refuse two calls of a process with one event id."""
     pid, event, parent = (numbers(ranges, n) for n in ("pid", "event_id", "parent_id"))
-    missing = ranges["parent_id"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
-    count = len(ranges)
-    row = rows_of_events(ranges, np.concatenate([pid, pid]), np.concatenate([event, parent]))
-    twice = np.flatnonzero(row[:count] != np.arange(count))
+    twice = np.flatnonzero(rows_of(pid, event, pid, event) != np.arange(len(ranges)))
     if len(twice):
         found = f"event id {event[twice[0]]} of process {pid[twice[0]]} stands for two calls"
         raise Refused(where, found, "record one run in each process, with the hooks attached once")
-    return np.where(missing, -1, row[count:])
+    return np.where(known(ranges, "parent_id"), rows_of(pid, event, pid, parent), -1)
 
 
 def _check(ranges: pa.Table, own: dict[str, Ints], where: str) -> None:

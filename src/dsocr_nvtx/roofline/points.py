@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, frozen
 
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded, taken
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
@@ -106,8 +106,8 @@ class _Calls:
 
 def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
     mine = np.flatnonzero(known(kernels, "event_id"))
-    pid, event, start, end = (numbers(kernels, n)[mine] for n in ("pid", "event_id", "start_ns", "end_ns"))
-    tax = np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0)[mine]
+    pid, event, start, end = (taken(numbers(kernels, n), mine) for n in ("pid", "event_id", "start_ns", "end_ns"))
+    tax = taken(np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0), mine)
     return rows_of_events(ranges, pid, event), start, end, tax
 
 

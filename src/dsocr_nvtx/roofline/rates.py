@@ -17,11 +17,10 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.columns import Ints, known, numbers
+from dsocr_nvtx.roofline.evidence import rows_of
 from dsocr_nvtx.roofline.least import MOVED, Floats
 from dsocr_nvtx.roofline.own import own_costs, rows_of_events
-
-_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
 
 
 @frozen(kw_only=True, eq=False)
@@ -79,13 +78,7 @@ def _calls(kernels: pa.Table, ranges: pa.Table, where: str) -> Ints:
 
 def _rows(ranges: pa.Table, rows: pa.Table, where: str) -> Ints:
     """Return the row of ROOFLINE that each call belongs to."""
-    both = pa.concat_tables([ranges.select(_KEYS), rows.select(_KEYS)])
-    words = {name for name in _KEYS if pa.types.is_dictionary(both.schema.field(name).type)}
-    keys = [coded(both, name)[0] if name in words else numbers(both, name, -1) for name in _KEYS]
-    group, _ = groups(*keys)
-    place = np.full(int(group.max(initial=-1)) + 1, -1)
-    place[group[len(ranges) :]] = np.arange(len(rows))
-    row = place[group[: len(ranges)]]
+    row = rows_of(rows, ranges)
     lost = np.flatnonzero(row < 0)
     if len(lost):
         found = f"roofline.arrow has no row for {ranges['path'][int(lost[0])]} of ranges.arrow"

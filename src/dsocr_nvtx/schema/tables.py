@@ -6,6 +6,7 @@ carries provenance. ``SCHEMA_VERSION`` grows when a column is renamed, removed o
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.schema.records import COST_FIELDS
@@ -328,9 +329,33 @@ def conform(columns: Mapping[str, object], schema: pa.Schema, provenance: Mappin
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
 
 
+_REPEATED_ROWS = 1 << 18
+
+
+def repeat(value: pa.Scalar, length: int) -> pa.ChunkedArray:
+    """Return a column of one value: the same piece over and over, so that a long one takes no more room than it."""
+    piece = pa.repeat(value, min(length, _REPEATED_ROWS))
+    pieces, rest = divmod(length, _REPEATED_ROWS)
+    return pa.chunked_array([piece] * pieces + ([piece[:rest]] if rest else []), value.type)
+
+
+def is_repeated(column: pa.ChunkedArray) -> bool:
+    """Say whether a column of several pieces is one value that `repeat` made long."""
+    places = {(piece.buffers()[1].address, piece.offset) for piece in column.chunks}
+    if len(places) != 1 or pa.types.is_dictionary(column.type):
+        return False
+    longest = max(column.chunks, key=len)  # the others are its beginning
+    if longest.null_count:
+        return bool(longest.null_count == len(longest))
+    values = longest.to_numpy()
+    return bool(len(values) and (values == values[0]).all())
+
+
 def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values if values.type == kind else values.cast(kind)
+    if isinstance(values, np.ndarray) and values.strides == (0,) and len(values):
+        return repeat(pa.scalar(values[0].item(), kind), len(values))
     if pa.types.is_dictionary(kind):
         return pa.array(values, pa.string()).dictionary_encode().cast(kind)
     return pa.array(values, kind)
