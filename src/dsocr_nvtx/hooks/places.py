@@ -13,6 +13,7 @@ from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, CallShape, Cost, LayerKind, Level, code_of
 
 if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.scripts import Learned, ScriptFrame
     from dsocr_nvtx.hooks.tap import Tap
 
 Key = tuple[Any, ...]
@@ -106,19 +107,28 @@ Opened = tuple[int, int, int, int, int, Any, "Frame | None", int]
 class State:
     """What one thread has open, and the id of its next range.
 
-    ``token`` is set inside a forward whose calls are only timed, into ``log``: see `dsocr_nvtx.hooks.quick`.
+    ``token`` is set inside a forward whose calls are known, and are only timed, into ``log``: see
+    `dsocr_nvtx.hooks.quick`. ``notes`` takes the experts chosen in it, three items a call: the layer's number, the
+    length of the log, the indices; None where nobody wants them. Where a tool listens, ``scripted`` tells of the calls
+    and ``at`` which of them comes next, and ``lesson`` is what a forward teaches: see `dsocr_nvtx.hooks.scripts`.
     """
 
-    __slots__ = ("frame", "log", "native_id", "next_id", "open", "rest", "token")
+    __slots__ = (
+        "at", "frame", "lesson", "log", "native_id", "next_id", "notes", "open", "rest", "scripted", "token",
+    )  # fmt: skip
 
     def __init__(self, block: int) -> None:
         self.next_id = block << 40  # ids of different threads lie in different blocks, so they never meet
         self.native_id = get_native_id()
         self.open: list[OpenRange] = []
         self.frame: Frame | None = None
-        self.rest: tuple[Tap, Opened] | None = None
+        self.rest: tuple[Tap, Opened] | tuple[int, int] | None = None
         self.token: int | None = None
         self.log: list[int] = []
+        self.notes: list[Any] | None = None
+        self.scripted: ScriptFrame | None = None
+        self.at = 0
+        self.lesson: list[Learned] | None = None
 
 
 class Threads(local):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from dsocr_nvtx.hooks.places import Key, Place, Priced
 from dsocr_nvtx.hooks.quick import QuickCall, QuickFrame
+from dsocr_nvtx.hooks.scripts import ScriptFrame
 
 NO_PARENT = -1
 FIRST_REPLAYED = 1 << 60
@@ -45,7 +46,7 @@ class Rows:
         self._captured: list[range] = []
         self._late: list[tuple[Place, Key]] = []
         self._codes: dict[tuple[Place, Key], int] = {}
-        self._frames: list[QuickFrame] = []
+        self._frames: list[QuickFrame | ScriptFrame] = []
 
     @property
     def kept(self) -> int:
@@ -74,13 +75,9 @@ class Rows:
         """Return the number by which logs call a place with a key."""
         return self._codes.setdefault((place, key), len(self._codes))
 
-    def append_frame(self, frame: QuickFrame) -> None:
+    def append_frame(self, frame: QuickFrame | ScriptFrame) -> None:
         """Add the calls of a forward that were only timed."""
         self._frames.append(frame)
-
-    def frames(self) -> dict[int, QuickFrame]:
-        """Return the forwards whose calls were only timed, by the event id of the range around them."""
-        return {frame.parent_id: frame for frame in self._frames}
 
     def append(self, numbers: tuple[int, ...], events: tuple[Any, Any] | None) -> None:
         """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""

@@ -48,7 +48,8 @@ class HookSession:
             self._growing.append(tap)
         if place.rest is not None:
             tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), self._shared))
-        hooked = tap.around(getattr(owner, method), self._fail)
+        watch = self.observer.watches.get((id(owner), method)) if self.observer is not None else None
+        hooked = tap.around(getattr(owner, method), self._fail, watch)
         self._replace(owner, method, hooked)
 
     @property

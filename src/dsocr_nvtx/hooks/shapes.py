@@ -122,7 +122,8 @@ class ModelReader:
         kv = self._kv(kwargs, tokens)
         experts = experts_of(self.config)
         logits = _logits(kwargs.get("logits_to_keep", 0), tokens)
-        shape = (batch, tokens, experts, logits)
+        # A static cache's costs grow evenly until it is full.
+        shape = (batch, tokens, experts, logits, kv[1], kv[0] >= kv[1])
         state.frame = (self.frames.setdefault(shape, len(self.frames) + 1), kv, experts)
         return (batch, tokens, *kv, experts, logits)
 

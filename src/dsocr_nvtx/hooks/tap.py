@@ -7,20 +7,21 @@ few whole numbers to an array; costs are computed once per shape. An error in he
 """
 
 import itertools
-from array import array
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
 from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
+from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame
 from dsocr_nvtx.hooks.stage import current_stage
+from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_noted
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
 from dsocr_nvtx.schema.records import Level, Stage
 
@@ -28,6 +29,9 @@ _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 _CODES = {stage: code for code, stage in enumerate(Stage)}
 _VISION, _PREFILL, _DECODE, _UNKNOWN = range(4)
 
+
+# None where this build of torch has no CUDA; then nothing makes events either.
+_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", torch.cuda.is_available)
 
 # The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
 _BLOCKS = itertools.count()
@@ -52,6 +56,19 @@ class Counters:
             self.epoch += 1
 
 
+class Notes(Protocol):
+    """Who wants to know which experts were chosen in forwards whose calls are known."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the next forward is to be noted."""
+        ...
+
+    def take(self, frame: QuickFrame | ScriptFrame, notes: list[Any]) -> None:
+        """Take what was noted in a forward: number, length of the log and indices, call after call."""
+        ...
+
+
 class Shared:
     """What all taps of a session share."""
 
@@ -62,15 +79,14 @@ class Shared:
         self.threads = Threads(_BLOCKS.__next__)
         self.counters = Counters()
         self.muted = False
-        self.quick = rows is not None and not emitter.active and not every_event
-        """Whether calls inside a forward of a known shape are only timed."""
-        self.known: set[int] = set()
+        self.noted: Notes | None = None
+        self.forwards = Forwards(self)
         self.capturing = False
         """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
 
     def is_capturing(self) -> bool:
         """Return whether calls go into a CUDA graph now, the session's or a script's own."""
-        return self.capturing or (self.make_event is not None and torch.cuda.is_current_stream_capturing())
+        return self.capturing or (self.make_event is not None and _is_capturing())
 
     def event(self) -> Any:
         """Record a timing event on the current stream."""
@@ -93,49 +109,51 @@ class Tap:
         self.is_stage = place.level is Level.STAGE
         self.rest: Tap | None = None
         self.codes: dict[int | None, int] = {}
+        self.plans: dict[int | None, Plan] = {}
+        self.forwards = shared.forwards
         self.number = shared.rows.place_number(place) if shared.rows is not None else 0
         self.active = shared.emitter.active
         self.push, self.pop = shared.emitter.push, shared.emitter.pop
         self.keep = shared.rows.append if shared.rows is not None else None
 
-    def around(self, inner: Callable[..., Any], fail: Callable[[str, Exception], None]) -> Callable[..., Any]:
-        """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``."""
-        shared, threads, path, enter, leave = self.shared, self.shared.threads, self.place.path, self.enter, self.leave
-        codes = self.codes
+    def around(self, inner: Method, fail: Callable[[str, Exception], None], watch: Watch | None = None) -> Method:
+        """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``.
 
-        @wraps(inner)  # generate() asks for the signature of forward
-        def hooked(*args: Any, **kwargs: Any) -> Any:
-            if is_compiling():  # under torch.compile's tracing the hooks step aside
-                return inner(*args, **kwargs)
-            state = threads.state
-            code = codes.get(state.token)
-            if code is not None:
-                log, start_ns = state.log, perf_counter_ns()
-                try:
-                    return inner(*args, **kwargs)
-                finally:
-                    log += (code, start_ns, perf_counter_ns())
+        ``watch`` says that ``inner`` is one of routed experts with their noting around it.
+        """
+        mine, threads = partial(fail, self.place.path), self.shared.threads
+        read = partial(self._call, inner, mine)
+        if self.active:
+            emit = (self.push, self.pop)
+            return scripted(inner, read, threads, self.plans, watch, emit, self.forwards, mine)
+        if watch is not None:
+            return timed_and_noted(watch, read, threads, self.codes, mine)
+        return timed(inner, read, threads, self.codes)
+
+    def _call(
+        self, inner: Method, fail: Callable[[Exception], None], state: State, args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # fmt: skip
+        """Call with a range around, the call read and priced."""
+        try:
+            if self.shared.muted:
+                return self._rehearsed(inner, state, args, kwargs)
+            opened = self.enter(state, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            fail(error)
+            return inner(*args, **kwargs)
+        try:
+            return inner(*args, **kwargs)
+        finally:
             try:
-                if shared.muted:
-                    return self._rehearsed(inner, state, args, kwargs)
-                opened = enter(state, args, kwargs)
+                self.leave(state, opened)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                fail(path, error)
-                return inner(*args, **kwargs)
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                try:
-                    leave(state, opened)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                    fail(path, error)
-
-        return hooked
+                fail(error)
 
     def enter(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
         """Open a range; return what ``leave`` needs. After an exception nothing is open that was not before."""
         if state.rest is not None:
-            close_rest(state)
+            self.forwards.close_rest(state)
         outer = state.frame
         try:
             around = state.open[-1] if state.open else None
@@ -158,20 +176,29 @@ class Tap:
         self.push(slot.attributes)
         state.next_id = event_id + 1
         state.open.append((event_id, stage, self.place, said))
-        if self.place.is_model and self.shared.quick:
-            self._begin_quick(state, stage)
         parent = around[0] if around is not None else NO_PARENT
-        return (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
+        opened = (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
+        if self.place.is_model:
+            try:
+                self.forwards.begin(state, slot.key or (), opened)
+            except BaseException:
+                self.pop()
+                state.open.pop()
+                state.frame = outer
+                raise
+        elif state.lesson is not None:
+            state.lesson.append(Learned(event_id, parent, self, slot, None))
+        return opened
 
     def leave(self, state: State, opened: Opened) -> None:
         """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
         if state.rest is not None:
-            close_rest(state)
+            self.forwards.close_rest(state)
         end_ns = perf_counter_ns()
         self.pop()
         state.open.pop()
-        if self.place.is_model and self.shared.quick:
-            self._end_quick(state, opened)
+        if self.place.is_model:
+            self.forwards.end(state, opened)
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
         if self.keep is not None:
             events = (event, self.shared.event()) if event is not None else None
@@ -179,9 +206,9 @@ class Tap:
                 (event_id, parent, self.number, priced, stage, max(step, 0), start_ns, end_ns, state.native_id), events
             )
         if self.rest is not None and self.active and state.open and self._in_container(state.open[-1][2]):
-            self.rest.begin_rest(state, stage, step)
+            self.rest.begin_rest(state, stage, step, self)
 
-    def begin_rest(self, state: State, stage: int, step: int) -> None:
+    def begin_rest(self, state: State, stage: int, step: int, after: "Tap") -> None:
         """Open the range of what a container does itself; whatever comes next on the thread closes it."""
         slot = self.slots[stage] or self._slot(stage)
         event_id = state.next_id
@@ -190,7 +217,10 @@ class Tap:
             self._announce(slot)
         self.push(slot.attributes)
         state.next_id = event_id + 1
-        state.rest = (self, (event_id, state.open[-1][0], slot.number, stage, step, None, None, perf_counter_ns()))
+        parent = state.open[-1][0]
+        state.rest = (self, (event_id, parent, slot.number, stage, step, None, None, perf_counter_ns()))
+        if state.lesson is not None:
+            state.lesson.append(Learned(event_id, parent, self, slot, after))
 
     def tell(self, slot: Slot, key: Key, event_id: int, step: int) -> None:
         """Announce the cost of a call that no range will be opened for: a graph's launch stands for it."""
@@ -235,26 +265,6 @@ class Tap:
             priced = self.price(key)
             slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
 
-    def _begin_quick(self, state: State, stage: int) -> None:
-        """Let the calls of a forward be only timed, if each of them has been seen in one like it."""
-        assert state.frame is not None  # noqa: S101 - the model's reader frames every forward
-        token = token_of(state.frame[0], stage)
-        state.token = token if token in self.shared.known and not self.shared.is_capturing() else None
-
-    def _end_quick(self, state: State, opened: Opened) -> None:
-        assert state.frame is not None  # noqa: S101 - as above
-        event_id, _, _, stage, step, *_ = opened
-        if state.token is None:
-            self.shared.known.add(token_of(state.frame[0], stage))
-            return
-        assert self.shared.rows is not None  # noqa: S101 - only what is recorded is timed
-        frame = QuickFrame(
-            state.next_id, event_id, stage, max(step, 0), state.frame[1], state.native_id, array("q", state.log)
-        )
-        state.token, state.next_id = None, state.next_id + len(frame)
-        state.log.clear()
-        self.shared.rows.append_frame(frame)
-
     def _stage(self, key: Key, around: OpenRange | None) -> tuple[int, bool]:
         """Return the stage of a call and whether it was said: by the user, by the range around it, or by its shape."""
         if around is not None and not self.is_stage and (around[3] or not self.place.is_vision):
@@ -297,13 +307,3 @@ class Tap:
             self.shared.emitter.mark(announcement(self.place.path, slot.words.tolist()))
         slot.epoch = self.counters.epoch
 
-
-def close_rest(state: State) -> None:
-    """Close the open range of a container's own work."""
-    assert state.rest is not None  # noqa: S101 - callers have looked
-    tap, (event_id, parent, priced, stage, step, _, _, start_ns) = state.rest
-    state.rest = None
-    tap.pop()
-    if tap.keep is not None:
-        times = (start_ns, perf_counter_ns())
-        tap.keep((event_id, parent, tap.number, priced, stage, max(step, 0), *times, state.native_id), None)
