@@ -141,7 +141,7 @@ class Threads(local):
 class Slot:
     """A tap in one stage: its bound range attributes, its payload, and the key that the payload holds now."""
 
-    __slots__ = ("array", "attributes", "epoch", "frame", "key", "number", "words")
+    __slots__ = ("array", "attributes", "epoch", "frame", "growth", "key", "number", "regime", "words")
 
     def __init__(self, place: Place, stage: int, emitter: Emitter) -> None:
         self.array = np.zeros(len(PAYLOAD_FIELDS), "<i8")
@@ -150,6 +150,8 @@ class Slot:
         self.number = 0
         self.frame = 0
         self.epoch = -1
+        self.regime: Key | None = None
+        self.growth: npt.NDArray[np.int64] | None = None
         self.words[FIELD_INDEX["stage"]] = stage
         self.words[FIELD_INDEX["layer"]] = -1 if place.layer is None else place.layer
         self.words[FIELD_INDEX["kind"]] = code_of(place.kind)

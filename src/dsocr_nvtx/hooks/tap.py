@@ -19,7 +19,7 @@ from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
 from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
-from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame
+from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame, growth
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_noted
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
@@ -261,9 +261,23 @@ class Tap:
         rows = self.shared.rows
         if rows is not None and not self.active:
             slot.key, slot.number = key, rows.late_number(self.place, key)
+        elif self.place.is_model and self._grown(slot, key):
+            slot.key, slot.epoch = key, -1
+            slot.number = rows.late_number(self.place, key) if rows is not None else 0
         else:
             priced = self.price(key)
             slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
+
+    def _grown(self, slot: Slot, key: Key) -> bool:
+        """Let the slot's payload grow to a longer cache; False where it must be priced: anew in every round."""
+        regime = (self.counters.epoch, key[:2], key[3:], key[2] >= key[3])
+        if slot.regime != regime:
+            slot.regime, slot.growth = regime, growth(self.place, key)
+            return False
+        if slot.growth is None or slot.key is None:
+            return False
+        slot.array += slot.growth * (key[2] - slot.key[2])
+        return True
 
     def _stage(self, key: Key, around: OpenRange | None) -> tuple[int, bool]:
         """Return the stage of a call and whether it was said: by the user, by the range around it, or by its shape."""
