@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -14,7 +14,7 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
-from dsocr_nvtx.hooks.stage import analytic_stage
+from dsocr_nvtx.hooks.stage import begin_stage, end_stage, stage_called
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
 from dsocr_nvtx.hooks.tap import Shared, Tap
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage
@@ -100,16 +100,9 @@ class HookSession:
             _log.warning("hook failed, its calls have no range: %s", line)
             self.errors.append(line)
 
-    @contextmanager
-    def step(self, stage: str) -> Iterator[None]:
+    def step(self, stage: str) -> AbstractContextManager[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
-        with analytic_stage(stage):
-            opened = None if self.off else self._open(Stage(stage))
-            try:
-                yield
-            finally:
-                if opened is not None:
-                    self._close(Stage(stage), opened)
+        return _Step(self, stage_called(stage))
 
     def _open(self, stage: Stage) -> Opened | None:
         try:
@@ -190,6 +183,24 @@ class HookSession:
     def write(self, directory: Path) -> None:
         """Write ``ranges.arrow`` and the plan's lists into a run directory."""
         self.stats.write(directory)
+
+
+class _Step:
+    """One step of a stage: it runs around every token, so it is no generator, which would cost more than the range."""
+
+    __slots__ = ("_opened", "_session", "_stage", "_token")
+
+    def __init__(self, session: HookSession, stage: Stage) -> None:
+        self._session, self._stage = session, stage
+
+    def __enter__(self) -> None:
+        self._token = begin_stage(self._stage)
+        self._opened = None if self._session.off else self._session._open(self._stage)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._opened is not None:
+            self._session._close(self._stage, self._opened)
+        end_stage(self._token)
 
 
 _ABSENT = object()

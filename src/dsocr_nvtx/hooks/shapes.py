@@ -141,7 +141,11 @@ class ModelReader:
 
 def experts_of(config: Any) -> str:
     """Return the experts implementation set now: `generate` changes it between prefill and decode."""
-    return getattr(config, "_experts_implementation", None) or "eager"
+    try:  # past the configuration's own look-up of attributes, which is Python and is slow
+        found: str | None = object.__getattribute__(config, "_experts_implementation")
+    except AttributeError:
+        return "eager"
+    return found or "eager"
 
 
 def _logits(keep: Any, tokens: int) -> int:

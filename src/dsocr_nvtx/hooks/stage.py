@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.schema.records import Stage
@@ -17,15 +17,29 @@ def analytic_stage(name: str) -> Iterator[None]:
     What is said here wins over what the hooks would infer. Blocks nest; the outer stage returns at the end, also after
     an exception. Any other name is a `UsageError`.
     """
-    try:
-        stage = Stage(name)
-    except ValueError as cause:
-        raise UsageError(f"no stage is called {name!r}; say one of {', '.join(Stage)}") from cause
-    token = _STAGE.set(stage)
+    token = begin_stage(stage_called(name))
     try:
         yield
     finally:
-        _STAGE.reset(token)
+        end_stage(token)
+
+
+def stage_called(name: str) -> Stage:
+    """Return the stage of a name; any other name is a `UsageError`."""
+    try:
+        return Stage(name)
+    except ValueError as cause:
+        raise UsageError(f"no stage is called {name!r}; say one of {', '.join(Stage)}") from cause
+
+
+def begin_stage(stage: Stage) -> Token[Stage]:
+    """Put the current context into a stage; `end_stage` takes what is returned."""
+    return _STAGE.set(stage)
+
+
+def end_stage(token: Token[Stage]) -> None:
+    """Put the current context back into the stage that it was in."""
+    _STAGE.reset(token)
 
 
 def current_stage() -> Stage:
