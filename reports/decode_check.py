@@ -1,4 +1,4 @@
-"""Decode modes, hook cost and timing sources on one GPU: the figures, each section on its own. Needs a GPU and nsys.
+"""Decode modes, hook cost, timing sources, the ladder and energy on one GPU, each section on its own. Needs nsys.
 
     python3 reports/decode_check.py -o DIR [--only SECTION ...] [--skip SECTION ...]
 
@@ -382,6 +382,56 @@ def dilation(out: Path) -> list[Row]:
     return [(f"dilation of {stage} under nsys", json.dumps(told), "") for stage, told in found.items()]
 
 
+def ladder_rung(out: Path) -> list[Row]:
+    """Predict the replayed step from an eager capture, and replay it, for both batches."""
+    from dsocr_nvtx.roofline.ladder import ladder
+    from dsocr_nvtx.roofline.measured import read_launching
+    from dsocr_nvtx.run.loop import Unobserved
+    from dsocr_nvtx.schema.files import read_table
+
+    launching = read_launching(CEILINGS) if CEILINGS.is_file() else None
+    rows: list[Row] = []
+    for mode, batch in (("gundam", 1), ("base", 16)):
+        with started(mode, batch, "graph") as state:
+            measured = _steps(state, Unobserved())
+        run, joined = out / f"run_ladder_{batch}", out / f"ladder_{batch}.dsocr"
+        _command([*RUN, "--mode", mode, "--batch", str(batch), "--max-new-tokens", str(STEPS + 1), "--timing", "cupti",
+                  "-o", str(run)])  # fmt: skip
+        _join(run, joined)
+        table = ladder(*(read_table(joined / f"{name}.arrow") for name in ("kernels", "stages")), launching)
+        found = {row["rung"]: row for row in table.to_pylist() if row["stage"] == "decode"}
+        step = {name: row["step_ns"] / 1e6 for name, row in found.items()}
+        told = (f"{step['graph']:.3f} ms predicted, {measured:.3f} ms measured: {step['graph'] / measured - 1:+.1%}; "
+                f"eager {step['now']:.2f} ms, {found['graph']['operations'] / found['graph']['steps']:.0f} operations, "
+                f"gap {found['graph']['gap_ns'] or 0:.0f} ns")  # fmt: skip
+        rows.append((f"ladder's graph rung, decode, {mode}, batch {batch}", told, "within 15 %"))
+        for folder in (run, joined):
+            shutil.rmtree(folder, ignore_errors=True)
+    return rows
+
+
+CEILINGS = Path(__file__).parent / "h200" / "ceilings.arrow"
+"""What `ceilings` measured of launching on this kind of GPU; without it gaps are read from the capture."""
+
+
+def energy(out: Path) -> list[Row]:
+    """Run with the power watch, which repeats every stage alone for two seconds."""
+    from dsocr_nvtx.schema.files import read_table
+
+    run = out / "run_power"
+    _command([*RUN, "--power", "--decode", "graph", "--max-new-tokens", str(STEPS + 1), "-o", str(run)])
+    found = [row for row in read_table(run / "energy.arrow").to_pylist() if row["source"] == "repeated"]
+    shutil.rmtree(run, ignore_errors=True)
+    rows = []
+    for row in found:
+        told = row["verdict"]
+        if row["joules"] is not None:
+            told = (f"{row['joules']:.0f} J, +-{row['uncertainty_j'] / row['joules']:.1%}, in {row['seconds']:.2f} s; "
+                    f"{row['tokens_per_joule']:.2f} tokens per joule")  # fmt: skip
+        rows.append((f"energy of {row['stage']}, repeated alone", told, "2 s or more; uncertainty, or unresolved"))
+    return rows
+
+
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "identity": identity,
     "replay": replay_times,
@@ -392,6 +442,8 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "three-sources": three_sources,
     "hooks-nsys": hook_cost_nsys,
     "dilation": dilation,
+    "ladder": ladder_rung,
+    "energy": energy,
 }
 
 

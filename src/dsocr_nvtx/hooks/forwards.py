@@ -32,7 +32,7 @@ class Forwards:
     def begin(self, state: State, key: Key, opened: Opened) -> None:
         """Begin a forward, its own range open: ``key`` is that of the model's call."""
         shared = self.shared
-        if shared.every_event or state.frame is None or shared.is_capturing():
+        if shared.every_event or state.frame is None or state.scripted is not None or shared.is_capturing():
             state.token = None
             return
         token = token_of(state.frame[0], opened[3])
@@ -53,12 +53,11 @@ class Forwards:
             self._learn(state, opened)
 
     def stray(self, state: State) -> None:
-        """A call came out of turn: what is open is open as any range is, and the script is forgotten."""
+        """End a script, as a call came out of turn: what is open is open as any range is, and it is forgotten."""
         frame = state.scripted
         assert frame is not None  # noqa: S101 - a token is only set with it
         assert state.token is not None  # noqa: S101 - callers have looked
-        if state.rest is not None:
-            self.close_rest(state)
+        self.close_script_rest(state)
         _, stage, _, said = state.open[-1]
         ended, calls = set(state.log[:: frame.WIDTH]), frame.script.calls
         for position in range(state.at):
@@ -72,14 +71,18 @@ class Forwards:
         """Close the open range of a container's own work."""
         assert state.rest is not None  # noqa: S101 - callers have looked
         self.shared.emitter.pop()
-        first, second = state.rest
+        tap, (event_id, parent, priced, stage, step, _, _, start_ns) = state.rest
         state.rest = None
-        if isinstance(first, int):
-            state.log += (first, second, perf_counter_ns())
-        elif self.shared.rows is not None:
-            event_id, parent, priced, stage, step, _, _, start_ns = second  # type: ignore[misc]
-            numbers = (event_id, parent, first.number, priced, stage, max(step, 0), start_ns, perf_counter_ns())
+        if self.shared.rows is not None:
+            numbers = (event_id, parent, tap.number, priced, stage, max(step, 0), start_ns, perf_counter_ns())
             self.shared.rows.append((*numbers, state.native_id), None)
+
+    def close_script_rest(self, state: State) -> None:
+        """Close the open range of a container's own work, if a script opened one."""
+        if state.script_rest is not None:
+            self.shared.emitter.pop()
+            state.log += (*state.script_rest, perf_counter_ns())
+            state.script_rest = None
 
     def _begin_script(self, state: State, token: int, opened: Opened) -> None:
         assert state.frame is not None  # noqa: S101 - callers have looked

@@ -109,12 +109,14 @@ class State:
 
     ``token`` is set inside a forward whose calls are known, and are only timed, into ``log``: see
     `dsocr_nvtx.hooks.quick`. ``notes`` takes the experts chosen in it, three items a call: the layer's number, the
-    length of the log, the indices; None where nobody wants them. Where a tool listens, ``scripted`` tells of the calls
-    and ``at`` which of them comes next, and ``lesson`` is what a forward teaches: see `dsocr_nvtx.hooks.scripts`.
+    length of the log, the indices; None where nobody wants them. Where a tool listens, ``scripted`` tells of the calls,
+    ``at`` which of them comes next, ``script_rest`` which range of a container's own work is open and since when, and
+    ``lesson`` is what a forward teaches: see `dsocr_nvtx.hooks.scripts`.
     """
 
     __slots__ = (
-        "at", "frame", "lesson", "log", "native_id", "next_id", "notes", "open", "rest", "scripted", "token",
+        "at", "frame", "lesson", "log", "native_id", "next_id", "notes", "open", "rest", "script_rest",
+        "scripted", "token",
     )  # fmt: skip
 
     def __init__(self, block: int) -> None:
@@ -122,7 +124,8 @@ class State:
         self.native_id = get_native_id()
         self.open: list[OpenRange] = []
         self.frame: Frame | None = None
-        self.rest: tuple[Tap, Opened] | tuple[int, int] | None = None
+        self.rest: tuple[Tap, Opened] | None = None
+        self.script_rest: tuple[int, int] | None = None
         self.token: int | None = None
         self.log: list[int] = []
         self.notes: list[Any] | None = None

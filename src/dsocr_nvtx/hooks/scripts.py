@@ -24,11 +24,11 @@ _BATCH = FIELD_INDEX["batch"]
 Words = npt.NDArray[np.int64]
 
 Plan = tuple[int, object, int, object]
-"""A call in a script: its position and attributes, those of the range of its container's work after it (or -1, None)."""
+"""A call in a script: position and attributes, then those of the range of its container's work after it (or -1, None)."""
 
 
 class Learned(NamedTuple):
-    """A range as it was pushed while a forward was learned; ``after``: the call that a container's own work followed."""
+    """A range as it was pushed while a forward was learned; ``after``: the call that a container's work followed."""
 
     event_id: int
     parent_id: int
@@ -50,7 +50,9 @@ def growth(place: Place, key: Key) -> Words | None:
 class Script:
     """The calls of a forward: the payload of each, in the order of their pushes, up to date for one step."""
 
-    def __init__(self, lesson: list[Learned], kv_len: int, increments: Words, attributes: Callable[..., object]) -> None:
+    def __init__(
+        self, lesson: list[Learned], kv_len: int, increments: Words, attributes: Callable[..., object]
+    ) -> None:
         self.calls, self.kv_len, self.increments = lesson, kv_len, increments
         self.epoch = 0
         self.codes: list[int] = []

@@ -194,6 +194,8 @@ class Tap:
         """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
         if state.rest is not None:
             self.forwards.close_rest(state)
+        if state.script_rest is not None:
+            self.forwards.close_script_rest(state)
         end_ns = perf_counter_ns()
         self.pop()
         state.open.pop()
@@ -320,4 +322,3 @@ class Tap:
         if self.shared.emitter.active:
             self.shared.emitter.mark(announcement(self.place.path, slot.words.tolist()))
         slot.epoch = self.counters.epoch
-

@@ -77,18 +77,18 @@ def timed_and_noted(
     return hooked
 
 
-def scripted(
+def scripted(  # noqa: C901 - one function: a call of another would cost more than what it does
     inner: Method, read: Reading, threads: Threads, plans: dict[int | None, Plan], watch: Watch | None,
     emit: tuple[Callable[[object], object], Callable[[], object]], forwards: Forwards,
     fail: Callable[[Exception], None],
 ) -> Method:  # fmt: skip
     """Return ``inner`` in a range whose record waits in ``plans``; a call out of turn ends the script."""
     push, pop = emit
-    stray, close_rest = forwards.stray, forwards.close_rest
+    stray, close_rest, close_script_rest = forwards.stray, forwards.close_rest, forwards.close_script_rest
     bare, number = (inner, -1) if watch is None else (watch.inner, watch.number)
 
     @wraps(inner)
-    def hooked(*args: Any, **kwargs: Any) -> Any:
+    def hooked(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - as above
         if is_dynamo_compiling():
             return inner(*args, **kwargs)
         state = threads.state
@@ -100,10 +100,10 @@ def scripted(
                 stray(state)
             return read(state, args, kwargs)
         at, attributes, rest_at, rest_attributes = plan
-        if state.rest is not None:
-            close_rest(state)
         log = state.log
         try:
+            if state.script_rest is not None:
+                close_script_rest(state)
             push(attributes)
         except Exception as error:  # noqa: BLE001 - as above
             fail(error)
@@ -119,7 +119,9 @@ def scripted(
             return bare(*args, **kwargs)
         finally:
             try:
-                if state.rest is not None:
+                if state.script_rest is not None:
+                    close_script_rest(state)
+                elif state.rest is not None:  # of a call inside that came out of turn
                     close_rest(state)
                 end_ns = perf_counter_ns()
                 pop()
@@ -128,7 +130,7 @@ def scripted(
                     state.open.pop()
                 elif rest_at == state.at:
                     push(rest_attributes)
-                    state.at, state.rest = rest_at + 1, (rest_at, end_ns)
+                    state.at, state.script_rest = rest_at + 1, (rest_at, end_ns)
             except Exception as error:  # noqa: BLE001 - as above
                 fail(error)
 

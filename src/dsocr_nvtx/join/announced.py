@@ -45,9 +45,9 @@ class Announced:
 
     def fields(self, rows: Ints, more: Ints) -> Ints:
         """Return the fields that some announcements tell of where the cache holds so many keys more."""
-        values, growth = self.values[rows], self.growth[rows]
-        grown = np.flatnonzero((growth >= 0) & (more != 0))
-        values[grown] += self.increments[growth[grown]] * more[grown, None]
+        values: Ints = self.values[rows]
+        grown = np.flatnonzero(more)
+        values[grown] += self.increments[self.growth[rows[grown]]] * more[grown, None]
         return values
 
 
@@ -65,9 +65,7 @@ def read_announced(announcements: pa.Table) -> Announced:
     rows, values = np.concatenate([rows, grown]), np.concatenate([values, their_values])
     pid, tid, time = (numbers(announcements, name)[rows] for name in ("pid", "tid", "time_ns"))
     order = np.lexsort((values[:, _EVENT], time, tid, pid))
-    return Announced(
-        pid[order], tid[order], time[order], path[order], words, values[order], growth[order], increments
-    )
+    return Announced(pid[order], tid[order], time[order], path[order], words, values[order], growth[order], increments)
 
 
 def _parse_growing(texts: pa.Array) -> tuple[Ints, Ints, list[str], Ints, Ints]:
@@ -144,16 +142,18 @@ class Told:
         own: dict[int, Ints] = {_STEP: self.step, _EVENT: self.event}
         if column in own:
             return own[column][rows]
-        values, growth = self.announced.values[self.last[rows], column], self.announced.growth[self.last[rows]]
-        if not len(self.announced.increments):
-            return values
-        return values + np.where(growth >= 0, self.announced.increments[growth, column] * self.more[rows], 0)
+        values: Ints = self.announced.values[self.last[rows], column]
+        grown = np.flatnonzero(self.more[rows])
+        growth = self.announced.growth[self.last[rows[grown]]]
+        values[grown] += self.announced.increments[growth, column] * self.more[rows[grown]]
+        return values
 
 
 def told_costs(announced: Announced, nvtx: pa.Table) -> Told:
     """Return, per range, the last announcement for its thread, path and stage not after its start."""
     last = last_told(announced, nvtx)
-    return Told(announced, last, grown_since(announced, nvtx, last), _told_steps(announced, nvtx), _told_events(announced, nvtx))
+    more = grown_since(announced, nvtx, last)
+    return Told(announced, last, more, _told_steps(announced, nvtx), _told_events(announced, nvtx))
 
 
 def last_told(announced: Announced, nvtx: pa.Table) -> Ints:
