@@ -28,6 +28,8 @@ class Forwards:
         self.scripts: dict[int, Script] = {}
         self.strays: dict[int, int] = {}
         self.known: set[int] = set()
+        self.told: dict[int, object] = {}
+        """By stage, whose announcements hold for calls that announce nothing themselves: a script's, or a capture's."""
 
     def begin(self, state: State, key: Key, opened: Opened) -> None:
         """Begin a forward, its own range open: ``key`` is that of the model's call."""
@@ -96,9 +98,9 @@ class Forwards:
         if script is None:
             state.lesson = [] if self.strays.get(token, 0) < self.MOST_STRAYS else None
             return
-        if script.epoch != epoch:
+        if script.epoch != epoch or self.told.get(stage) is not script:
             script.announce(self.shared.emitter.mark, only_growing=False)
-            script.epoch = epoch
+            script.epoch, self.told[stage] = epoch, script
         state.log, state.token, state.at = [], token, 0
         state.scripted = ScriptFrame(
             script, state.next_id, event_id, stage, max(step, 0), kv, state.native_id, state.log
@@ -122,14 +124,11 @@ class Forwards:
         token = token_of(state.frame[0], opened[3])
         if shared.rows is not None:
             script.codes = [shared.rows.code(call.tap.place, call.slot.key or ()) for call in lesson]
-        for call in lesson:
-            if call.tap.place.grows:
-                call.slot.epoch = -1  # what is announced now holds for known forwards: others announce again
         for tap, plan in script.plans().items():
             tap.plans[token] = plan
         script.fill(state.next_id, max(opened[4], 0), script.kv_len)
         script.announce(shared.emitter.mark, only_growing=True)
-        script.epoch = shared.counters.epoch
+        script.epoch, self.told[opened[3]] = shared.counters.epoch, script
         self.scripts[token] = script
 
     def _end_timed(self, state: State, opened: Opened) -> None:

@@ -144,7 +144,7 @@ class Threads(local):
 class Slot:
     """A tap in one stage: its bound range attributes, its payload, and the key that the payload holds now."""
 
-    __slots__ = ("array", "attributes", "epoch", "frame", "growth", "key", "number", "regime", "words")
+    __slots__ = ("array", "attributes", "epoch", "frame", "growth", "key", "number", "round", "words")
 
     def __init__(self, place: Place, stage: int, emitter: Emitter) -> None:
         self.array = np.zeros(len(PAYLOAD_FIELDS), "<i8")
@@ -153,7 +153,7 @@ class Slot:
         self.number = 0
         self.frame = 0
         self.epoch = -1
-        self.regime: Key | None = None
+        self.round = -1
         self.growth: npt.NDArray[np.int64] | None = None
         self.words[FIELD_INDEX["stage"]] = stage
         self.words[FIELD_INDEX["layer"]] = -1 if place.layer is None else place.layer

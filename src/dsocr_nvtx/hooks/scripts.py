@@ -24,7 +24,7 @@ _BATCH = FIELD_INDEX["batch"]
 Words = npt.NDArray[np.int64]
 
 Plan = tuple[int, object, int, object]
-"""A call in a script: position and attributes, then those of the range of its container's work after it (or -1, None)."""
+"""A call in a script: position and attributes; then those of the range of its container's work, or -1 and None."""
 
 
 class Learned(NamedTuple):
@@ -45,6 +45,11 @@ def growth(place: Place, key: Key) -> Words | None:
     if (three - two != two - one).any():
         return None
     return np.concatenate([np.zeros(_BATCH, np.int64), two - one])
+
+
+def alike(key: Key, other: Key) -> bool:
+    """Return whether keys of a growing place differ only in a length of the cache that costs grow evenly with."""
+    return key[:2] == other[:2] and key[3:] == other[3:] and (key[2] >= key[3]) == (other[2] >= other[3])
 
 
 class Script:
@@ -95,6 +100,8 @@ class Script:
 
     def announce(self, mark: Callable[[str], object], *, only_growing: bool) -> None:
         """Announce the costs of all calls, or of those that grow; the first record's event must be the next range's."""
+        for call in self.calls:
+            call.slot.epoch = -1  # a call that is read and priced announces again
         event = int(self.records[0, _EVENT])
         told = set()
         for call, record, more in zip(self.calls, self.records.tolist(), self.increments.tolist(), strict=True):

@@ -148,16 +148,31 @@ class HookSession:
             return
         try:
             state, step = shared.threads.state, max(shared.counters.steps[capture.stage], 0)
-            for tap in self._growing if shared.emitter.active else ():
-                slot = tap.slots[capture.stage]
-                if slot is not None and tap.place in capture.keys:
-                    tap.tell(slot, capture.key(tap.place, kv_len), state.next_id, step)
+            if shared.emitter.active:
+                self._tell(capture, kv_len, state.next_id, step)
             if shared.rows is not None:
                 parent = state.open[-1][0] if state.open else None
                 replay = Replay(capture, kv_len, step, parent, perf_counter_ns(), state.native_id)
                 self.stats.replays.append(replay)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             self._fail("replay", error)
+
+    def _tell(self, capture: Capture, kv_len: int, event_id: int, step: int) -> None:
+        """Announce the model's cost, and with it the cache's length; where that is not enough, how others grow."""
+        told, even = self._shared.forwards.told, True
+        taps = [
+            (tap, slot) for tap in self._growing if (slot := tap.slots[capture.stage]) and tap.place in capture.keys
+        ]
+        enough = (capture, self._shared.counters.epoch, [capture.is_full(tap.place, kv_len) for tap, _ in taps])
+        before = told.get(capture.stage)
+        for tap, slot in taps:
+            key = capture.key(tap.place, kv_len)
+            if tap.place.is_model:
+                tap.tell(slot, key, event_id, step)
+            elif before != enough:
+                even &= tap.tell(slot, key, event_id, step, growing=True)
+        if even:
+            told[capture.stage] = enough
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -19,13 +19,13 @@ from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
 from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
-from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame, growth
+from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame, alike, growth
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_noted
-from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
+from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement, growth_announcement
 from dsocr_nvtx.schema.records import Level, Stage
 
-_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
+_EVENT, _STEP, _STAGE = (FIELD_INDEX[name] for name in ("event_id", "step", "stage"))
 _CODES = {stage: code for code, stage in enumerate(Stage)}
 _VISION, _PREFILL, _DECODE, _UNKNOWN = range(4)
 
@@ -224,11 +224,18 @@ class Tap:
         if state.lesson is not None:
             state.lesson.append(Learned(event_id, parent, self, slot, after))
 
-    def tell(self, slot: Slot, key: Key, event_id: int, step: int) -> None:
-        """Announce the cost of a call that no range will be opened for: a graph's launch stands for it."""
-        slot.hold(key, self.price(key), slot.number)
+    def tell(self, slot: Slot, key: Key, event_id: int, step: int, *, growing: bool = False) -> bool:
+        """Announce the cost of a call that no range will be opened for: a graph's launch stands for it.
+
+        ``growing``: also how it grows with the cache. Returns whether it does so evenly; else only the cost is told.
+        """
+        self._hold(slot, key)
         slot.words[_EVENT], slot.words[_STEP] = event_id, max(step, 0)
+        more = growth(self.place, key) if growing else None
         self._announce(slot)
+        if more is not None:
+            self.shared.emitter.mark(growth_announcement(self.place.path, slot.words.tolist(), more.tolist()))
+        return more is not None
 
     def price(self, key: Key) -> Priced:
         """Return the cost behind a key."""
@@ -272,11 +279,10 @@ class Tap:
 
     def _grown(self, slot: Slot, key: Key) -> bool:
         """Let the slot's payload grow to a longer cache; False where it must be priced: anew in every round."""
-        regime = (self.counters.epoch, key[:2], key[3:], key[2] >= key[3])
-        if slot.regime != regime:
-            slot.regime, slot.growth = regime, growth(self.place, key)
+        if slot.round != self.counters.epoch or slot.key is None or not alike(key, slot.key):
+            slot.round, slot.growth = self.counters.epoch, growth(self.place, key)
             return False
-        if slot.growth is None or slot.key is None:
+        if slot.growth is None:
             return False
         slot.array += slot.growth * (key[2] - slot.key[2])
         return True
@@ -319,6 +325,8 @@ class Tap:
         return slot
 
     def _announce(self, slot: Slot) -> None:
-        if self.shared.emitter.active:
+        if self.active:
             self.shared.emitter.mark(announcement(self.place.path, slot.words.tolist()))
+            if not self.is_stage:
+                self.forwards.told.pop(slot.words[_STAGE], None)
         slot.epoch = self.counters.epoch
