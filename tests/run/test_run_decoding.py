@@ -164,12 +164,13 @@ def test_what_grows_is_announced_before_each_launch_inside_its_step(model: Any, 
     assert [step.values[FIELD_INDEX["step"]] for step in steps] == [0, 1, 2]
     layers = range(len(model.model.language_model.layers))
     growing = {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
-    lengths, grow = [], {}
+    lengths: list[set[int]] = []
+    grow: dict[str, tuple[list[int], list[int]]] = {}
     for number, step in enumerate(steps):
         assert step.end is not None
         texts = [text for time, text in listener.marks if step.start < time < step.end]
         told = [one for text in texts if (one := parse_announcement(text))]
-        more = [one for text in texts if (one := parse_growth_announcement(text))]
+        more = [grown for text in texts if (grown := parse_growth_announcement(text))]
         assert {one[0] for one in told} == ({"model"} | growing if number == 0 else {"model"})
         assert {one[0] for one in more} == (growing if number == 0 else set())
         grow |= {path: (values, increments) for path, values, increments in more}

@@ -213,6 +213,8 @@ class Tap:
     def begin_rest(self, state: State, stage: int, step: int, after: "Tap") -> None:
         """Open the range of what a container does itself; whatever comes next on the thread closes it."""
         slot = self.slots[stage] or self._slot(stage)
+        if slot.key is None:
+            self._hold(slot, ())
         event_id = state.next_id
         slot.words[_EVENT], slot.words[_STEP] = event_id, step if step > 0 else 0
         if slot.epoch != self.counters.epoch:
