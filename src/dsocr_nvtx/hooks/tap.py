@@ -304,8 +304,10 @@ class Tap:
 
     def _begins(self, state: State, stage: int) -> bool:
         """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""
-        inside = any(o[1] == stage and o[2].level is Level.STAGE for o in state.open)
-        return not inside and not self.shared.is_capturing()
+        for around in state.open:
+            if around[1] == stage and around[2].level is Level.STAGE:
+                return False
+        return not self.shared.is_capturing()
 
     def _rehearsed(self, inner: Callable[..., Any], state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call without a range, but price the call, so that a later one of its shape finds its cost ready."""
