@@ -197,7 +197,7 @@ def test_hooks_step_aside_where_torch_compiles(model: Any, listens: bool) -> Non
     with torch.no_grad(), hook(model, emitter=emitter) as session:
         hooked = norm.__dict__["forward"]
         compiled = torch.compile(hooked, backend="eager", fullgraph=True)
-        assert torch.equal(compiled(sizes), hooked(sizes))
+        assert torch.equal(compiled(sizes), hooked(sizes))  # type: ignore[no-untyped-call]
         assert [r.path for r in session.stats.records] == ["decoder.1.input_norm"]
         session.discard()
         norm.__dict__["forward"] = compiled

@@ -2,14 +2,18 @@
 
 from array import array
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsocr_nvtx.hooks.places import Key, Opened, State
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
+from dsocr_nvtx.hooks.repeats import Repeat
 from dsocr_nvtx.hooks.scripts import Script, ScriptFrame, learned
+from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
 
 if TYPE_CHECKING:
-    from dsocr_nvtx.hooks.tap import Shared
+    from dsocr_nvtx.hooks.tap import Shared, Tap
+
+_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 
 
 class Forwards:
@@ -28,6 +32,8 @@ class Forwards:
         self.scripts: dict[int, Script] = {}
         self.strays: dict[int, int] = {}
         self.known: set[int] = set()
+        self.pending: list[tuple[Any, ...]] = []
+        """Forwards that repeated the one before, as they were logged: see `dsocr_nvtx.hooks.repeats`."""
         self.told: dict[int, object] = {}
         """By stage, whose announcements hold for calls that announce nothing themselves: a script's, or a capture's."""
 
@@ -53,6 +59,35 @@ class Forwards:
             self._end_script(state, state.scripted)
         elif state.lesson is not None:
             self._learn(state, opened)
+
+    def follows(self, tap: "Tap", last: Repeat, kv_len: int, event_id: int, step: int) -> bool:
+        """Open the range of a forward that repeats the last one; False, and nothing done, where it must be read."""
+        slot, script, epoch = tap.slots[last.stage], last.script, self.shared.counters.epoch
+        holds = script is not None and script.epoch == epoch and self.told.get(last.stage) is script
+        if not holds or slot is None or slot.key is not last.key or slot.growth is None or slot.round != epoch:
+            return False
+        slot.array += slot.growth * (kv_len - last.key[2])
+        slot.key = last.key = (*last.key[:2], kv_len, *last.key[3:])
+        last.number = slot.number = (
+            self.shared.rows.late_number(tap.place, slot.key) if self.shared.rows is not None else 0
+        )
+        slot.words[_EVENT], slot.words[_STEP] = event_id, step
+        self.shared.emitter.mark(announcement(tap.place.path, slot.words.tolist()))
+        self.shared.emitter.push(slot.attributes)
+        return True
+
+    def settle(self) -> None:
+        """Keep what is pending as other forwards are kept."""
+        taken, self.pending[:] = self.pending[:], []
+        rows = self.shared.rows
+        assert rows is not None  # noqa: S101 - else nothing is pending
+        for tap, key, kv, event_id, parent, stage, step, start, end, thread, first_id, log, notes in taken:
+            cost = rows.late_number(tap.place, (*key[:2], *kv, *key[4:]))
+            rows.append((event_id, parent, tap.number, cost, stage, step, start, end, thread), None)
+            frame = QuickFrame(first_id, event_id, stage, step, kv, thread, array("q", log))
+            rows.append_frame(frame)
+            if notes and self.shared.noted is not None:
+                self.shared.noted.take(frame, notes)
 
     def stray(self, state: State) -> None:
         """End a script, as a call came out of turn: what is open is open as any range is, and it is forgotten."""

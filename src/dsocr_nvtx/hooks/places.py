@@ -13,6 +13,7 @@ from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, CallShape, Cost, LayerKind, Level, code_of
 
 if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.repeats import Repeat
     from dsocr_nvtx.hooks.scripts import Learned, ScriptFrame
     from dsocr_nvtx.hooks.tap import Tap
 
@@ -111,11 +112,12 @@ class State:
     `dsocr_nvtx.hooks.quick`. ``notes`` takes the experts chosen in it, three items a call: the layer's number, the
     length of the log, the indices; None where nobody wants them. Where a tool listens, ``scripted`` tells of the calls,
     ``at`` which of them comes next, ``script_rest`` which range of a container's own work is open and since when, and
-    ``lesson`` is what a forward teaches: see `dsocr_nvtx.hooks.scripts`.
+    ``lesson`` is what a forward teaches: see `dsocr_nvtx.hooks.scripts`. ``last`` is the forward before, where the next
+    may be like it: see `dsocr_nvtx.hooks.repeats`.
     """
 
     __slots__ = (
-        "at", "frame", "lesson", "log", "native_id", "next_id", "notes", "open", "rest", "script_rest",
+        "at", "frame", "last", "lesson", "log", "native_id", "next_id", "notes", "open", "rest", "script_rest",
         "scripted", "token",
     )  # fmt: skip
 
@@ -132,6 +134,7 @@ class State:
         self.scripted: ScriptFrame | None = None
         self.at = 0
         self.lesson: list[Learned] | None = None
+        self.last: Repeat | None = None
 
 
 class Threads(local):

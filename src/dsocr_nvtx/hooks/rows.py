@@ -5,7 +5,7 @@ making it: with tens of thousands of calls, collections become the largest part 
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dsocr_nvtx.hooks.places import Key, Place, Priced
@@ -47,10 +47,13 @@ class Rows:
         self._late: list[tuple[Place, Key]] = []
         self._codes: dict[tuple[Place, Key], int] = {}
         self._frames: list[QuickFrame | ScriptFrame] = []
+        self.settle: Callable[[], None] = lambda: None
+        """Brings what was only logged into the table; called before anything is read."""
 
     @property
     def kept(self) -> int:
         """How many calls were kept one by one."""
+        self.settle()
         return len(self._numbers) // self.WIDTH
 
     def captured_since(self, first: int) -> list[Row]:
@@ -82,11 +85,12 @@ class Rows:
     def append(self, numbers: tuple[int, ...], events: tuple[Any, Any] | None) -> None:
         """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""
         if events is not None:
-            self._events[self.kept] = events
+            self._events[len(self._numbers) // self.WIDTH] = events
         self._numbers.extend(numbers)
 
     def clear(self) -> None:
         """Forget every call."""
+        self.settle()
         del self._numbers[:]
         self._events.clear()
         self._captured.clear()

@@ -1,6 +1,6 @@
 """Which stage of inference the current context is in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
@@ -32,14 +32,12 @@ def stage_called(name: str) -> Stage:
         raise UsageError(f"no stage is called {name!r}; say one of {', '.join(Stage)}") from cause
 
 
-def begin_stage(stage: Stage) -> Token[Stage]:
-    """Put the current context into a stage; `end_stage` takes what is returned."""
-    return _STAGE.set(stage)
-
-
-def end_stage(token: Token[Stage]) -> None:
-    """Put the current context back into the stage that it was in."""
-    _STAGE.reset(token)
+begin_stage: Callable[[Stage], Token[Stage]] = _STAGE.set
+"""Put the current context into a stage; `end_stage` takes what is returned."""
+end_stage: Callable[[Token[Stage]], None] = _STAGE.reset
+"""Put the current context back into the stage that it was in."""
+stage_now: Callable[[], Stage] = _STAGE.get
+"""What `current_stage` returns."""
 
 
 def current_stage() -> Stage:

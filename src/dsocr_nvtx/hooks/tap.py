@@ -18,6 +18,7 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
+from dsocr_nvtx.hooks.repeats import repeat_of, repeated
 from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
 from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame, alike, growth
 from dsocr_nvtx.hooks.stage import current_stage
@@ -81,6 +82,8 @@ class Shared:
         self.muted = False
         self.noted: Notes | None = None
         self.forwards = Forwards(self)
+        if rows is not None:
+            rows.settle = self.forwards.settle
         self.capturing = False
         """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
 
@@ -89,11 +92,9 @@ class Shared:
         return self.capturing or (self.make_event is not None and _is_capturing())
 
     def event(self) -> Any:
-        """Record a timing event on the current stream."""
+        """Record a timing event on the current stream and return it."""
         assert self.make_event is not None  # noqa: S101 - callers have looked
-        event = self.make_event()
-        event.record()
-        return event
+        return self.make_event()
 
 
 class Tap:
@@ -123,6 +124,8 @@ class Tap:
         """
         mine, threads = partial(fail, self.place.path), self.shared.threads
         read = partial(self._call, inner, mine)
+        if self.place.is_model and not self.shared.every_event and (self.active or self.keep is not None):
+            return repeated(self, inner, read, mine)
         if self.active:
             emit = (self.push, self.pop)
             return scripted(inner, read, threads, self.plans, watch, emit, self.forwards, mine)
@@ -139,6 +142,8 @@ class Tap:
             if self.shared.muted:
                 return self._rehearsed(inner, state, args, kwargs)
             opened = self.enter(state, args, kwargs)
+            if self.place.is_model:
+                state.last = repeat_of(self, state, opened[3], kwargs) if state.token is not None and not args else None
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             fail(error)
             return inner(*args, **kwargs)

@@ -8,14 +8,16 @@ Under torch.compile's tracing the hooks step aside: its tracer takes `is_dynamo_
 from collections.abc import Callable
 from functools import wraps
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 from torch.compiler import is_compiling, is_dynamo_compiling
 
-from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.places import State, Threads
 from dsocr_nvtx.hooks.scripts import Plan
+
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.forwards import Forwards
 
 Method = Callable[..., Any]
 Reading = Callable[[State, tuple[Any, ...], dict[str, Any]], Any]
@@ -79,7 +81,7 @@ def timed_and_noted(
 
 def scripted(  # noqa: C901 - one function: a call of another would cost more than what it does
     inner: Method, read: Reading, threads: Threads, plans: dict[int | None, Plan], watch: Watch | None,
-    emit: tuple[Callable[[object], object], Callable[[], object]], forwards: Forwards,
+    emit: tuple[Callable[[object], object], Callable[[], object]], forwards: "Forwards",
     fail: Callable[[Exception], None],
 ) -> Method:  # fmt: skip
     """Return ``inner`` in a range whose record waits in ``plans``; a call out of turn ends the script."""
