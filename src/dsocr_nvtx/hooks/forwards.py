@@ -11,7 +11,8 @@ from dsocr_nvtx.hooks.scripts import Script, ScriptFrame, learned
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
 
 if TYPE_CHECKING:
-    from dsocr_nvtx.hooks.tap import Shared, Tap
+    from dsocr_nvtx.hooks.shared import Shared
+    from dsocr_nvtx.hooks.tap import Tap
 
 _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 
@@ -78,10 +79,15 @@ class Forwards:
 
     def settle(self) -> None:
         """Keep what is pending as other forwards are kept."""
-        taken, self.pending[:] = self.pending[:], []
         rows = self.shared.rows
         assert rows is not None  # noqa: S101 - else nothing is pending
-        for tap, key, kv, event_id, parent, stage, step, start, end, thread, first_id, log, notes in taken:
+        while self.pending:
+            try:
+                tap, key, kv, event_id, parent, stage, step, start, end, thread, first_id, log, notes = (
+                    self.pending.pop(0)
+                )
+            except IndexError:  # another thread took the last one
+                return
             cost = rows.late_number(tap.place, (*key[:2], *kv, *key[4:]))
             rows.append((event_id, parent, tap.number, cost, stage, step, start, end, thread), None)
             frame = QuickFrame(first_id, event_id, stage, step, kv, thread, array("q", log))

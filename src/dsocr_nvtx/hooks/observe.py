@@ -23,7 +23,7 @@ from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
 from dsocr_nvtx.hooks.quick import QuickFrame
 from dsocr_nvtx.hooks.scripts import ScriptFrame
-from dsocr_nvtx.hooks.tap import Shared
+from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.wrappers import Watch
 from dsocr_nvtx.schema.payload import experts_mark
 from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, ExpertsCall, LayerKind, Stage

@@ -14,9 +14,10 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
+from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.stage import begin_stage, end_stage, stage_called
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
-from dsocr_nvtx.hooks.tap import Shared, Tap
+from dsocr_nvtx.hooks.tap import Tap
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage
 
 _log = logging.getLogger(__name__)

@@ -6,21 +6,17 @@ measure. Per call it reads sizes only (no tensor values, no synchronisation), ed
 few whole numbers to an array; costs are computed once per shape. An error in here never reaches the model.
 """
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-
-from dsocr_nvtx.hooks.emit import Emitter
-from dsocr_nvtx.hooks.forwards import Forwards
-from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
-from dsocr_nvtx.hooks.quick import QuickFrame, token_of
+from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State
+from dsocr_nvtx.hooks.quick import token_of
 from dsocr_nvtx.hooks.repeats import repeat_of, repeated
-from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
-from dsocr_nvtx.hooks.scripts import Learned, Plan, ScriptFrame, alike, growth
+from dsocr_nvtx.hooks.rows import NO_PARENT
+from dsocr_nvtx.hooks.scripts import Learned, Plan, alike, growth
+from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_noted
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement, growth_announcement
@@ -29,72 +25,6 @@ from dsocr_nvtx.schema.records import Level, Stage
 _EVENT, _STEP, _STAGE = (FIELD_INDEX[name] for name in ("event_id", "step", "stage"))
 _CODES = {stage: code for code, stage in enumerate(Stage)}
 _VISION, _PREFILL, _DECODE, _UNKNOWN = range(4)
-
-
-# None where this build of torch has no CUDA; then nothing makes events either.
-_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", torch.cuda.is_available)
-
-# The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
-_BLOCKS = itertools.count()
-
-
-class Counters:
-    """What all taps of a session share: the step of each stage, and the round of announcements."""
-
-    REPEAT_EVERY = 32
-    """Announcements are repeated after so many steps, so that a capture that begins late still learns every cost."""
-
-    def __init__(self) -> None:
-        self.steps = [-1] * len(_CODES)
-        self.opened = 0
-        self.epoch = 0
-
-    def begin_step(self, stage: int) -> None:
-        """Count a step of a stage."""
-        self.steps[stage] += 1
-        self.opened += 1
-        if self.opened % self.REPEAT_EVERY == 0:
-            self.epoch += 1
-
-
-class Notes(Protocol):
-    """Who wants to know which experts were chosen in forwards whose calls are known."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether the next forward is to be noted."""
-        ...
-
-    def take(self, frame: QuickFrame | ScriptFrame, notes: list[Any]) -> None:
-        """Take what was noted in a forward: number, length of the log and indices, call after call."""
-        ...
-
-
-class Shared:
-    """What all taps of a session share."""
-
-    def __init__(
-        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
-    ) -> None:
-        self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
-        self.threads = Threads(_BLOCKS.__next__)
-        self.counters = Counters()
-        self.muted = False
-        self.noted: Notes | None = None
-        self.forwards = Forwards(self)
-        if rows is not None:
-            rows.settle = self.forwards.settle
-        self.capturing = False
-        """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
-
-    def is_capturing(self) -> bool:
-        """Return whether calls go into a CUDA graph now, the session's or a script's own."""
-        return self.capturing or (self.make_event is not None and _is_capturing())
-
-    def event(self) -> Any:
-        """Record a timing event on the current stream and return it."""
-        assert self.make_event is not None  # noqa: S101 - callers have looked
-        return self.make_event()
 
 
 class Tap:
