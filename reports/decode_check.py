@@ -1,4 +1,4 @@
-"""Decode modes, hook cost and timing sources on one GPU: the figures, each section on its own. Needs a GPU and nsys.
+"""Decode modes, hook cost, timing sources, the ladder and energy on one GPU, each section on its own. Needs nsys.
 
     python3 reports/decode_check.py -o DIR [--only SECTION ...] [--skip SECTION ...]
 
@@ -141,6 +141,75 @@ def replay_times(_out: Path) -> list[Row]:
     return rows
 
 
+def replay_idle(_out: Path) -> list[Row]:
+    """Hold an untraced replay to its kernels, and say what tracing a graph's nodes adds to the gaps between them."""
+    import torch
+
+    rows: list[Row] = []
+    value = torch.zeros(32, device="cuda")
+    short = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(short):
+        for _ in range(500):
+            value.add_(1)
+    period = _replay_ms(short.replay) / 500 * 1e6
+    _, kernels, gaps, _ = _traced(short.replay)
+    added = (kernels + gaps) / 500 * 1e6 - period
+    told = f"{period:.0f} ns untraced, {(kernels + gaps) / 500 * 1e6:.0f} ns traced ({gaps / 500 * 1e6:.0f} ns of gap)"
+    rows.append(("period of a graph's node, 500 short kernels", told, ""))
+    for mode, batch in (("gundam", 1), ("base", 16)):
+        with started(mode, batch, "graph") as state, state.undone():
+            whole = _replay_ms(state.graph.replay)
+            nodes, kernels, gaps, span = _traced(state.graph.replay)
+        idle = max(whole - kernels, 0.0) / whole
+        told = (
+            f"{idle:.1%} at most: {whole:.3f} ms untraced, its {nodes} operations take {kernels:.3f} ms; traced "
+            f"{span:.3f} ms with gaps of {gaps:.3f} ms, of which the trace adds about {nodes * added / 1e6:.3f} ms"
+        )
+        rows.append((f"device idle within a replayed step, {mode}, batch {batch}", told, "5 %"))  # fmt: skip
+    return rows
+
+
+def _replay_ms(replay: Callable[[], None], count: int = 10) -> float:
+    """Return the milliseconds from one launch of a graph to the next, the host ahead."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    replay()
+    begin.record()
+    for _ in range(count):
+        replay()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / count
+
+
+def _traced(replay: Callable[[], None], count: int = 6) -> tuple[int, float, float, float]:
+    """Return (operations, their ms, ms of gaps between them, ms from first to last) of a launch, medians of several."""
+    import numpy as np
+    import torch
+
+    from dsocr_nvtx.run.cupti_capture import CuptiCapture
+    from dsocr_nvtx.run.cupti_library import OPERATIONS
+
+    capture = CuptiCapture()
+    torch.cuda.synchronize()
+    with capture.recording():
+        for _ in range(count):
+            replay()
+        torch.cuda.synchronize()
+    records = capture.records()
+    start, end, node = (
+        np.concatenate([records[kind][name].astype(np.int64) for kind in OPERATIONS])
+        for name in ("start", "end", "graph_node_id")
+    )
+    order = np.argsort(start[node != 0])
+    start, end = start[node != 0][order].reshape(count, -1)[1:], end[node != 0][order].reshape(count, -1)[1:]
+    gaps = np.maximum(start[:, 1:] - np.maximum.accumulate(end, axis=1)[:, :-1], 0).sum(axis=1)
+    span = end.max(axis=1) - start[:, 0]
+    found = (float(np.median(each)) / 1e6 for each in ((end - start).sum(axis=1), gaps, span))
+    return (start.shape[1], *found)  # type: ignore[return-value]
+
+
 def _steps(state: Any, session: Any) -> float:
     """Return the mean milliseconds of a step, the first few left out."""
     import torch
@@ -238,8 +307,7 @@ def graph_under_nsys(out: Path) -> list[Row]:
     return [
         ("steps whose 12 layers have kernels, at the KV length of that step", f"{len(whole)} of {len(steps)} ({STEPS})",
          "all"),
-        ("device idle within a replayed step, node trace", f"median {np.median(shares):.2%}, worst {max(shares):.2%}",
-         "5 %"),
+        ("gaps within a replayed step, node trace", f"median {np.median(shares):.2%}, worst {max(shares):.2%}", ""),
         ("replayed step on the device, node trace", f"{np.median(spans) / 1e6:.3f} ms", ""),
         ("graphs in the join's accounting", json.dumps(graphs), ""),
     ]  # fmt: skip
@@ -382,9 +450,60 @@ def dilation(out: Path) -> list[Row]:
     return [(f"dilation of {stage} under nsys", json.dumps(told), "") for stage, told in found.items()]
 
 
+def ladder_rung(out: Path) -> list[Row]:
+    """Predict the replayed step from an eager capture, and replay it, for both batches."""
+    from dsocr_nvtx.roofline.ladder import ladder
+    from dsocr_nvtx.roofline.measured import read_launching
+    from dsocr_nvtx.run.loop import Unobserved
+    from dsocr_nvtx.schema.files import read_table
+
+    launching = read_launching(CEILINGS) if CEILINGS.is_file() else None
+    rows: list[Row] = []
+    for mode, batch in (("gundam", 1), ("base", 16)):
+        with started(mode, batch, "graph") as state:
+            measured = _steps(state, Unobserved())
+        run, joined = out / f"run_ladder_{batch}", out / f"ladder_{batch}.dsocr"
+        _command([*RUN, "--mode", mode, "--batch", str(batch), "--max-new-tokens", str(STEPS + 1), "--timing", "cupti",
+                  "-o", str(run)])  # fmt: skip
+        _join(run, joined)
+        table = ladder(*(read_table(joined / f"{name}.arrow") for name in ("kernels", "stages")), launching)
+        found = {row["rung"]: row for row in table.to_pylist() if row["stage"] == "decode"}
+        step = {name: row["step_ns"] / 1e6 for name, row in found.items()}
+        told = (f"{step['graph']:.3f} ms predicted, {measured:.3f} ms measured: {step['graph'] / measured - 1:+.1%}; "
+                f"eager {step['now']:.2f} ms, {found['graph']['operations'] / found['graph']['steps']:.0f} operations, "
+                f"gap {found['graph']['gap_ns'] or 0:.0f} ns")  # fmt: skip
+        rows.append((f"ladder's graph rung, decode, {mode}, batch {batch}", told, "within 15 %"))
+        for folder in (run, joined):
+            shutil.rmtree(folder, ignore_errors=True)
+    return rows
+
+
+CEILINGS = Path(__file__).parent / "h200" / "ceilings.arrow"
+"""What `ceilings` measured of launching on this kind of GPU; without it gaps are read from the capture."""
+
+
+def energy(out: Path) -> list[Row]:
+    """Run with the power watch, which repeats every stage alone for two seconds."""
+    from dsocr_nvtx.schema.files import read_table
+
+    run = out / "run_power"
+    _command([*RUN, "--power", "--decode", "graph", "--max-new-tokens", str(STEPS + 1), "-o", str(run)])
+    found = [row for row in read_table(run / "energy.arrow").to_pylist() if row["source"] == "repeated"]
+    shutil.rmtree(run, ignore_errors=True)
+    rows = []
+    for row in found:
+        told = row["verdict"]
+        if row["joules"] is not None:
+            told = (f"{row['joules']:.0f} J, +-{row['uncertainty_j'] / row['joules']:.1%}, in {row['seconds']:.2f} s; "
+                    f"{row['tokens_per_joule']:.2f} tokens per joule")  # fmt: skip
+        rows.append((f"energy of {row['stage']}, repeated alone", told, "2 s or more; uncertainty, or unresolved"))
+    return rows
+
+
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "identity": identity,
     "replay": replay_times,
+    "replay-idle": replay_idle,
     "hooks": hook_cost,
     "cupti-cost": cupti_cost,
     "complete": completeness,
@@ -392,6 +511,8 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "three-sources": three_sources,
     "hooks-nsys": hook_cost_nsys,
     "dilation": dilation,
+    "ladder": ladder_rung,
+    "energy": energy,
 }
 
 

@@ -186,3 +186,25 @@ def test_a_module_that_is_missing_is_named(model: Any) -> None:
         assert attached(model) == []
     finally:
         layer.input_layernorm = norm
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_hooks_step_aside_where_torch_compiles(model: Any, listens: bool) -> None:
+    """What is compiled is traced whole, without a break, and has no range; the calls around it have theirs."""
+    norm = model.model.language_model.layers[1].input_layernorm
+    sizes = torch.zeros(1, 1, model.config.text_config.hidden_size)
+    emitter = Listener() if listens else None
+    with torch.no_grad(), hook(model, emitter=emitter) as session:
+        hooked = norm.__dict__["forward"]
+        compiled = torch.compile(hooked, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(sizes), hooked(sizes))  # type: ignore[no-untyped-call]
+        assert [r.path for r in session.stats.records] == ["decoder.1.input_norm"]
+        session.discard()
+        norm.__dict__["forward"] = compiled
+        for _ in range(4):
+            model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False, logits_to_keep=1)
+        norm.__dict__["forward"] = hooked
+    assert session.errors == []
+    counts = [sum(r.path == f"decoder.{layer}.input_norm" for r in session.stats.records) for layer in range(3)]
+    assert counts == [4, 0, 4]
+    torch.compiler.reset()

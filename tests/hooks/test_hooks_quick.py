@@ -1,10 +1,14 @@
 """Calls that are only timed are recorded as others are: the same costs, in the same places, inside the same calls."""
 
 from typing import Any
+from weakref import ref
 
 import pytest
+import torch
+from transformers import DynamicCache
 
 from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.hooks.shapes import ModelReader
 from dsocr_nvtx.schema.records import Cost, RangeRecord, Stage
 from tests.hooks.networks import network, run
 
@@ -18,7 +22,7 @@ def told(session: HookSession) -> list[tuple[object, ...]]:
     """Return every priced call: where it is, what it costs, and the path of what is around it."""
     records = session.stats.records
     paths = {record.event_id: record.path for record in records}
-    around = {record.event_id: paths.get(record.parent_id or -1) for record in records}
+    around = {record.event_id: paths.get(-1 if record.parent_id is None else record.parent_id) for record in records}
 
     def row(r: RangeRecord) -> tuple[object, ...]:
         return (str(r.stage), r.step, r.path, r.layer, r.shape, r.cost, r.own_activation_bytes, around[r.event_id])
@@ -92,3 +96,64 @@ def test_nothing_is_only_timed_where_a_tool_or_an_event_needs_every_call(model: 
     with hook(model, events=True) as session:
         run(model, session, tokens=5)
     assert session.stats.rows.kept == len(session.stats.rows)
+
+
+def test_a_forward_like_the_one_before_is_not_read_and_the_cache_is_let_go(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read = ModelReader.__call__
+
+    def noted(self: ModelReader, *given: Any) -> Any:
+        reads.append(len(given))
+        return read(self, *given)
+
+    monkeypatch.setattr(ModelReader, "__call__", noted)
+    with hook(model) as session, torch.no_grad():
+        cache = DynamicCache(config=model.config.text_config)
+        for stage, tokens in [("prefill", 5), *[("decode", 1)] * 8]:
+            with session.step(stage):
+                model(input_ids=torch.ones(1, tokens).long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        assert len(reads) == 3  # the prompt; a decode step, that is learned; one that finds it known
+        records = [record for record in session.stats.records if record.path == "model"]
+        assert [record.shape.kv_len for record in records] == list(range(5, 14))
+        cache.crop(-4)
+        with session.step("decode"):
+            model(input_ids=torch.ones(1, 1).long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        assert session.stats.records[-1].step == 8
+        assert max(r.shape.kv_len for r in session.stats.records if r.step == 8 and r.path == "model") == 10
+        alive = ref(cache)
+        del cache
+        assert alive() is None
+    assert session.errors == []
+
+
+@pytest.mark.parametrize("change", ["experts", "logits", "batch", "stage"])
+def test_a_forward_unlike_the_one_before_is_read(model: Any, change: str) -> None:
+    """The same calls, each priced with what it was really called with."""
+
+    def decode(session: HookSession) -> list[tuple[object, ...]]:
+        cache = DynamicCache(config=model.config.text_config)
+        text = model.config.text_config
+        before = text._experts_implementation
+        try:
+            for number in range(12):
+                odd = number >= 4 and number % 4 < 2
+                stage = "prefill" if odd and change == "stage" else "decode"
+                batch = 2 if odd and change == "batch" else 1
+                text._experts_implementation = "eager" if odd and change == "experts" else before
+                used = cache if batch == 1 else DynamicCache(config=model.config.text_config)
+                with session.step(stage), torch.no_grad():
+                    model(
+                        input_ids=torch.ones(batch, 1).long(), past_key_values=used, use_cache=True,
+                        logits_to_keep=0 if odd and change == "logits" else 1,
+                    )  # fmt: skip
+        finally:
+            text._experts_implementation = before
+        return told(session)
+
+    with hook(model) as quick:
+        found = decode(quick)
+    with hook(model, events=True) as slow:
+        assert found == decode(slow)
+    assert quick.errors == slow.errors == []

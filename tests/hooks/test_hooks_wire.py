@@ -12,7 +12,7 @@ from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.roofline.points import roofline
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import datasheet
-from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement
+from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_growth_announcement
 from tests.builders.emitters import Listener
 from tests.builders.nsys import NsysFile
 from tests.hooks.networks import network, run
@@ -71,13 +71,24 @@ def _columns(table: Any) -> tuple[list[int], list[str]]:
     return table["step"].to_pylist(), table["stage"].to_pylist()
 
 
-def test_only_what_depends_on_the_kv_cache_is_announced_each_step(model: Any) -> None:
+def test_a_learned_step_announces_only_its_own_ranges(model: Any) -> None:
+    """What the first decode step announced says how it grows with the cache, so a later one tells only its length."""
     with hook(model, emitter=(listener := Listener())) as session:
         run(model, session, tokens=6)
     starts = [pushed.start for pushed in listener.ranges if pushed.path == "decode"]
-    step = {parse_announcement(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10}  # type: ignore[index]
+    step = [parse_announcement(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10]  # type: ignore[index]
+    assert step == ["decode", "model"]
     layers = range(len(model.model.language_model.layers))
-    assert step == {"decode", "model"} | {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
+    first = [text for time, text in listener.marks if starts[0] - 10 <= time < starts[1] - 10]
+    grow = [told[0] for text in first if (told := parse_growth_announcement(text)) is not None]
+    assert len(grow) == len(set(grow))
+    assert set(grow) == {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
+
+
+def _path(text: str) -> str:
+    found = parse_announcement(text) or parse_growth_announcement(text)
+    assert found is not None
+    return found[0]
 
 
 def test_a_capture_start_announces_everything(model: Any) -> None:
@@ -86,8 +97,8 @@ def test_a_capture_start_announces_everything(model: Any) -> None:
         before = len(listener.marks)
         session.announce_all()
         run(model, session)
-    first = {parse_announcement(text)[0] for _, text in listener.marks[:before]}  # type: ignore[index]
-    again = {parse_announcement(text)[0] for _, text in listener.marks[before:]}  # type: ignore[index]
+    first = {_path(text) for _, text in listener.marks[:before]}
+    again = {_path(text) for _, text in listener.marks[before:]}
     assert first == again == {pushed.path for pushed in listener.ranges}
 
 

@@ -11,7 +11,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.columns import latest
 from dsocr_nvtx.join.costs import CostSource, RangeCosts, range_costs
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement, growth_announcement
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, NVTX
 from tests.builders.tables import Row, filled, payload
@@ -88,6 +88,40 @@ def test_an_announcement_of_another_step_or_event_disagrees_too() -> None:
 )
 def test_an_announcement_holds_for_its_module_stage_and_thread_from_then_on(mark_row: Row) -> None:
     assert sources(costs([RANGE], [mark_row])) == ["none"]
+
+
+def increments(**fields: int) -> list[int]:
+    """Return what each more key adds to every field: nothing but to those given."""
+    return [fields.get(name, 0) for name in PAYLOAD_FIELDS]
+
+
+def test_an_announcement_that_grows_holds_at_the_models_length() -> None:
+    """Two keys more than were told of, at three FLOPs each; before the model says so, as told; then a plain one."""
+    more = growth_announcement(
+        "decoder", payload(stage=2, kv_len=50, tensor_flops=10), increments(kv_len=1, tensor_flops=3)
+    )
+    model = payload(stage=2, kv_len=52)
+    marks = [
+        {"text": more, "time_ns": 10},
+        mark(model, 150, "model"),
+        mark(payload(stage=1, kv_len=90), 160, "model"),  # another stage's
+        mark(payload(stage=2, kv_len=90), 160, "model", tid=3),  # another thread's
+        mark(payload(stage=2, kv_len=60, tensor_flops=7), 300),
+    ]
+    rows = [{**RANGE, "start_ns": start, "end_ns": start + 20} for start in (100, 200, 400)]
+    found = costs(rows, marks)
+    assert found.field("tensor_flops").tolist() == [10, 16, 7]
+    assert found.field("kv_len").tolist() == [50, 52, 60]
+    assert sources(found) == ["announcement"] * 3
+
+
+def test_a_payload_and_what_is_told_to_grow_must_agree() -> None:
+    told = growth_announcement("decoder", payload(stage=2, kv_len=50), increments(kv_len=1))
+    marks = [{"text": told, "time_ns": 10}, mark(payload(stage=2, kv_len=53), 20, "model")]
+    row = {**RANGE, "payload": packed(payload(stage=2, kv_len=53))}
+    assert sources(costs([row], marks)) == ["binary"]
+    with pytest.raises(Refused, match="kv_len of decoder is 52 and 53"):
+        costs([{**RANGE, "payload": packed(payload(stage=2, kv_len=52))}], marks)
 
 
 def test_a_range_without_a_cost_has_zeros_and_an_id_of_its_own() -> None:

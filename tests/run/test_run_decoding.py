@@ -21,8 +21,8 @@ from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.workload import RunOptions
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement
-from dsocr_nvtx.schema.records import Cost, Stage
+from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_growth_announcement
+from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
 
 
 class HostGraph:
@@ -163,15 +163,26 @@ def test_what_grows_is_announced_before_each_launch_inside_its_step(model: Any, 
     steps = [pushed for pushed in listener.ranges if pushed.path == "decode"][1:]
     assert [step.values[FIELD_INDEX["step"]] for step in steps] == [0, 1, 2]
     layers = range(len(model.model.language_model.layers))
-    growing = {"model"} | {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
-    lengths = []
-    for step in steps:
+    growing = {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
+    lengths: list[set[int]] = []
+    grow: dict[str, tuple[list[int], list[int]]] = {}
+    for number, step in enumerate(steps):
         assert step.end is not None
-        told = [parse_announcement(text) for time, text in listener.marks if step.start < time < step.end]
-        assert {one[0] for one in told if one} == growing
-        lengths.append({one[1][FIELD_INDEX["kv_len"]] for one in told if one})
+        texts = [text for time, text in listener.marks if step.start < time < step.end]
+        told = [one for text in texts if (one := parse_announcement(text))]
+        more = [grown for text in texts if (grown := parse_growth_announcement(text))]
+        assert {one[0] for one in told} == ({"model"} | growing if number == 0 else {"model"})
+        assert {one[0] for one in more} == (growing if number == 0 else set())
+        grow |= {path: (values, increments) for path, values, increments in more}
+        lengths.append({one[1][FIELD_INDEX["kv_len"]] for one in told})
     first = page().image_tokens()[0] + 10 + 1
     assert lengths == [{first}, {first + 1}, {first + 2}]
+    for record in session.stats.records:
+        if record.origin == "replayed" and record.path in growing:
+            values, increments = grow[record.path]
+            exact = [record.shape.kv_len, *(getattr(record.cost, name) for name in COST_FIELDS)]
+            told_now = [value + record.step * each for value, each in zip(values, increments, strict=True)]
+            assert told_now[FIELD_INDEX["kv_len"] : FIELD_INDEX["kv_len"] + len(exact)] == exact
 
 
 def test_a_static_run_is_what_the_static_model_says(tmp_path: Path) -> None:

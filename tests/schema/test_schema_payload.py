@@ -11,7 +11,9 @@ from dsocr_nvtx.schema.payload import (
     PAYLOAD_DTYPE,
     PAYLOAD_FIELDS,
     announcement,
+    growth_announcement,
     parse_announcement,
+    parse_growth_announcement,
 )
 from dsocr_nvtx.schema.records import COST_FIELDS, Stage
 from tests.builders.tables import payload
@@ -73,6 +75,38 @@ def test_damage_is_no_announcement(text: str) -> None:
     assert parse_announcement(WHOLE) is not None
     assert text != WHOLE
     assert parse_announcement(text) is None
+
+
+@given(paths, words, words, st.integers(0, len(Stage) - 1))
+def test_what_grows_is_read_back_as_it_was_told(path: str, values: list[int], more: list[int], stage: int) -> None:
+    values[FIELD_INDEX["stage"]] = stage
+    text = growth_announcement(path, values, more)
+    assert parse_growth_announcement(text) == (path, values, more)
+    assert parse_announcement(text) is None
+
+
+GROWING = growth_announcement("decoder", payload(stage=2, event_id=7, tensor_flops=10), payload(kv_len=1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        WHOLE,
+        GROWING.replace("dsocr/1k", "dsocr/2k"),
+        GROWING.removesuffix(" 0"),
+        GROWING + " 0",
+        GROWING.replace(" 10 ", f" {2**63} "),
+        GROWING.replace(" 1 ", f" {2**63} "),  # an increment
+        GROWING.replace(" 7 2 ", " 7 4 "),
+        GROWING.replace("decoder ", " "),
+        GROWING[:80],
+    ],
+)
+def test_damage_is_no_growth(text: str) -> None:
+    assert parse_growth_announcement(GROWING) is not None
+    assert text != GROWING
+    assert parse_growth_announcement(text) is None
 
 
 @given(st.text())

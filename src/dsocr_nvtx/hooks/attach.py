@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -11,6 +10,7 @@ from torch import nn
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.hooks.bindings import bindings
 from dsocr_nvtx.hooks.emit import Emitter, Silent, nvtx_emitter
+from dsocr_nvtx.hooks.events import EventRecorder
 from dsocr_nvtx.hooks.session import HookSession
 from dsocr_nvtx.hooks.stats import use_analytic_run_stats
 from dsocr_nvtx.schema.records import Level
@@ -63,10 +63,8 @@ def hook(
 
 
 def _event_maker(model: nn.Module) -> Callable[[], Any] | None:
-    """Return what makes a timing event, where the model lies on a GPU."""
+    """Return what records a timing event, where the model lies on a GPU."""
     parameter = next(model.parameters(), None)
     if parameter is None or parameter.device.type != "cuda":
         return None
-    import torch
-
-    return partial(torch.cuda.Event, enable_timing=True)
+    return EventRecorder(parameter.device)

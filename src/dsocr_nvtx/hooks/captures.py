@@ -1,7 +1,7 @@
 """Steps captured into CUDA graphs: what the captured calls were, and what each launch of the graph costs.
 
 A replay fires no hooks while the KV cache grows, so nothing is done per module when a graph is launched, but for
-announcing, where a tool listens, the costs that the cache's length changes. The calls that a replay stands for are
+announcing, where a tool listens, how long the cache is. The calls that a replay stands for are
 written out when records are read.
 """
 
@@ -25,6 +25,10 @@ class Capture:
         """Return the key of a place's call in a replay with so many keys in the cache."""
         key = self.keys[place]
         return (*key[:2], kv_len, *key[3:])
+
+    def is_full(self, place: Place, kv_len: int) -> bool:
+        """Return whether so many keys fill the cache: costs grow evenly until then."""
+        return bool(kv_len >= self.keys[place][3])
 
 
 @frozen(eq=False)

@@ -21,7 +21,10 @@ from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer
 from dsocr_nvtx.analytic.experts import DeepseekV2MoE, RoutedExperts
 from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
-from dsocr_nvtx.hooks.tap import Shared
+from dsocr_nvtx.hooks.quick import QuickFrame
+from dsocr_nvtx.hooks.scripts import ScriptFrame
+from dsocr_nvtx.hooks.shared import Shared
+from dsocr_nvtx.hooks.wrappers import Watch
 from dsocr_nvtx.schema.payload import experts_mark
 from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, ExpertsCall, LayerKind, Stage
 
@@ -44,14 +47,26 @@ class ExpertsObserver:
     MOST_CALLS = 8192
     """Calls kept per layer: a text as long as the network can make. Later calls keep the expected number."""
 
-    WIDTH = 7
-    """Numbers kept per call: the open range, the calls ended by then, stage, step, layer, rows, place in its list."""
+    WIDTH = 6
+    """Numbers kept per call: the range around it, stage, step, layer, rows, place in its list."""
 
     def __init__(self, shared: Shared, fail: Callable[[str, Exception], None]) -> None:
         self.enabled = True
+        self.watches: dict[tuple[int, str], Watch] = {}
         self._shared, self._fail = shared, fail
         self._watched: list[_Watched] = []
         self._calls = array("q")
+        self._taken: list[tuple[QuickFrame | ScriptFrame, list[Any]]] = []
+        shared.noted = self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the next forward is to be noted: only notes are kept of it, until something is read."""
+        return self.enabled and len(self._taken) < self.MOST_CALLS
+
+    def take(self, frame: QuickFrame | ScriptFrame, notes: list[Any]) -> None:
+        """Take what was noted in a forward: number, length of the log and indices, call after call."""
+        self._taken.append((frame, notes))
 
     def watch(self, inner: Callable[..., Any], binding: Binding, description: RoutedExperts) -> Callable[..., Any]:
         """Return a method of routed experts, called with (rows, indices, ...), that first notes the indices."""
@@ -59,7 +74,9 @@ class ExpertsObserver:
         if layer is None or next(binding.owner.parameters()).device.type == "meta":
             return inner
         self._watched.append(_Watched(layer=layer, description=description, dtype=binding.place.dtype))
-        note = partial(self._note, len(self._watched) - 1)
+        number = len(self._watched) - 1
+        self.watches[id(binding.owner), binding.method] = Watch(number, inner)
+        note = partial(self._note, number)
 
         @wraps(inner)
         def observed(*args: Any, **kwargs: Any) -> Any:
@@ -73,41 +90,48 @@ class ExpertsObserver:
         return observed
 
     def _note(self, number: int, indices: torch.Tensor) -> None:
-        shared, watched = self._shared, self._watched[number]
+        shared = self._shared
         state = shared.threads.state
-        around = state.open
-        if not around or shared.muted or len(watched.chosen) >= self.MOST_CALLS:
-            return
-        ended = 0
         if state.token is not None:  # calls are only timed: which range this is, is known when the forward is over
-            ended = len(state.log) // LOGGED
-        elif shared.is_capturing():  # what a CUDA graph is captured with is overwritten by every replay
+            if state.notes is not None:
+                state.notes += (number, len(state.log), indices)
             return
-        event_id, stage = around[-1][:2]
-        step = max(shared.counters.steps[stage], 0)
-        self._calls.extend((event_id, ended, stage, step, number, indices.shape[0], len(watched.chosen)))
-        watched.chosen.append(indices)
+        # What a CUDA graph is captured with is overwritten by every replay.
+        if not state.open or shared.muted or shared.is_capturing():
+            return
+        self._settle()
+        event_id, stage = state.open[-1][:2]
+        self._keep(event_id, stage, max(shared.counters.steps[stage], 0), number, indices)
+
+    def _keep(self, event_id: int, stage: int, step: int, number: int, indices: torch.Tensor) -> None:
+        chosen = self._watched[number].chosen
+        if len(chosen) < self.MOST_CALLS:
+            self._calls.extend((event_id, stage, step, number, indices.shape[0], len(chosen)))
+            chosen.append(indices)
+
+    def _settle(self) -> None:
+        """Work out which calls the notes of whole forwards speak of."""
+        if self._shared.rows is not None:
+            self._shared.rows.settle()
+        taken, self._taken = self._taken, []
+        for frame, notes in taken:
+            for number, logged, indices in zip(notes[::3], notes[1::3], notes[2::3], strict=True):
+                self._keep(frame.event_at(logged // LOGGED), frame.stage, frame.step, number, indices)
 
     def clear(self) -> None:
         """Forget every call."""
         del self._calls[:]
+        self._taken.clear()
         for watched in self._watched:
             watched.chosen.clear()
 
     def read(self) -> list[ExpertsCall]:
         """Return how many rows each expert got, call by call, in the order of the calls. Waits for the device."""
+        self._settle()
         counts = [_rows_per_expert(watched) for watched in self._watched]
-        frames = self._shared.rows.frames() if self._shared.rows is not None else {}
         return [
-            self._call(
-                counts[number][index],
-                frames[event_id].event_at(ended) if event_id in frames else event_id,
-                stage,
-                step,
-                number,
-                rows,
-            )
-            for event_id, ended, stage, step, number, rows, index in self._noted()
+            self._call(counts[number][index], event_id, stage, step, number, rows)
+            for event_id, stage, step, number, rows, index in self._noted()
         ]
 
     def _noted(self) -> Iterator[tuple[int, ...]]:

@@ -13,6 +13,8 @@ from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, CallShape, Cost, LayerKind, Level, code_of
 
 if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.repeats import Repeat
+    from dsocr_nvtx.hooks.scripts import Learned, ScriptFrame
     from dsocr_nvtx.hooks.tap import Tap
 
 Key = tuple[Any, ...]
@@ -106,10 +108,18 @@ Opened = tuple[int, int, int, int, int, Any, "Frame | None", int]
 class State:
     """What one thread has open, and the id of its next range.
 
-    ``token`` is set inside a forward whose calls are only timed, into ``log``: see `dsocr_nvtx.hooks.quick`.
+    ``token`` is set inside a forward whose calls are known, and are only timed, into ``log``: see
+    `dsocr_nvtx.hooks.quick`. ``notes`` takes the experts chosen in it, three items a call: the layer's number, the
+    length of the log, the indices; None where nobody wants them. Where a tool listens, ``scripted`` tells of the calls,
+    ``at`` which of them comes next, ``script_rest`` which range of a container's own work is open and since when, and
+    ``lesson`` is what a forward teaches: see `dsocr_nvtx.hooks.scripts`. ``last`` is the forward before, where the next
+    may be like it: see `dsocr_nvtx.hooks.repeats`.
     """
 
-    __slots__ = ("frame", "log", "native_id", "next_id", "open", "rest", "token")
+    __slots__ = (
+        "at", "frame", "last", "lesson", "log", "native_id", "next_id", "notes", "open", "rest", "script_rest",
+        "scripted", "token",
+    )  # fmt: skip
 
     def __init__(self, block: int) -> None:
         self.next_id = block << 40  # ids of different threads lie in different blocks, so they never meet
@@ -117,8 +127,14 @@ class State:
         self.open: list[OpenRange] = []
         self.frame: Frame | None = None
         self.rest: tuple[Tap, Opened] | None = None
+        self.script_rest: tuple[int, int] | None = None
         self.token: int | None = None
         self.log: list[int] = []
+        self.notes: list[Any] | None = None
+        self.scripted: ScriptFrame | None = None
+        self.at = 0
+        self.lesson: list[Learned] | None = None
+        self.last: Repeat | None = None
 
 
 class Threads(local):
@@ -131,7 +147,7 @@ class Threads(local):
 class Slot:
     """A tap in one stage: its bound range attributes, its payload, and the key that the payload holds now."""
 
-    __slots__ = ("array", "attributes", "epoch", "frame", "key", "number", "words")
+    __slots__ = ("array", "attributes", "epoch", "frame", "growth", "key", "number", "round", "words")
 
     def __init__(self, place: Place, stage: int, emitter: Emitter) -> None:
         self.array = np.zeros(len(PAYLOAD_FIELDS), "<i8")
@@ -140,6 +156,8 @@ class Slot:
         self.number = 0
         self.frame = 0
         self.epoch = -1
+        self.round = -1
+        self.growth: npt.NDArray[np.int64] | None = None
         self.words[FIELD_INDEX["stage"]] = stage
         self.words[FIELD_INDEX["layer"]] = -1 if place.layer is None else place.layer
         self.words[FIELD_INDEX["kind"]] = code_of(place.kind)

@@ -5,11 +5,12 @@ making it: with tens of thousands of calls, collections become the largest part 
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dsocr_nvtx.hooks.places import Key, Place, Priced
 from dsocr_nvtx.hooks.quick import QuickCall, QuickFrame
+from dsocr_nvtx.hooks.scripts import ScriptFrame
 
 NO_PARENT = -1
 FIRST_REPLAYED = 1 << 60
@@ -45,11 +46,14 @@ class Rows:
         self._captured: list[range] = []
         self._late: list[tuple[Place, Key]] = []
         self._codes: dict[tuple[Place, Key], int] = {}
-        self._frames: list[QuickFrame] = []
+        self._frames: list[QuickFrame | ScriptFrame] = []
+        self.settle: Callable[[], None] = lambda: None
+        """Brings what was only logged into the table; called before anything is read."""
 
     @property
     def kept(self) -> int:
         """How many calls were kept one by one."""
+        self.settle()
         return len(self._numbers) // self.WIDTH
 
     def captured_since(self, first: int) -> list[Row]:
@@ -74,22 +78,19 @@ class Rows:
         """Return the number by which logs call a place with a key."""
         return self._codes.setdefault((place, key), len(self._codes))
 
-    def append_frame(self, frame: QuickFrame) -> None:
+    def append_frame(self, frame: QuickFrame | ScriptFrame) -> None:
         """Add the calls of a forward that were only timed."""
         self._frames.append(frame)
-
-    def frames(self) -> dict[int, QuickFrame]:
-        """Return the forwards whose calls were only timed, by the event id of the range around them."""
-        return {frame.parent_id: frame for frame in self._frames}
 
     def append(self, numbers: tuple[int, ...], events: tuple[Any, Any] | None) -> None:
         """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""
         if events is not None:
-            self._events[self.kept] = events
+            self._events[len(self._numbers) // self.WIDTH] = events
         self._numbers.extend(numbers)
 
     def clear(self) -> None:
         """Forget every call."""
+        self.settle()
         del self._numbers[:]
         self._events.clear()
         self._captured.clear()

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -14,9 +14,10 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
-from dsocr_nvtx.hooks.stage import analytic_stage
+from dsocr_nvtx.hooks.shared import Shared
+from dsocr_nvtx.hooks.stage import begin_stage, end_stage, stage_called
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
-from dsocr_nvtx.hooks.tap import Shared, Tap
+from dsocr_nvtx.hooks.tap import Tap
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class HookSession:
             self._growing.append(tap)
         if place.rest is not None:
             tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), self._shared))
-        hooked = tap.around(getattr(owner, method), self._fail)
+        watch = self.observer.watches.get((id(owner), method)) if self.observer is not None else None
+        hooked = tap.around(getattr(owner, method), self._fail, watch)
         self._replace(owner, method, hooked)
 
     @property
@@ -99,16 +101,9 @@ class HookSession:
             _log.warning("hook failed, its calls have no range: %s", line)
             self.errors.append(line)
 
-    @contextmanager
-    def step(self, stage: str) -> Iterator[None]:
+    def step(self, stage: str) -> AbstractContextManager[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
-        with analytic_stage(stage):
-            opened = None if self.off else self._open(Stage(stage))
-            try:
-                yield
-            finally:
-                if opened is not None:
-                    self._close(Stage(stage), opened)
+        return _Step(self, stage_called(stage))
 
     def _open(self, stage: Stage) -> Opened | None:
         try:
@@ -154,16 +149,31 @@ class HookSession:
             return
         try:
             state, step = shared.threads.state, max(shared.counters.steps[capture.stage], 0)
-            for tap in self._growing if shared.emitter.active else ():
-                slot = tap.slots[capture.stage]
-                if slot is not None and tap.place in capture.keys:
-                    tap.tell(slot, capture.key(tap.place, kv_len), state.next_id, step)
+            if shared.emitter.active:
+                self._tell(capture, kv_len, state.next_id, step)
             if shared.rows is not None:
                 parent = state.open[-1][0] if state.open else None
                 replay = Replay(capture, kv_len, step, parent, perf_counter_ns(), state.native_id)
                 self.stats.replays.append(replay)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             self._fail("replay", error)
+
+    def _tell(self, capture: Capture, kv_len: int, event_id: int, step: int) -> None:
+        """Announce the model's cost, and with it the cache's length; where that is not enough, how others grow."""
+        told, even = self._shared.forwards.told, True
+        taps = [
+            (tap, slot) for tap in self._growing if (slot := tap.slots[capture.stage]) and tap.place in capture.keys
+        ]
+        enough = (capture, self._shared.counters.epoch, [capture.is_full(tap.place, kv_len) for tap, _ in taps])
+        before = told.get(capture.stage)
+        for tap, slot in taps:
+            key = capture.key(tap.place, kv_len)
+            if tap.place.is_model:
+                tap.tell(slot, key, event_id, step)
+            elif before != enough:
+                even &= tap.tell(slot, key, event_id, step, growing=True)
+        if even:
+            told[capture.stage] = enough
 
     @contextmanager
     def muted(self) -> Iterator[None]:
@@ -189,6 +199,24 @@ class HookSession:
     def write(self, directory: Path) -> None:
         """Write ``ranges.arrow`` and the plan's lists into a run directory."""
         self.stats.write(directory)
+
+
+class _Step:
+    """One step of a stage: it runs around every token, so it is no generator, which would cost more than the range."""
+
+    __slots__ = ("_opened", "_session", "_stage", "_token")
+
+    def __init__(self, session: HookSession, stage: Stage) -> None:
+        self._session, self._stage = session, stage
+
+    def __enter__(self) -> None:
+        self._token = begin_stage(self._stage)
+        self._opened = None if self._session.off else self._session._open(self._stage)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._opened is not None:
+            self._session._close(self._stage, self._opened)
+        end_stage(self._token)
 
 
 _ABSENT = object()

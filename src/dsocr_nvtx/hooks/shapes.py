@@ -82,7 +82,7 @@ class Caches:
     lies on the device, so tokens are counted as they go by.
     """
 
-    counted: MutableMapping[Any, int] = field(factory=WeakKeyDictionary)
+    counted: MutableMapping[Any, list[int]] = field(factory=WeakKeyDictionary)
 
     def before(self, cache: Any, layer: int) -> tuple[int, int]:
         """Return (tokens held, slots) of a layer before the call; slots is 0 for a cache that grows."""
@@ -94,14 +94,23 @@ class Caches:
         held = cache.layers[layer] if len(cache.layers) > layer else None
         slots = getattr(held, "max_cache_len", 0) if held is not None and not hasattr(held, "prefill_keys") else 0
         if slots:
-            return self.counted.get(cache, 0), slots
+            return self._count(cache)[0], slots
         if held is None or not held.is_initialized:
             return 0, 0
         return held.keys.shape[-2], 0
 
-    def count(self, cache: Any, tokens: int) -> None:
-        """Note that a static cache has been given more tokens."""
-        self.counted[cache] = self.counted.get(cache, 0) + tokens
+    def after(self, cache: Any, tokens: int) -> tuple[int, int]:
+        """Return (tokens held, slots) of the first layer after a forward over so many more."""
+        held, slots = self.before(cache, 0)
+        if slots:
+            self._count(cache)[0] += tokens
+        return held + tokens, slots
+
+    def _count(self, cache: Any) -> list[int]:
+        found = self.counted.get(cache)
+        if found is None:
+            found = self.counted[cache] = [0]
+        return found
 
 
 @frozen(eq=False)
@@ -122,7 +131,8 @@ class ModelReader:
         kv = self._kv(kwargs, tokens)
         experts = experts_of(self.config)
         logits = _logits(kwargs.get("logits_to_keep", 0), tokens)
-        shape = (batch, tokens, experts, logits)
+        # A static cache's costs grow evenly until it is full.
+        shape = (batch, tokens, experts, logits, kv[1], kv[0] >= kv[1])
         state.frame = (self.frames.setdefault(shape, len(self.frames) + 1), kv, experts)
         return (batch, tokens, *kv, experts, logits)
 
@@ -132,15 +142,16 @@ class ModelReader:
             wanted = kwargs.get("use_cache")
             # With use_cache and none given, the network makes a cache of its own.
             return (tokens if (self.uses_cache if wanted is None else wanted) else 0, 0)
-        held, slots = self.caches.before(cache, 0)
-        if slots:
-            self.caches.count(cache, tokens)
-        return held + tokens, slots
+        return self.caches.after(cache, tokens)
 
 
 def experts_of(config: Any) -> str:
     """Return the experts implementation set now: `generate` changes it between prefill and decode."""
-    return getattr(config, "_experts_implementation", None) or "eager"
+    try:  # past the configuration's own look-up of attributes, which is Python and is slow
+        found: str | None = object.__getattribute__(config, "_experts_implementation")
+    except AttributeError:
+        return "eager"
+    return found or "eager"
 
 
 def _logits(keep: Any, tokens: int) -> int:

@@ -6,78 +6,25 @@ measure. Per call it reads sizes only (no tensor values, no synchronisation), ed
 few whole numbers to an array; costs are computed once per shape. An error in here never reaches the model.
 """
 
-import itertools
-from array import array
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
-import torch
-from torch.compiler import is_compiling
-
-from dsocr_nvtx.hooks.emit import Emitter
-from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State, Threads
-from dsocr_nvtx.hooks.quick import QuickFrame, token_of
-from dsocr_nvtx.hooks.rows import NO_PARENT, Rows
+from dsocr_nvtx.hooks.places import Key, Opened, OpenRange, Place, Priced, Slot, State
+from dsocr_nvtx.hooks.quick import token_of
+from dsocr_nvtx.hooks.repeats import repeat_of, repeated
+from dsocr_nvtx.hooks.rows import NO_PARENT
+from dsocr_nvtx.hooks.scripts import Learned, Plan, alike, growth
+from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.stage import current_stage
-from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
+from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_noted
+from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement, growth_announcement
 from dsocr_nvtx.schema.records import Level, Stage
 
-_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
+_EVENT, _STEP, _STAGE = (FIELD_INDEX[name] for name in ("event_id", "step", "stage"))
 _CODES = {stage: code for code, stage in enumerate(Stage)}
 _VISION, _PREFILL, _DECODE, _UNKNOWN = range(4)
-
-
-# The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
-_BLOCKS = itertools.count()
-
-
-class Counters:
-    """What all taps of a session share: the step of each stage, and the round of announcements."""
-
-    REPEAT_EVERY = 32
-    """Announcements are repeated after so many steps, so that a capture that begins late still learns every cost."""
-
-    def __init__(self) -> None:
-        self.steps = [-1] * len(_CODES)
-        self.opened = 0
-        self.epoch = 0
-
-    def begin_step(self, stage: int) -> None:
-        """Count a step of a stage."""
-        self.steps[stage] += 1
-        self.opened += 1
-        if self.opened % self.REPEAT_EVERY == 0:
-            self.epoch += 1
-
-
-class Shared:
-    """What all taps of a session share."""
-
-    def __init__(
-        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
-    ) -> None:
-        self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
-        self.threads = Threads(_BLOCKS.__next__)
-        self.counters = Counters()
-        self.muted = False
-        self.quick = rows is not None and not emitter.active and not every_event
-        """Whether calls inside a forward of a known shape are only timed."""
-        self.known: set[int] = set()
-        self.capturing = False
-        """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
-
-    def is_capturing(self) -> bool:
-        """Return whether calls go into a CUDA graph now, the session's or a script's own."""
-        return self.capturing or (self.make_event is not None and torch.cuda.is_current_stream_capturing())
-
-    def event(self) -> Any:
-        """Record a timing event on the current stream."""
-        assert self.make_event is not None  # noqa: S101 - callers have looked
-        event = self.make_event()
-        event.record()
-        return event
 
 
 class Tap:
@@ -93,49 +40,55 @@ class Tap:
         self.is_stage = place.level is Level.STAGE
         self.rest: Tap | None = None
         self.codes: dict[int | None, int] = {}
+        self.plans: dict[int | None, Plan] = {}
+        self.forwards = shared.forwards
         self.number = shared.rows.place_number(place) if shared.rows is not None else 0
         self.active = shared.emitter.active
         self.push, self.pop = shared.emitter.push, shared.emitter.pop
         self.keep = shared.rows.append if shared.rows is not None else None
 
-    def around(self, inner: Callable[..., Any], fail: Callable[[str, Exception], None]) -> Callable[..., Any]:
-        """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``."""
-        shared, threads, path, enter, leave = self.shared, self.shared.threads, self.place.path, self.enter, self.leave
-        codes = self.codes
+    def around(self, inner: Method, fail: Callable[[str, Exception], None], watch: Watch | None = None) -> Method:
+        """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``.
 
-        @wraps(inner)  # generate() asks for the signature of forward
-        def hooked(*args: Any, **kwargs: Any) -> Any:
-            if is_compiling():  # under torch.compile's tracing the hooks step aside
-                return inner(*args, **kwargs)
-            state = threads.state
-            code = codes.get(state.token)
-            if code is not None:
-                log, start_ns = state.log, perf_counter_ns()
-                try:
-                    return inner(*args, **kwargs)
-                finally:
-                    log += (code, start_ns, perf_counter_ns())
+        ``watch`` says that ``inner`` is one of routed experts with their noting around it.
+        """
+        mine, threads = partial(fail, self.place.path), self.shared.threads
+        read = partial(self._call, inner, mine)
+        if self.place.is_model and not self.shared.every_event and (self.active or self.keep is not None):
+            return repeated(self, inner, read, mine)
+        if self.active:
+            emit = (self.push, self.pop)
+            return scripted(inner, read, threads, self.plans, watch, emit, self.forwards, mine)
+        if watch is not None:
+            return timed_and_noted(watch, read, threads, self.codes, mine)
+        return timed(inner, read, threads, self.codes)
+
+    def _call(
+        self, inner: Method, fail: Callable[[Exception], None], state: State, args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # fmt: skip
+        """Call with a range around, the call read and priced."""
+        try:
+            if self.shared.muted:
+                return self._rehearsed(inner, state, args, kwargs)
+            opened = self.enter(state, args, kwargs)
+            if self.place.is_model:
+                state.last = repeat_of(self, state, opened[3], kwargs) if state.token is not None and not args else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            fail(error)
+            return inner(*args, **kwargs)
+        try:
+            return inner(*args, **kwargs)
+        finally:
             try:
-                if shared.muted:
-                    return self._rehearsed(inner, state, args, kwargs)
-                opened = enter(state, args, kwargs)
+                self.leave(state, opened)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                fail(path, error)
-                return inner(*args, **kwargs)
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                try:
-                    leave(state, opened)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                    fail(path, error)
-
-        return hooked
+                fail(error)
 
     def enter(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
         """Open a range; return what ``leave`` needs. After an exception nothing is open that was not before."""
         if state.rest is not None:
-            close_rest(state)
+            self.forwards.close_rest(state)
         outer = state.frame
         try:
             around = state.open[-1] if state.open else None
@@ -158,20 +111,31 @@ class Tap:
         self.push(slot.attributes)
         state.next_id = event_id + 1
         state.open.append((event_id, stage, self.place, said))
-        if self.place.is_model and self.shared.quick:
-            self._begin_quick(state, stage)
         parent = around[0] if around is not None else NO_PARENT
-        return (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
+        opened = (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
+        if self.place.is_model:
+            try:
+                self.forwards.begin(state, slot.key or (), opened)
+            except BaseException:
+                self.pop()
+                state.open.pop()
+                state.frame = outer
+                raise
+        elif state.lesson is not None:
+            state.lesson.append(Learned(event_id, parent, self, slot, None))
+        return opened
 
     def leave(self, state: State, opened: Opened) -> None:
         """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
         if state.rest is not None:
-            close_rest(state)
+            self.forwards.close_rest(state)
+        if state.script_rest is not None:
+            self.forwards.close_script_rest(state)
         end_ns = perf_counter_ns()
         self.pop()
         state.open.pop()
-        if self.place.is_model and self.shared.quick:
-            self._end_quick(state, opened)
+        if self.place.is_model:
+            self.forwards.end(state, opened)
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
         if self.keep is not None:
             events = (event, self.shared.event()) if event is not None else None
@@ -179,24 +143,36 @@ class Tap:
                 (event_id, parent, self.number, priced, stage, max(step, 0), start_ns, end_ns, state.native_id), events
             )
         if self.rest is not None and self.active and state.open and self._in_container(state.open[-1][2]):
-            self.rest.begin_rest(state, stage, step)
+            self.rest.begin_rest(state, stage, step, self)
 
-    def begin_rest(self, state: State, stage: int, step: int) -> None:
+    def begin_rest(self, state: State, stage: int, step: int, after: "Tap") -> None:
         """Open the range of what a container does itself; whatever comes next on the thread closes it."""
         slot = self.slots[stage] or self._slot(stage)
+        if slot.key is None:
+            self._hold(slot, ())
         event_id = state.next_id
         slot.words[_EVENT], slot.words[_STEP] = event_id, step if step > 0 else 0
         if slot.epoch != self.counters.epoch:
             self._announce(slot)
         self.push(slot.attributes)
         state.next_id = event_id + 1
-        state.rest = (self, (event_id, state.open[-1][0], slot.number, stage, step, None, None, perf_counter_ns()))
+        parent = state.open[-1][0]
+        state.rest = (self, (event_id, parent, slot.number, stage, step, None, None, perf_counter_ns()))
+        if state.lesson is not None:
+            state.lesson.append(Learned(event_id, parent, self, slot, after))
 
-    def tell(self, slot: Slot, key: Key, event_id: int, step: int) -> None:
-        """Announce the cost of a call that no range will be opened for: a graph's launch stands for it."""
-        slot.hold(key, self.price(key), slot.number)
+    def tell(self, slot: Slot, key: Key, event_id: int, step: int, *, growing: bool = False) -> bool:
+        """Announce the cost of a call that no range will be opened for: a graph's launch stands for it.
+
+        ``growing``: also how it grows with the cache. Returns whether it does so evenly; else only the cost is told.
+        """
+        self._hold(slot, key)
         slot.words[_EVENT], slot.words[_STEP] = event_id, max(step, 0)
+        more = growth(self.place, key) if growing else None
         self._announce(slot)
+        if more is not None:
+            self.shared.emitter.mark(growth_announcement(self.place.path, slot.words.tolist(), more.tolist()))
+        return more is not None
 
     def price(self, key: Key) -> Priced:
         """Return the cost behind a key."""
@@ -231,29 +207,22 @@ class Tap:
         rows = self.shared.rows
         if rows is not None and not self.active:
             slot.key, slot.number = key, rows.late_number(self.place, key)
+        elif self.place.is_model and self._grown(slot, key):
+            slot.key, slot.epoch = key, -1
+            slot.number = rows.late_number(self.place, key) if rows is not None else 0
         else:
             priced = self.price(key)
             slot.hold(key, priced, rows.priced_number(priced) if rows is not None else 0)
 
-    def _begin_quick(self, state: State, stage: int) -> None:
-        """Let the calls of a forward be only timed, if each of them has been seen in one like it."""
-        assert state.frame is not None  # noqa: S101 - the model's reader frames every forward
-        token = token_of(state.frame[0], stage)
-        state.token = token if token in self.shared.known and not self.shared.is_capturing() else None
-
-    def _end_quick(self, state: State, opened: Opened) -> None:
-        assert state.frame is not None  # noqa: S101 - as above
-        event_id, _, _, stage, step, *_ = opened
-        if state.token is None:
-            self.shared.known.add(token_of(state.frame[0], stage))
-            return
-        assert self.shared.rows is not None  # noqa: S101 - only what is recorded is timed
-        frame = QuickFrame(
-            state.next_id, event_id, stage, max(step, 0), state.frame[1], state.native_id, array("q", state.log)
-        )
-        state.token, state.next_id = None, state.next_id + len(frame)
-        state.log.clear()
-        self.shared.rows.append_frame(frame)
+    def _grown(self, slot: Slot, key: Key) -> bool:
+        """Let the slot's payload grow to a longer cache; False where it must be priced: anew in every round."""
+        if slot.round != self.counters.epoch or slot.key is None or not alike(key, slot.key):
+            slot.round, slot.growth = self.counters.epoch, growth(self.place, key)
+            return False
+        if slot.growth is None:
+            return False
+        slot.array += slot.growth * (key[2] - slot.key[2])
+        return True
 
     def _stage(self, key: Key, around: OpenRange | None) -> tuple[int, bool]:
         """Return the stage of a call and whether it was said: by the user, by the range around it, or by its shape."""
@@ -270,8 +239,10 @@ class Tap:
 
     def _begins(self, state: State, stage: int) -> bool:
         """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""
-        inside = any(o[1] == stage and o[2].level is Level.STAGE for o in state.open)
-        return not inside and not self.shared.is_capturing()
+        for around in state.open:
+            if around[1] == stage and around[2].level is Level.STAGE:
+                return False
+        return not self.shared.is_capturing()
 
     def _rehearsed(self, inner: Callable[..., Any], state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call without a range, but price the call, so that a later one of its shape finds its cost ready."""
@@ -293,17 +264,8 @@ class Tap:
         return slot
 
     def _announce(self, slot: Slot) -> None:
-        if self.shared.emitter.active:
+        if self.active:
             self.shared.emitter.mark(announcement(self.place.path, slot.words.tolist()))
+            if not self.is_stage:
+                self.forwards.told.pop(slot.words[_STAGE], None)
         slot.epoch = self.counters.epoch
-
-
-def close_rest(state: State) -> None:
-    """Close the open range of a container's own work."""
-    assert state.rest is not None  # noqa: S101 - callers have looked
-    tap, (event_id, parent, priced, stage, step, _, _, start_ns) = state.rest
-    state.rest = None
-    tap.pop()
-    if tap.keep is not None:
-        times = (start_ns, perf_counter_ns())
-        tap.keep((event_id, parent, tap.number, priced, stage, max(step, 0), *times, state.native_id), None)

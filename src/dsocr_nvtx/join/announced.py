@@ -2,6 +2,7 @@
 
 Announcements are made when a module's cost changes, so the last one for the same module and stage on the same thread
 holds. Each carries the event id of the next range, so ids of ranges without a payload are counted on from there.
+One that says how it grows holds while the KV cache does: the model's own announcements say how long the cache is.
 """
 
 import numpy as np
@@ -11,15 +12,27 @@ from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers
-from dsocr_nvtx.schema.payload import ANNOUNCE_PREFIX, FIELD_INDEX, PAYLOAD_FIELDS, parse_announcement
+from dsocr_nvtx.schema.payload import (
+    ANNOUNCE_PREFIX,
+    FIELD_INDEX,
+    GROWTH_PREFIX,
+    PAYLOAD_FIELDS,
+    parse_announcement,
+    parse_growth_announcement,
+)
 from dsocr_nvtx.schema.records import Stage
 
-_EVENT, _STEP, _STAGE = (FIELD_INDEX[name] for name in ("event_id", "step", "stage"))
+_EVENT, _STEP, _STAGE, _KV = (FIELD_INDEX[name] for name in ("event_id", "step", "stage", "kv_len"))
+_MODEL = "model"
+"""The path of the range around a forward: its announcements say how long the cache is."""
 
 
 @frozen(eq=False)
 class Announced:
-    """Announcements by (thread, time): place, module path (a code of ``words``) and the payload's fields."""
+    """Announcements by (thread, time): place, module path (a code of ``words``) and the payload's fields.
+
+    ``growth`` is the row of ``increments`` that says what one more key adds to each field, or -1.
+    """
 
     pid: Ints
     tid: Ints
@@ -27,6 +40,15 @@ class Announced:
     path: Ints
     words: list[str]
     values: Ints
+    growth: Ints
+    increments: Ints
+
+    def fields(self, rows: Ints, more: Ints) -> Ints:
+        """Return the fields that some announcements tell of where the cache holds so many keys more."""
+        values: Ints = self.values[rows]
+        grown = np.flatnonzero(more)
+        values[grown] += self.increments[self.growth[rows[grown]]] * more[grown, None]
+        return values
 
 
 def read_announced(announcements: pa.Table) -> Announced:
@@ -36,9 +58,27 @@ def read_announced(announcements: pa.Table) -> Announced:
     rows, (path, words, values) = np.flatnonzero(ours), _parse(texts.filter(pa.array(ours)))
     good = (path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage))
     rows, path, values = rows[good], path[good], values[good]
+    grown, their_path, their_words, their_values, increments = _parse_growing(texts)
+    words = [*words, *their_words]
+    growth = np.concatenate([np.full(len(rows), -1), np.arange(len(grown))])
+    path = np.concatenate([path, their_path + len(words) - len(their_words)])
+    rows, values = np.concatenate([rows, grown]), np.concatenate([values, their_values])
     pid, tid, time = (numbers(announcements, name)[rows] for name in ("pid", "tid", "time_ns"))
     order = np.lexsort((values[:, _EVENT], time, tid, pid))
-    return Announced(pid[order], tid[order], time[order], path[order], words, values[order])
+    return Announced(pid[order], tid[order], time[order], path[order], words, values[order], growth[order], increments)
+
+
+def _parse_growing(texts: pa.Array) -> tuple[Ints, Ints, list[str], Ints, Ints]:
+    """Return (row, path code, paths, fields, increments) of the announcements that say how they grow."""
+    rows = np.flatnonzero(pc.starts_with(texts, GROWTH_PREFIX).to_numpy(zero_copy_only=False))
+    parsed = [parse_growth_announcement(text) for text in texts.take(pa.array(rows)).to_pylist()]
+    found = [one for one in parsed if one is not None]
+    words = {path: code for code, path in enumerate(dict.fromkeys(path for path, _, _ in found))}
+    values, increments = (
+        np.array([one[part] for one in found], np.int64).reshape(len(found), len(PAYLOAD_FIELDS)) for part in (1, 2)
+    )
+    whole = rows[np.array([one is not None for one in parsed], bool)]
+    return whole, np.array([words[path] for path, _, _ in found], np.int64), list(words), values, increments
 
 
 def _parse(texts: pa.Array) -> tuple[Ints, list[str], Ints]:
@@ -83,11 +123,13 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
 class Told:
     """What announcements say of ranges: which announcement holds (-1: none), and step and event id (-1: not told).
 
-    ``found`` says where a cost is told: an announcement that holds, and an event id.
+    ``more``: by how many keys the cache has grown since that announcement. ``found`` says where a cost is told: an
+    announcement that holds, and an event id.
     """
 
     announced: Announced
     last: Ints
+    more: Ints
     step: Ints
     event: Ints
 
@@ -98,7 +140,7 @@ class Told:
 
     def fields(self, rows: Ints) -> Ints:
         """Return the payload fields of some of the ranges that are told, [rows, fields]."""
-        found = self.announced.values[self.last[rows]]
+        found = self.announced.fields(self.last[rows], self.more[rows])
         found[:, _STEP], found[:, _EVENT] = self.step[rows], self.event[rows]
         return found
 
@@ -106,12 +148,28 @@ class Told:
 def told_costs(announced: Announced, nvtx: pa.Table) -> Told:
     """Return, per range, the last announcement for its thread, path and stage not after its start."""
     last = last_told(announced, nvtx)
-    return Told(announced, last, _told_steps(announced, nvtx), _told_events(announced, nvtx))
+    more = grown_since(announced, nvtx, last)
+    return Told(announced, last, more, _told_steps(announced, nvtx), _told_events(announced, nvtx))
 
 
 def last_told(announced: Announced, nvtx: pa.Table) -> Ints:
     """Return, per range, the position of that announcement, or -1."""
-    path, words = coded(nvtx, "path")
+    return _last_of(announced, nvtx, *coded(nvtx, "path"))
+
+
+def grown_since(announced: Announced, nvtx: pa.Table, last: Ints) -> Ints:
+    """Return, per range, how many keys the cache has more than its last announcement says, where that one grows."""
+    more = np.zeros(len(last), np.int64)
+    if not len(announced.increments):
+        return more
+    grows = np.flatnonzero((last >= 0) & (announced.growth[last] >= 0))
+    model = _last_of(announced, nvtx, np.zeros(len(nvtx), np.int64), [_MODEL])[grows]
+    more[grows] = np.where(model >= 0, announced.values[model, _KV] - announced.values[last[grows], _KV], 0)
+    return more
+
+
+def _last_of(announced: Announced, nvtx: pa.Table, path: Ints, words: list[str]) -> Ints:
+    """Return, per range, the last announcement for its thread and stage and a path: a code of ``words``; or -1."""
     place = {word: code for code, word in enumerate(words)}
     known_path = np.array([place.get(word, -1) for word in announced.words], np.int64)
     stage, thread = _stages(nvtx), _threads(announced, nvtx)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.announced import Announced, last_told
+from dsocr_nvtx.join.announced import Announced, grown_since, last_told
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.captures import Captures
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
@@ -221,5 +221,5 @@ def _costs(
     unknown = costs.source[source] == list(CostSource).index(CostSource.NONE)
     values, since = costs.values[source], last >= 0
     since[since] = (announced.time[last[since]] >= captured_at[since]) | unknown[since]
-    values[since] = announced.values[last[since]]
+    values[since] = announced.fields(last[since], grown_since(announced, rows, last)[since])
     return values, np.where(since, list(CostSource).index(CostSource.ANNOUNCEMENT), costs.source[source])

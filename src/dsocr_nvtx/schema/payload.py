@@ -27,7 +27,22 @@ def announcement(path: str, values: list[int]) -> str:
     return f"{ANNOUNCE_PREFIX}{path} {' '.join(map(str, values))}"
 
 
-_LINE = re.compile(f"{re.escape(ANNOUNCE_PREFIX)}([^ ]+)((?: -?[0-9]{{1,19}}){{{len(PAYLOAD_FIELDS)}}})")
+GROWTH_PREFIX = "dsocr/1k "
+"""Starts the announcements that also say by how much each key in the KV cache makes every field grow."""
+
+
+def growth_announcement(path: str, values: list[int], increments: list[int]) -> str:
+    """Return an announcement that holds while the cache grows: prefix, path, every field, then each field's increment.
+
+    After it, a call's fields are ``values`` plus ``increments`` times the keys that ``model``, as last announced for
+    the same stage on the same thread, has more than ``values`` say.
+    """
+    return f"{GROWTH_PREFIX}{path} {' '.join(map(str, values))} {' '.join(map(str, increments))}"
+
+
+_FIELDS = f"((?: -?[0-9]{{1,19}}){{{len(PAYLOAD_FIELDS)}}})"
+_LINE = re.compile(f"{re.escape(ANNOUNCE_PREFIX)}([^ ]+){_FIELDS}")
+_GROWTH_LINE = re.compile(f"{re.escape(GROWTH_PREFIX)}([^ ]+){_FIELDS}{_FIELDS}")
 _WORD = range(-(2**63), 2**63)
 
 
@@ -37,11 +52,24 @@ def parse_announcement(text: str) -> tuple[str, list[int]] | None:
     A damaged announcement is other text: a number that no payload could hold, or a stage that does not exist.
     """
     found = _LINE.fullmatch(text)
-    if found is None:
+    values = _values(found[2]) if found is not None else None
+    return (found[1], values) if found is not None and values is not None else None
+
+
+def parse_growth_announcement(text: str) -> tuple[str, list[int], list[int]] | None:
+    """Return (path, values, increments) of an announcement that says how it grows, or None for any other text."""
+    found = _GROWTH_LINE.fullmatch(text)
+    values = _values(found[2]) if found is not None else None
+    if found is None or values is None:
         return None
-    values = [int(word) for word in found[2].split()]
+    increments = [int(word) for word in found[3].split()]
+    return (found[1], values, increments) if all(value in _WORD for value in increments) else None
+
+
+def _values(words: str) -> list[int] | None:
+    values = [int(word) for word in words.split()]
     whole = all(value in _WORD for value in values) and values[FIELD_INDEX["stage"]] in range(len(Stage))
-    return (found[1], values) if whole else None
+    return values if whole else None
 
 
 MARK_PREFIX = "dsocr/1"

@@ -1,0 +1,194 @@
+"""Where forwards of the model begin and end: which of them are known, so that the calls inside need not be read."""
+
+from array import array
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from dsocr_nvtx.hooks.places import Key, Opened, State
+from dsocr_nvtx.hooks.quick import QuickFrame, token_of
+from dsocr_nvtx.hooks.repeats import Repeat
+from dsocr_nvtx.hooks.scripts import Script, ScriptFrame, learned
+from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
+
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.shared import Shared
+    from dsocr_nvtx.hooks.tap import Tap
+
+_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
+
+
+class Forwards:
+    """The forwards that a session knows by their shape and stage.
+
+    Without a tool a forward is known once each of its calls has been seen in one like it; with one, once a decode step
+    like it has been learned. While a CUDA graph is captured, and where every call is timed by events, none is.
+    """
+
+    MOST_STRAYS = 3
+    """A forward whose calls have come out of turn so often is not learned again."""
+
+    def __init__(self, shared: "Shared") -> None:
+        self.shared = shared
+        self.times = shared.rows is not None and not shared.emitter.active
+        self.scripts: dict[int, Script] = {}
+        self.strays: dict[int, int] = {}
+        self.known: set[int] = set()
+        self.pending: list[tuple[Any, ...]] = []
+        """Forwards that repeated the one before, as they were logged: see `dsocr_nvtx.hooks.repeats`."""
+        self.told: dict[int, object] = {}
+        """By stage, whose announcements hold for calls that announce nothing themselves: a script's, or a capture's."""
+
+    def begin(self, state: State, key: Key, opened: Opened) -> None:
+        """Begin a forward, its own range open: ``key`` is that of the model's call."""
+        shared = self.shared
+        if shared.every_event or state.frame is None or state.scripted is not None or shared.is_capturing():
+            state.token = None
+            return
+        token = token_of(state.frame[0], opened[3])
+        if self.times:
+            state.token = token if token in self.known else None
+        elif shared.emitter.active and key[1] == 1:
+            self._begin_script(state, token, opened)
+        if state.token is not None:
+            state.notes = [] if shared.noted is not None and shared.noted.wanted else None
+
+    def end(self, state: State, opened: Opened) -> None:
+        """End a forward, its own range closed: what was logged in it is kept."""
+        if self.times:
+            self._end_timed(state, opened)
+        elif state.scripted is not None:
+            self._end_script(state, state.scripted)
+        elif state.lesson is not None:
+            self._learn(state, opened)
+
+    def follows(self, tap: "Tap", last: Repeat, kv_len: int, event_id: int, step: int) -> bool:
+        """Open the range of a forward that repeats the last one; False, and nothing done, where it must be read."""
+        slot, script, epoch = tap.slots[last.stage], last.script, self.shared.counters.epoch
+        holds = script is not None and script.epoch == epoch and self.told.get(last.stage) is script
+        if not holds or slot is None or slot.key is not last.key or slot.growth is None or slot.round != epoch:
+            return False
+        slot.array += slot.growth * (kv_len - last.key[2])
+        slot.key = last.key = (*last.key[:2], kv_len, *last.key[3:])
+        last.number = slot.number = (
+            self.shared.rows.late_number(tap.place, slot.key) if self.shared.rows is not None else 0
+        )
+        slot.words[_EVENT], slot.words[_STEP] = event_id, step
+        self.shared.emitter.mark(announcement(tap.place.path, slot.words.tolist()))
+        self.shared.emitter.push(slot.attributes)
+        return True
+
+    def settle(self) -> None:
+        """Keep what is pending as other forwards are kept."""
+        rows = self.shared.rows
+        assert rows is not None  # noqa: S101 - else nothing is pending
+        while self.pending:
+            try:
+                tap, key, kv, event_id, parent, stage, step, start, end, thread, first_id, log, notes = (
+                    self.pending.pop(0)
+                )
+            except IndexError:  # another thread took the last one
+                return
+            cost = rows.late_number(tap.place, (*key[:2], *kv, *key[4:]))
+            rows.append((event_id, parent, tap.number, cost, stage, step, start, end, thread), None)
+            frame = QuickFrame(first_id, event_id, stage, step, kv, thread, array("q", log))
+            rows.append_frame(frame)
+            if notes and self.shared.noted is not None:
+                self.shared.noted.take(frame, notes)
+
+    def stray(self, state: State) -> None:
+        """End a script, as a call came out of turn: what is open is open as any range is, and it is forgotten."""
+        frame = state.scripted
+        assert frame is not None  # noqa: S101 - a token is only set with it
+        assert state.token is not None  # noqa: S101 - callers have looked
+        self.close_script_rest(state)
+        _, stage, _, said = state.open[-1]
+        ended, calls = set(state.log[:: frame.WIDTH]), frame.script.calls
+        for position in range(state.at):
+            if position not in ended:
+                state.open.append((frame.first_id + position, stage, calls[position].tap.place, said))
+        self.scripts.pop(state.token, None)
+        self.strays[state.token] = self.strays.get(state.token, 0) + 1
+        state.token, state.next_id = None, frame.first_id + state.at
+
+    def close_rest(self, state: State) -> None:
+        """Close the open range of a container's own work."""
+        assert state.rest is not None  # noqa: S101 - callers have looked
+        self.shared.emitter.pop()
+        tap, (event_id, parent, priced, stage, step, _, _, start_ns) = state.rest
+        state.rest = None
+        if self.shared.rows is not None:
+            numbers = (event_id, parent, tap.number, priced, stage, max(step, 0), start_ns, perf_counter_ns())
+            self.shared.rows.append((*numbers, state.native_id), None)
+
+    def close_script_rest(self, state: State) -> None:
+        """Close the open range of a container's own work, if a script opened one."""
+        if state.script_rest is not None:
+            self.shared.emitter.pop()
+            state.log += (*state.script_rest, perf_counter_ns())
+            state.script_rest = None
+
+    def _begin_script(self, state: State, token: int, opened: Opened) -> None:
+        assert state.frame is not None  # noqa: S101 - callers have looked
+        event_id, _, _, stage, step, *_ = opened
+        script, kv, epoch = self.scripts.get(token), state.frame[1], self.shared.counters.epoch
+        if script is not None:
+            script.fill(state.next_id, max(step, 0), kv[0])
+            if script.epoch != epoch and not script.holds():
+                del self.scripts[token]
+                script = None
+        if script is None:
+            state.lesson = [] if self.strays.get(token, 0) < self.MOST_STRAYS else None
+            return
+        if script.epoch != epoch or self.told.get(stage) is not script:
+            script.announce(self.shared.emitter.mark, only_growing=False)
+            script.epoch, self.told[stage] = epoch, script
+        state.log, state.token, state.at = [], token, 0
+        state.scripted = ScriptFrame(
+            script, state.next_id, event_id, stage, max(step, 0), kv, state.native_id, state.log
+        )
+
+    def _end_script(self, state: State, frame: ScriptFrame) -> None:
+        if state.token is not None:
+            state.next_id = frame.first_id + state.at
+        frame.log = array("q", state.log)
+        state.scripted = state.token = None
+        self._keep(state, frame)
+        state.log = []
+
+    def _learn(self, state: State, opened: Opened) -> None:
+        assert state.frame is not None  # noqa: S101 - it was set where the forward began
+        assert state.lesson is not None  # noqa: S101 - callers have looked
+        shared, lesson, state.lesson = self.shared, state.lesson, None
+        script = learned(lesson, state.frame[1][0], shared.emitter.prepare)
+        if script is None:
+            return
+        token = token_of(state.frame[0], opened[3])
+        if shared.rows is not None:
+            script.codes = [shared.rows.code(call.tap.place, call.slot.key or ()) for call in lesson]
+        for tap, plan in script.plans().items():
+            tap.plans[token] = plan
+        script.fill(state.next_id, max(opened[4], 0), script.kv_len)
+        script.announce(shared.emitter.mark, only_growing=True)
+        script.epoch, self.told[opened[3]] = shared.counters.epoch, script
+        self.scripts[token] = script
+
+    def _end_timed(self, state: State, opened: Opened) -> None:
+        if state.frame is None:
+            return
+        event_id, _, _, stage, step, *_ = opened
+        if state.token is None:
+            if not self.shared.every_event:
+                self.known.add(token_of(state.frame[0], stage))
+            return
+        log = array("q", state.log)
+        frame = QuickFrame(state.next_id, event_id, stage, max(step, 0), state.frame[1], state.native_id, log)
+        state.token, state.next_id = None, state.next_id + len(frame)
+        state.log.clear()
+        self._keep(state, frame)
+
+    def _keep(self, state: State, frame: QuickFrame | ScriptFrame) -> None:
+        if self.shared.rows is not None:
+            self.shared.rows.append_frame(frame)
+        if state.notes and self.shared.noted is not None:
+            self.shared.noted.take(frame, state.notes)
+        state.notes = None

@@ -1,0 +1,156 @@
+"""Forwards like the one before: the same cache, one token longer, is what decoding calls the model with.
+
+Reading and pricing a forward runs through some thirty functions, once per step and so never from the processor's
+caches, which takes longer than the ranges of all layers. What a decode step's forward shares with the one before it is
+therefore kept, and one function compares it. Any other forward, or one whose step nobody opened, is read.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
+
+from torch import Size
+from torch.compiler import is_compiling, is_dynamo_compiling
+
+from dsocr_nvtx.hooks.places import Key, State
+from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
+from dsocr_nvtx.hooks.scripts import ScriptFrame
+from dsocr_nvtx.hooks.stage import stage_now
+from dsocr_nvtx.hooks.wrappers import Method, Reading
+from dsocr_nvtx.schema.records import Level, Stage
+
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.shapes import ModelReader
+    from dsocr_nvtx.hooks.tap import Tap
+
+MOST_PENDING = 16
+"""Forwards kept as they were logged: the lists would be walked again and again by Python's garbage collector."""
+_EXPERTS = ("_experts_implementation_internal", "_experts_implementation")
+"""Where configurations keep the experts' implementation, newest first."""
+
+
+class Repeat:
+    """What a forward that is known must have in common with the next: of decode steps only."""
+
+    __slots__ = (
+        "cache", "config", "context", "experts", "experts_name", "frame", "held", "key", "logits", "number", "said",
+        "script", "shape", "slots", "stage", "token",
+    )  # fmt: skip
+
+    def __init__(self, key: Key, config: Any, kwargs: dict[str, Any], held: list[int] | None) -> None:
+        self.key, self.slots, self.held = key, key[3], held
+        self.cache, self.shape = ref(kwargs["past_key_values"]), kwargs["input_ids"].shape
+        self.logits = kwargs.get("logits_to_keep")
+        self.config: dict[str, Any] = object.__getattribute__(config, "__dict__")
+        self.experts_name = next((name for name in _EXPERTS if name in self.config), _EXPERTS[0])
+        self.experts = self.config.get(self.experts_name)
+        self.context: Stage = stage_now()
+        self.frame, self.stage, self.said, self.number = 0, 0, False, 0
+        self.token: int | None = None
+        self.script: Any = None
+
+
+def repeat_of(tap: "Tap", state: State, stage: int, kwargs: dict[str, Any]) -> Repeat | None:
+    """Return what the next forward may have in common with this one, still open; None where it cannot be told."""
+    reader, slot = tap.place.read, tap.slots[stage]
+    cache: Any = kwargs.get("past_key_values")
+    ids, around = kwargs.get("input_ids"), state.open[-2:-1]
+    if slot is None or slot.key is None or state.frame is None or slot.key[1] != 1 or slot.key[2] < 2:
+        return None
+    plain = isinstance(getattr(ids, "shape", None), Size) and type(kwargs.get("logits_to_keep")) in (int, type(None))
+    if not plain or not around or around[0][2].level is not Level.STAGE or not getattr(cache, "layers", None):
+        return None
+    if hasattr(cache, "key_cache") or hasattr(cache.layers[0], "prefill_keys"):
+        return None
+    held = cast("ModelReader", reader).caches.counted.get(cache) if slot.key[3] else None
+    if slot.key[3] and held is None:
+        return None
+    found = Repeat(slot.key, cast("ModelReader", reader).config, kwargs, held)
+    found.frame, found.stage, found.said = state.frame[0], stage, state.open[-1][3]
+    found.token = state.token
+    found.script = state.scripted.script if state.scripted is not None else None
+    return found
+
+
+def repeated(  # noqa: C901, PLR0915 - one function: the module says why
+    tap: "Tap", inner: Method, read: Reading, fail: Callable[[Exception], None]
+) -> Method:
+    """Return the model's forward, its calls known by the one before where they can be."""
+    shared, place, forwards = tap.shared, tap.place, tap.forwards
+    threads, steps, active = shared.threads, tap.counters.steps, tap.active
+    pending, follows = forwards.pending, forwards.follows
+
+    @wraps(inner)
+    def hooked(*args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as above
+        if is_dynamo_compiling():
+            return inner(*args, **kwargs)
+        state = threads.state
+        last, like, kv_len, step = state.last, False, 0, 0
+        around = state.open[-1] if state.open else None
+        try:
+            if last is not None and around is not None and not args:
+                cache: Any = kwargs["past_key_values"]
+                like = (
+                    cache is not None
+                    and cache is last.cache()
+                    and kwargs["input_ids"].shape == last.shape
+                    and kwargs.get("logits_to_keep") is last.logits
+                    and last.config.get(last.experts_name) == last.experts
+                    and stage_now() is last.context
+                    and around[1] == last.stage
+                    and around[2].level is Level.STAGE
+                    and not around[2].is_model
+                    and state.rest is None
+                    and state.token is None
+                    and not shared.muted
+                    and not shared.is_capturing()
+                )
+            if like and last is not None:
+                kv_len = (last.held[0] if last.held is not None else cache.layers[0].keys.shape[-2]) + 1
+                step = max(steps[last.stage], 0)
+                like = kv_len > 1 and not (last.slots and kv_len >= last.slots)
+                like = like and (not active or follows(tap, last, kv_len, state.next_id, step))
+        except Exception:  # noqa: BLE001 - whatever is unlike the last forward is read
+            like = False
+        if last is None or around is None or not like:
+            return inner(*args, **kwargs) if is_compiling() else read(state, args, kwargs)
+        stage, event_id, outer = last.stage, state.next_id, state.frame
+        if last.held is not None:
+            last.held[0] = kv_len
+        kv = (kv_len, last.slots)
+        state.next_id, state.frame, state.token = event_id + 1, (last.frame, kv, last.key[4]), last.token
+        state.open.append((event_id, stage, place, last.said))
+        noted = shared.noted
+        state.notes = [] if noted is not None and noted.wanted else None
+        log = state.log = []
+        if active:
+            script = last.script
+            script.fill(event_id + 1, step, kv_len)
+            state.at = 0
+            state.scripted = ScriptFrame(script, event_id + 1, event_id, stage, step, kv, state.native_id, log)
+        start_ns = perf_counter_ns()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            try:
+                if active:
+                    tap.leave(state, (event_id, around[0], last.number, stage, step, None, outer, start_ns))
+                else:
+                    end_ns = perf_counter_ns()
+                    state.open.pop()
+                    state.token, state.frame = None, outer
+                    first_id = state.next_id
+                    state.next_id = first_id + len(log) // LOGGED
+                    pending.append(
+                        (tap, last.key, kv, event_id, around[0], stage, step, start_ns, end_ns, state.native_id,
+                         first_id, log, state.notes)
+                    )  # fmt: skip
+                    state.notes, state.log = None, []
+                    if len(pending) >= MOST_PENDING:
+                        forwards.settle()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                fail(error)
+
+    return hooked

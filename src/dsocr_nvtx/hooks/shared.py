@@ -1,0 +1,80 @@
+"""What all taps of a session share: where ranges go, what is counted, and which forwards are known."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.forwards import Forwards
+from dsocr_nvtx.hooks.places import Threads
+from dsocr_nvtx.hooks.quick import QuickFrame
+from dsocr_nvtx.hooks.rows import Rows
+from dsocr_nvtx.hooks.scripts import ScriptFrame
+from dsocr_nvtx.schema.records import Stage
+
+# None where this build of torch has no CUDA; then nothing makes events either.
+_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", torch.cuda.is_available)
+
+# The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
+_BLOCKS = itertools.count()
+
+
+class Counters:
+    """What all taps of a session share: the step of each stage, and the round of announcements."""
+
+    REPEAT_EVERY = 32
+    """Announcements are repeated after so many steps, so that a capture that begins late still learns every cost."""
+
+    def __init__(self) -> None:
+        self.steps = [-1] * len(Stage)
+        self.opened = 0
+        self.epoch = 0
+
+    def begin_step(self, stage: int) -> None:
+        """Count a step of a stage."""
+        self.steps[stage] += 1
+        self.opened += 1
+        if self.opened % self.REPEAT_EVERY == 0:
+            self.epoch += 1
+
+
+class Notes(Protocol):
+    """Who wants to know which experts were chosen in forwards whose calls are known."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the next forward is to be noted."""
+        ...
+
+    def take(self, frame: QuickFrame | ScriptFrame, notes: list[Any]) -> None:
+        """Take what was noted in a forward: number, length of the log and indices, call after call."""
+        ...
+
+
+class Shared:
+    """What all taps of a session share."""
+
+    def __init__(
+        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
+    ) -> None:
+        self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
+        self.threads = Threads(_BLOCKS.__next__)
+        self.counters = Counters()
+        self.muted = False
+        self.noted: Notes | None = None
+        self.forwards = Forwards(self)
+        if rows is not None:
+            rows.settle = self.forwards.settle
+        self.capturing = False
+        """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
+
+    def is_capturing(self) -> bool:
+        """Return whether calls go into a CUDA graph now, the session's or a script's own."""
+        return self.capturing or (self.make_event is not None and _is_capturing())
+
+    def event(self) -> Any:
+        """Record a timing event on the current stream and return it."""
+        assert self.make_event is not None  # noqa: S101 - callers have looked
+        return self.make_event()
