@@ -1,30 +1,21 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 
-from dsocr_nvtx import __version__
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.heap import keep_freed_memory
 from dsocr_nvtx.ingest.report import read_report
-from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.engine import Joined, join
-from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.report.terminal import show
-from dsocr_nvtx.roofline.ceilings import roofs_of
-from dsocr_nvtx.roofline.dilation import dilated, read_dilation
-from dsocr_nvtx.roofline.measured import read_launching
-from dsocr_nvtx.roofline.points import Roofline, roofline
-from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory, write_json, write_table
+from dsocr_nvtx.roofline.joined import MARKER, joined_report, judged, write_tables
+from dsocr_nvtx.schema.files import check_directory
 
-MARKER = "join.json"
+__all__ = ["demo", "join_report", "judged", "write_tables"]
 
 
 def join_report(
@@ -34,18 +25,10 @@ def join_report(
     target = out or default_out(report)
     check_directory(target, MARKER, force=force)
     keep_freed_memory()
-    trace = read_report(report)
-    joined = join(trace, str(report))
-    if run is not None:
-        check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
-
-    def judge() -> Roofline:
-        found = judged(trace, joined, hardware, ceilings, str(report))
-        return dilated(found, read_dilation(run)) if run is not None else found
-
-    found = write_tables(target, trace, joined, judge, force=force)
-    console = _console()
-    show(console, found, joined.accounting)
+    whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
+    found = write_tables(target, whole.trace, whole.joined, whole.judge, force=force)
+    console = terminal()
+    show(console, found, whole.joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -57,7 +40,7 @@ def demo(out: Path | None, *, force: bool) -> None:
     found = judged(trace, joined, None, None, path.name)
     if out is not None:
         write_tables(out, trace, joined, lambda: found, force=force)
-    console = _console()
+    console = terminal()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
     console.print(
@@ -65,7 +48,7 @@ def demo(out: Path | None, *, force: bool) -> None:
     )
 
 
-def _console() -> Console:
+def terminal() -> Console:
     """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
@@ -78,35 +61,3 @@ def default_out(report: Path) -> Path:
         raise Refused(report, "the root directory", "give the path of a report")
     name = named.name.removesuffix(".xz")
     return named.with_name(name.rsplit(".", 1)[0] + ".dsocr")
-
-
-def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
-    """Hold a join against the roofs of its device, or of the device or file that the user names."""
-    roofs = roofs_of(trace.devices.values(), hardware, ceilings)
-    about = _provenance(trace) | (read_launching(ceilings) if ceilings is not None else {})
-    return roofline(joined.kernels, joined.ranges, roofs, about, where=where)
-
-
-def _provenance(trace: Trace) -> dict[str, str]:
-    devices = ", ".join(sorted({device.name for device in trace.devices.values() if device.name}))
-    return {**trace.source, "dsocr_nvtx": __version__, "device": devices}
-
-
-def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline], *, force: bool) -> Roofline:
-    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written."""
-    about = _provenance(trace)
-    with replacing_directory(target, MARKER, force=force) as folder:
-        with ThreadPoolExecutor(1) as aside:
-            large = {"kernels": joined.kernels, "ranges": joined.ranges}
-            written = [aside.submit(_keep, folder, name, table, about) for name, table in large.items()]
-            found = judge()
-            for one in written:
-                one.result()
-        write_table(found.rows, folder / "roofline.arrow")
-        write_table(found.stages, folder / "stages.arrow")
-        write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, folder / MARKER)
-    return found
-
-
-def _keep(folder: Path, name: str, table: pa.Table, about: dict[str, str]) -> None:
-    write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), folder / f"{name}.arrow")

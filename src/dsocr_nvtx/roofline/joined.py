@@ -1,0 +1,89 @@
+"""From a report to its tables on disk: what `join` does for one report, and a fleet's join for each of many."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx import __version__
+from dsocr_nvtx.ingest.cupti import run_directory
+from dsocr_nvtx.ingest.report import read_report
+from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.ranks import recorded_rank
+from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.dilation import dilated, read_dilation
+from dsocr_nvtx.roofline.measured import read_launching
+from dsocr_nvtx.roofline.points import Roofline, roofline
+from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json, write_table
+from dsocr_nvtx.schema.ranks import ranks_text
+
+MARKER = "join.json"
+
+
+@frozen(kw_only=True, eq=False)
+class JoinedReport:
+    """One report, joined; ``judge`` holds it against its roofs, which needs nothing on disk."""
+
+    trace: Trace
+    joined: Joined
+    judge: Callable[[], Roofline]
+
+
+def joined_report(
+    report: Path, *, run: Path | None = None, hardware: str | None = None, ceilings: Path | None = None
+) -> JoinedReport:
+    """Read and join a report; with the run's directory, also hold it against what the run recorded."""
+    trace = read_report(report)
+    home = run or run_directory(report)
+    joined = join(trace, str(report), told=recorded_rank(home) if home is not None else None)
+    if run is not None:
+        check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
+
+    def judge() -> Roofline:
+        found = judged(trace, joined, hardware, ceilings, str(report))
+        return dilated(found, read_dilation(run)) if run is not None else found
+
+    return JoinedReport(trace=trace, joined=joined, judge=judge)
+
+
+def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
+    """Hold a join against the roofs of its device, or of the device or file that the user names."""
+    roofs = roofs_of(trace.devices.values(), hardware, ceilings)
+    about = provenance(trace, joined) | (read_launching(ceilings) if ceilings is not None else {})
+    return roofline(joined.kernels, joined.ranges, roofs, about, where=where)
+
+
+def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
+    """Return what a report's tables say of their origin."""
+    devices = ", ".join(sorted({device.name for device in trace.devices.values() if device.name}))
+    ranks = {"ranks": ranks_text(joined.ranks)} if joined.ranks else {}
+    return {**trace.source, "dsocr_nvtx": __version__, "device": devices, **ranks}
+
+
+def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline], *, force: bool) -> Roofline:
+    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written."""
+    with replacing_directory(target, MARKER, force=force) as folder:
+        return fill_tables(folder, JoinedReport(trace=trace, joined=joined, judge=judge))
+
+
+def fill_tables(folder: Path, whole: JoinedReport, suffix: str = ".arrow") -> Roofline:
+    """Write every table of a report into a directory, in the format of the suffix, and the accounting."""
+    joined, about = whole.joined, provenance(whole.trace, whole.joined)
+    with ThreadPoolExecutor(1) as aside:
+        large = {"kernels": joined.kernels, "ranges": joined.ranges}
+        written = [aside.submit(_keep, folder / f"{name}{suffix}", table, about) for name, table in large.items()]
+        found = whole.judge()
+        for one in written:
+            one.result()
+    write_table(found.rows, folder / f"roofline{suffix}")
+    write_table(found.stages, folder / f"stages{suffix}")
+    write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, folder / MARKER)
+    return found
+
+
+def _keep(path: Path, table: pa.Table, about: dict[str, str]) -> None:
+    write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), path)
