@@ -284,7 +284,7 @@ def test_a_disk_that_refuses_is_one_line_too(dsocr: Commands, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "kernels.arrow")
 
-    monkeypatch.setattr("dsocr_nvtx.cli.join.write_table", full)
+    monkeypatch.setattr("dsocr_nvtx.roofline.joined.write_table", full)
     assert refused(dsocr, tmp_path, "join", report) == "kernels.arrow: No space left on device"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import fields, frozen
+from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Device, Trace
@@ -82,6 +82,7 @@ def recorded_rank(run: Path) -> Rank | None:
         return None
     if not isinstance(told, dict):
         return None
-    found = {field.name: told.get(field.name) for field in fields(Rank)}
-    whole = all(type(value) is field.type for value, field in zip(found.values(), fields(Rank), strict=True))
-    return Rank(**found) if whole and found["host"] else None
+    rank, world_size, host, gpu = (told.get(name) for name in ("rank", "world_size", "host", "gpu_uuid"))
+    if not (type(rank) is int and type(world_size) is int and isinstance(host, str) and isinstance(gpu, str) and host):
+        return None
+    return Rank(rank=rank, world_size=world_size, host=host, gpu_uuid=gpu_identity(gpu))

@@ -44,7 +44,7 @@ def roofline(
 ) -> Roofline:  # fmt: skip
     """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
 
-    ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the ranges tell, or all of ``rank``.
+    ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the ranges tell, or of ``rank``.
     """
     own = own_costs(ranges, where)
     dtypes = coded(ranges, "dtype")
