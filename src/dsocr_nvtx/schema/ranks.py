@@ -6,6 +6,7 @@ The mark is plain text (``dsocr/1r RANK WORLD HOST GPU``), so that a default exp
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from attrs import asdict, frozen
@@ -54,3 +55,8 @@ def parse_rank_mark(text: str) -> Rank | None:
 def ranks_text(ranks: Mapping[int, Rank]) -> str:
     """Return ranks by process id as the JSON text that tables carry in metadata ``ranks``."""
     return json.dumps([{"pid": pid, **asdict(rank)} for pid, rank in sorted(ranks.items())])
+
+
+def rank_directory(parent: Path, rank: int) -> Path:
+    """Return where a rank's run goes: a directory of its own inside the one that was named."""
+    return parent / f"rank-{rank}"

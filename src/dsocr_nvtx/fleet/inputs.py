@@ -1,0 +1,66 @@
+"""Which reports a fleet is made of: patterns and paths as typed, each report under a name of its own."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from urllib.parse import quote
+
+from attrs import frozen
+
+from dsocr_nvtx.errors import Refused, UsageError
+
+
+@frozen
+class Input:
+    """One report, and the name that stands for it in partitions, tables and links."""
+
+    name: str
+    path: Path
+
+
+def is_pattern(path: Path) -> bool:
+    """Say whether a path is a pattern such as ``ranks/*.nsys-rep`` rather than something that is there."""
+    return has_magic(str(path)) and not path.exists()
+
+
+def inputs_of(given: Sequence[Path]) -> list[Input]:
+    """Return the reports that paths and patterns name, each once, in the order of their names.
+
+    A name is the file's without its suffix; where two would share it, a part of the path's hash is added, so that
+    names do not depend on the order. Refused: a pattern that nothing matches.
+    """
+    paths: dict[Path, None] = {}
+    for one in given:
+        found = sorted(Path(name) for name in glob(str(one), recursive=True)) if is_pattern(one) else [one]
+        if not found:
+            raise Refused(str(one), "no report matches the pattern", "give the reports' paths, or quote the pattern")
+        paths |= dict.fromkeys(found)
+    if not paths:
+        raise UsageError("no report given")
+    stems = {path: _stem(path) for path in paths}
+    shared = Counter(stems.values())
+    named = [Input(stem if shared[stem] == 1 else f"{stem}-{_digest(path)}", path) for path, stem in stems.items()]
+    return sorted(named, key=lambda one: _natural(one.name))
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".xz") or path.resolve().name
+    # Names become directories and web addresses: whatever is special there is written as %XX.
+    return quote(name.rsplit(".", 1)[0] or name, safe="")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key by which rank-10 comes after rank-9."""
+    parts: list[str] = []
+    for char in name:
+        if parts and parts[-1][-1].isdecimal() == char.isdecimal():
+            parts[-1] += char
+        else:
+            parts.append(char)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
