@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from glob import glob, has_magic
+from glob import glob
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,8 +21,11 @@ class Input:
 
 
 def is_pattern(path: Path) -> bool:
-    """Say whether a path is a pattern such as ``ranks/*.nsys-rep`` rather than something that is there."""
-    return has_magic(str(path)) and not path.exists()
+    """Say whether a path is a pattern such as ``ranks/*.nsys-rep`` rather than a file's name, there or not.
+
+    A name with a bracket that matches nothing is a name.
+    """
+    return not path.exists() and (any(mark in str(path) for mark in "*?") or bool(glob(str(path))))
 
 
 def inputs_of(given: Sequence[Path]) -> list[Input]:
