@@ -6,7 +6,6 @@ asked, totals), ``failed.json`` (reports that could not be joined), ``accounting
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,8 +121,6 @@ def join_fleet(
         _write_marker(folders.out, None)
         for name in plan.stale:
             folders.forget(name)
-        for leftover in folders.out.glob(".*.*"):  # a process that was killed left it
-            shutil.rmtree(leftover, ignore_errors=True)
     for state in work_through(crew(), plan.tasks, join_one, _given_up) if plan.tasks else ():
         states[state.name] = state
         note(state)

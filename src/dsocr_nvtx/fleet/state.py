@@ -5,18 +5,18 @@ leaves a report either done or not begun.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import asdict, evolve, field, frozen
 
 from dsocr_nvtx.ingest.digest import digest
+from dsocr_nvtx.roofline.joined import ACCOUNTING, TABLES
 from dsocr_nvtx.schema.files import write_json
 
 FORMAT = 1
 """Grows when the files of a fleet change, so that older ones are made again."""
-
-TABLES = ("kernels", "ranges", "roofline", "stages")
 
 
 @frozen
@@ -65,12 +65,10 @@ class Folders:
     out: Path
 
     def part(self, table: str, name: str) -> Path:
-        """Return the partition of a table that holds one report's rows."""
+        """Return the partition of a table that holds one report's rows, or the file with its accounting."""
+        if table == ACCOUNTING:
+            return self.out / table / f"{name}.json"
         return self.out / table / f"report={name}" / "part.parquet"
-
-    def accounting(self, name: str) -> Path:
-        """Return the accounting of one report's join."""
-        return self.out / "accounting" / f"{name}.json"
 
     def state(self, name: str) -> Path:
         """Return the state of one report."""
@@ -79,12 +77,10 @@ class Folders:
     def forget(self, name: str) -> None:
         """Take one report's state and tables away."""
         self.state(name).unlink(missing_ok=True)
-        self.accounting(name).unlink(missing_ok=True)
+        self.part(ACCOUNTING, name).unlink(missing_ok=True)
         for table in TABLES:
-            part = self.part(table, name)
-            part.unlink(missing_ok=True)
-            if part.parent.is_dir():
-                part.parent.rmdir()
+            # Whole, as it is ours: a process that was killed there left a temporary file beside the part.
+            shutil.rmtree(self.part(table, name).parent, ignore_errors=True)
 
     def names(self) -> set[str]:
         """Return the reports that have a state."""

@@ -1,8 +1,6 @@
 """One report of a fleet, joined by whatever process gets it: its tables into their partitions, then its state."""
 
 import resource
-import shutil
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -12,9 +10,9 @@ import pyarrow.compute as pc
 from attrs import asdict, frozen
 
 from dsocr_nvtx.errors import DsocrError, Refused
-from dsocr_nvtx.fleet.state import TABLES, Folders, ReportState, Stamp, stamp_of, write_state
+from dsocr_nvtx.fleet.state import Folders, ReportState, Stamp, stamp_of, write_state
 from dsocr_nvtx.ingest.heap import keep_freed_memory
-from dsocr_nvtx.roofline.joined import MARKER, JoinedReport, fill_tables, joined_report
+from dsocr_nvtx.roofline.joined import JoinedReport, fill_tables, joined_report
 from dsocr_nvtx.roofline.points import Roofline
 
 
@@ -39,9 +37,9 @@ def join_one(task: Task) -> ReportState:
     _heap()
     begun, cpu = time.perf_counter(), time.process_time()
     folders, stamp = Folders(Path(task.out)), None
-    folders.forget(task.name)
     found: dict[str, object] = {}
     try:
+        folders.forget(task.name)
         stamp = stamp_of(Path(task.path))
         found = _joined(task, folders)
     except OSError as error:
@@ -71,6 +69,8 @@ def _kept(
         peak_kb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         **found,  # type: ignore[arg-type]
     )
+    if not state.done:  # what it had written by then
+        folders.forget(task.name)
     write_state(folders, state)
     return state
 
@@ -78,21 +78,8 @@ def _kept(
 def _joined(task: Task, folders: Folders) -> dict[str, object]:
     ceilings = Path(task.ceilings) if task.ceilings is not None else None
     whole = joined_report(Path(task.path), hardware=task.hardware, ceilings=ceilings)
-    folders.out.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{task.name}.", dir=folders.out))
-    try:
-        found = fill_tables(temporary, whole, ".parquet")
-        for table in TABLES:
-            _move(temporary / f"{table}.parquet", folders.part(table, task.name))
-        _move(temporary / MARKER, folders.accounting(task.name))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    found = fill_tables(whole, lambda table: folders.part(table, task.name))
     return _summary(whole, found)
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
 
 
 def _summary(whole: JoinedReport, found: Roofline) -> dict[str, object]:

@@ -22,6 +22,8 @@ from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json,
 from dsocr_nvtx.schema.ranks import ranks_text
 
 MARKER = "join.json"
+TABLES = ("kernels", "ranges", "roofline", "stages")
+ACCOUNTING = "accounting"
 
 
 @frozen(kw_only=True, eq=False)
@@ -67,21 +69,25 @@ def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
 def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline], *, force: bool) -> Roofline:
     """Write every table into a directory; return what ``judge`` found, which works while the large ones are written."""
     with replacing_directory(target, MARKER, force=force) as folder:
-        return fill_tables(folder, JoinedReport(trace=trace, joined=joined, judge=judge))
+        return fill_tables(JoinedReport(trace=trace, joined=joined, judge=judge), _inside(folder))
 
 
-def fill_tables(folder: Path, whole: JoinedReport, suffix: str = ".arrow") -> Roofline:
-    """Write every table of a report into a directory, in the format of the suffix, and the accounting."""
+def _inside(folder: Path) -> Callable[[str], Path]:
+    return lambda name: folder / (MARKER if name == ACCOUNTING else f"{name}.arrow")
+
+
+def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
+    """Write every table of `TABLES`, and the accounting, each to the ``place`` of its name; return the verdict."""
     joined, about = whole.joined, provenance(whole.trace, whole.joined)
     with ThreadPoolExecutor(1) as aside:
         large = {"kernels": joined.kernels, "ranges": joined.ranges}
-        written = [aside.submit(_keep, folder / f"{name}{suffix}", table, about) for name, table in large.items()]
+        written = [aside.submit(_keep, place(name), table, about) for name, table in large.items()]
         found = whole.judge()
         for one in written:
             one.result()
-    write_table(found.rows, folder / f"roofline{suffix}")
-    write_table(found.stages, folder / f"stages{suffix}")
-    write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, folder / MARKER)
+    write_table(found.rows, place("roofline"))
+    write_table(found.stages, place("stages"))
+    write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, place(ACCOUNTING))
     return found
 
 

@@ -1,0 +1,198 @@
+"""How a fleet's join grows: generated reports, damaged ones among them, on a local Dask cluster of two workers.
+
+Run as ``python -m tests.bench.fleet FOLDER --reports 10 100 1000``; it prints one table for all counts. Reports are all
+generated, not copied: each has its own rank and number of steps. Of every hundred, one is damaged. In each run but the
+smallest one worker is killed half-way. Times are of a machine that others may use: each is given beside a single
+join's (read, join, write all tables as Arrow, warm) before and after: alone in this process, and in both workers at
+once, outside any task, which is what two of them cost on as few cores.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dsocr_nvtx.fleet.crew import dask_crew
+from dsocr_nvtx.fleet.engine import Fleet, FleetOptions, join_fleet, plan_fleet
+from dsocr_nvtx.fleet.inputs import inputs_of
+from dsocr_nvtx.fleet.state import ReportState
+from dsocr_nvtx.ingest.heap import keep_freed_memory
+from dsocr_nvtx.report.fleet_page import write_fleet_pages
+from dsocr_nvtx.roofline.joined import joined_report, write_tables
+from dsocr_nvtx.schema.ranks import Rank, rank_mark
+from tests.bench.generate import RANGES_PER_STEP, Size, generate, global_id
+
+KERNELS = 20_000
+
+
+def make_reports(folder: Path, count: int, kernels: int = KERNELS) -> int:
+    """Write reports ``rank-N.sqlite`` that are not there yet; return how many of them are damaged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = folder / f"rank-{number}.sqlite"
+        if not path.exists():
+            # From 40 to 44 steps, so that ranks have more and less work.
+            size = Size(kernels=kernels, calls=2 * kernels, ranges=(40 + number % 5) * RANGES_PER_STEP)
+            _marked(generate(path, size), Rank(rank=number, world_size=count, host=f"node-{number // 8}"))
+            if number % 100 == 37:
+                _damaged(path, number // 100)
+    return len(range(37, count, 100))
+
+
+def _marked(path: Path, rank: Rank) -> None:
+    connection = sqlite3.connect(path)
+    row = (500, 34, rank_mark(rank), global_id(Size().pid, Size().pid), 0)
+    connection.execute(
+        "INSERT INTO NVTX_EVENTS (start, eventType, text, globalTid, domainId) VALUES (?, ?, ?, ?, ?)", row
+    )
+    connection.commit()
+    connection.close()
+
+
+def _damaged(path: Path, how: int) -> None:
+    """Damage a report: cut in half, text instead, nothing in it, or its strings gone."""
+    if how % 4 == 0:
+        os.truncate(path, path.stat().st_size // 2)
+    elif how % 4 == 1:
+        path.write_text("not a report\n")
+    elif how % 4 == 2:
+        os.truncate(path, 0)
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("DROP TABLE StringIds")
+        connection.commit()
+        connection.close()
+
+
+def single_joins(folder: Path, count: int) -> tuple[float, float]:
+    """Return the median seconds, by the clock and of the processor, of joining one report in this process, warm."""
+    keep_freed_memory()
+    spent = []
+    for number in range(count + 3):
+        begun, cpu = time.perf_counter(), time.process_time()
+        with tempfile.TemporaryDirectory(dir=folder.parent) as out:
+            whole = joined_report(folder / f"rank-{number % 10}.sqlite")
+            write_tables(Path(out) / "one", whole.trace, whole.joined, whole.judge, force=False)
+        spent.append((time.perf_counter() - begun, time.process_time() - cpu))
+    wall, processor = zip(*spent[3:], strict=True)
+    return statistics.median(wall), statistics.median(processor)
+
+
+def measure(
+    reports: Path, out: Path, count: int, address: str, pair: Callable[[], tuple[float, float]],
+    kill: Callable[[], None] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Join ``count`` reports on the cluster; return what was measured. ``pair`` times single joins in both workers."""
+    shutil.rmtree(out, ignore_errors=True)
+    inputs = inputs_of([reports / f"rank-{number}.sqlite" for number in range(count)])
+    options, ended = FleetOptions(), [0]
+
+    def note(_state: ReportState) -> None:
+        ended[0] += 1
+        if kill is not None and ended[0] == count // 2:
+            kill()
+
+    before = (*single_joins(reports, 20), *pair())
+    begun = time.perf_counter()
+    found = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options, note)
+    joined = time.perf_counter() - begun
+    after = (*pair(), *single_joins(reports, 20))
+    after = (*after[2:], *after[:2])
+    begun = time.perf_counter()
+    page = write_fleet_pages(found)
+    paged = time.perf_counter() - begun
+    again, second = _second(inputs, out, options, address)
+    done = [state for state in found.states.values() if state.done]
+    single = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+    return {
+        "reports": count,
+        "joined": len(done),
+        "failed": len(found.failed),
+        "named": sorted(state.name for state in found.failed)[:3],
+        "wall_s": joined,
+        "per_report_s": statistics.median(state.seconds for state in done),
+        "per_report_cpu_s": statistics.median(state.cpu_seconds for state in done),
+        "single_s": single[0],
+        "single_cpu_s": single[1],
+        "pair_s": single[2],
+        "pair_cpu_s": single[3],
+        "over_single": statistics.median(state.seconds for state in done) / single[0],
+        "over_pair": statistics.median(state.seconds for state in done) / single[2],
+        "cpu_over_pair": statistics.median(state.cpu_seconds for state in done) / single[3],
+        "whole_over_pair": joined * 2 / len(done) / single[2],
+        "worker_peak_mb": max(state.peak_kb for state in done) / 1024,
+        "caller_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "page_s": paged,
+        "page_mb": page.stat().st_size / 1e6,
+        "second_call_s": second,
+        "second_call_tasks": again.joined,
+        "out_mb_per_report": sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6 / count,
+        "totals_equal": _equal(found),
+    }
+
+
+def _second(inputs: list[Any], out: Path, options: FleetOptions, address: str) -> tuple[Fleet, float]:
+    begun = time.perf_counter()
+    again = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options)
+    return again, time.perf_counter() - begun
+
+
+def _equal(found: Fleet) -> bool:
+    """Add the partitions up again, each read on its own, and compare with the merged table."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    parts = [pq.read_table(path, partitioning=None) for path in sorted(found.out.glob("roofline/*/part.parquet"))]
+    names = [
+        item.name
+        for item in found.roofline.schema
+        if pa.types.is_int64(item.type) and item.name in parts[0].column_names
+    ]
+    return all(
+        pc.sum(found.roofline[name]).as_py() == sum(pc.sum(part[name]).as_py() for part in parts) for name in names
+    )
+
+
+def main() -> None:
+    """Generate, start the cluster, measure every count, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--reports", type=int, nargs="+", default=[10, 100, 1000])
+    given = parser.parse_args()
+    distributed: Any = import_module("distributed")
+
+    begun = time.perf_counter()
+    make_reports(given.folder / "reports", max(given.reports))
+    print(f"reports ready after {time.perf_counter() - begun:.0f} s", flush=True)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit="2GiB", dashboard_address=None
+    ) as cluster, distributed.Client(cluster) as client:  # fmt: skip
+        folder = given.folder / "reports"
+
+        def pair() -> tuple[float, float]:
+            both = list(client.run(single_joins, folder, 20).values())
+            return statistics.mean(one[0] for one in both), statistics.mean(one[1] for one in both)
+
+        def kill() -> None:
+            os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+
+        for count in given.reports:
+            out = given.folder / f"out-{count}"
+            row = measure(folder, out, count, cluster.scheduler_address, pair, kill if count > 10 else None)
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
