@@ -70,9 +70,13 @@ class Fleet:
 
 @frozen(kw_only=True)
 class Plan:
-    """What is left to do: reports whose state holds, reports to join, and reports that are not asked for any more."""
+    """What is left to do: reports whose state holds, reports to join, and reports that are not asked for any more.
+
+    ``names`` is every report asked for, in order: what is put together does not depend on which ended first.
+    """
 
     folders: Folders
+    names: list[str]
     known: dict[str, ReportState]
     tasks: list[Task] = field(factory=list)
     stale: list[str] = field(factory=list)
@@ -104,7 +108,8 @@ def plan_fleet(inputs: Sequence[Input], out: Path, options: FleetOptions) -> Pla
                     ceilings=ceilings,
                 )
             )
-    return Plan(folders=folders, known=known, tasks=tasks, stale=sorted(folders.names() - {one.name for one in inputs}))
+    names = [one.name for one in inputs]
+    return Plan(folders=folders, names=names, known=known, tasks=tasks, stale=sorted(folders.names() - set(names)))
 
 
 def join_fleet(
@@ -124,6 +129,7 @@ def join_fleet(
     for state in work_through(crew(), plan.tasks, join_one, _given_up) if plan.tasks else ():
         states[state.name] = state
         note(state)
+    states = {name: states[name] for name in plan.names}
     changed = bool(plan.tasks or plan.stale) or not (folders.out / "ranks.arrow").is_file() or options.run is not None
     return _merged(folders, states, plan, options, changed=changed)
 

@@ -73,7 +73,8 @@ def added(group: Ints, values: Ints, count: int) -> Ints:
 
 def _usual_bound(rows: pa.Table, group: Ints, count: int) -> pa.Array:
     """Return the bound that holds over most of the ranks' wall time; null where no rank has one."""
-    codes, words = coded(rows, "bound")
+    bounds = rows["bound"].cast(pa.string()).fill_null("").dictionary_encode()
+    codes, words = coded(pa.table({"bound": bounds}), "bound")
     told, wall = known(rows, "bound"), numbers(rows, "wall_ns")
     share = np.zeros((count, len(words) + 1), np.int64)
     np.add.at(share.reshape(-1), group[told] * (len(words) + 1) + codes[told], wall[told])

@@ -30,6 +30,9 @@ _RULES = {
     "device": "most of what is beyond the usual time is busy time that its work does not explain",
     "waiting": "most of what is beyond the usual time is idle time that its steps do not explain",
 }
+_FARTHEST = float(1 << 61)
+"""No time of a report is longer; a damaged step count could make one that does not fit."""
+
 _TIMES = ("steps", "tokens", "launches", "wall_ns", "busy_owned_ns", "idle_owned_ns", "roofline_ns")
 
 
@@ -97,7 +100,7 @@ def _parts(time: Mapping[str, Ints], stage: Ints) -> _Parts:
 def _in_proportion(usual: Ints, mine: Ints, common: Ints) -> Ints:
     """Return the usual time in proportion to the work; as it is where there is no measure of work."""
     share = np.where(common > 0, mine / np.maximum(common, 1), 1.0)
-    return np.rint(usual * share).astype(np.int64)
+    return np.rint(np.minimum(usual * share, _FARTHEST)).astype(np.int64)
 
 
 def _median(values: Ints, group: Ints) -> Ints:
