@@ -1,10 +1,10 @@
 """How a fleet's join grows: generated reports, damaged ones among them, on a local Dask cluster of two workers.
 
-Run as ``python -m tests.bench.fleet FOLDER --reports 10 100 1000``; it prints one table for all counts. Reports are all
+Run as ``python -m tests.bench.fleet FOLDER --reports 10 100 1000``; it prints one line for each count. Reports are all
 generated, not copied: each has its own rank and number of steps. Of every hundred, one is damaged. In each run but the
-smallest one worker is killed half-way. Times are of a machine that others may use: each is given beside a single
-join's (read, join, write all tables as Arrow, warm) before and after: alone in this process, and in both workers at
-once, outside any task, which is what two of them cost on as few cores.
+smallest one worker is killed half-way. Times are of a machine that others may use, so what a report costs in a fleet is
+told by turns: the same two workers are given, one after the other, tasks of the fleet and plain single joins (read,
+join, write all tables as Arrow), until each has had a hundred; ``task_over_single`` is the ratio of their medians.
 """
 
 import argparse
@@ -25,9 +25,10 @@ from typing import Any
 import pyarrow as pa
 
 from dsocr_nvtx.fleet.crew import dask_crew
-from dsocr_nvtx.fleet.engine import Fleet, FleetOptions, join_fleet, plan_fleet
+from dsocr_nvtx.fleet.engine import MERGED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.fleet.state import ReportState
+from dsocr_nvtx.fleet.task import join_one
 from dsocr_nvtx.ingest.heap import keep_freed_memory
 from dsocr_nvtx.report.fleet_page import write_fleet_pages
 from dsocr_nvtx.roofline.joined import joined_report, write_tables
@@ -76,25 +77,37 @@ def _damaged(path: Path, how: int) -> None:
         connection.close()
 
 
-def single_joins(folder: Path, count: int) -> tuple[float, float]:
-    """Return the median seconds, by the clock and of the processor, of joining one report in this process, warm."""
+def single_join(folder: Path, number: int) -> tuple[float, float]:
+    """Join one report as the command for one does; return its seconds, by the clock and of the processor."""
     keep_freed_memory()
-    spent = []
-    for number in range(count + 3):
-        begun, cpu = time.perf_counter(), time.process_time()
-        with tempfile.TemporaryDirectory(dir=folder.parent) as out:
-            whole = joined_report(folder / f"rank-{number % 10}.sqlite")
-            write_tables(Path(out) / "one", whole.trace, whole.joined, whole.judge, force=False)
-        spent.append((time.perf_counter() - begun, time.process_time() - cpu))
-    wall, processor = zip(*spent[3:], strict=True)
-    return statistics.median(wall), statistics.median(processor)
+    begun, cpu = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as out:
+        whole = joined_report(folder / f"rank-{number}.sqlite")
+        write_tables(Path(out) / "one", whole.trace, whole.joined, whole.judge, force=False)
+    return time.perf_counter() - begun, time.process_time() - cpu
 
 
-def measure(
-    reports: Path, out: Path, count: int, address: str, pair: Callable[[], tuple[float, float]],
-    kill: Callable[[], None] | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Join ``count`` reports on the cluster; return what was measured. ``pair`` times single joins in both workers."""
+def by_turns(reports: Path, out: Path, count: int, client: Any) -> dict[str, float]:
+    """Let the workers join reports as tasks of a fleet and as single joins, in turns; return the medians."""
+    shutil.rmtree(out, ignore_errors=True)
+    numbers = [number for number in range(count) if number % 100 != 37]
+    plan = plan_fleet(inputs_of([reports / f"rank-{number}.sqlite" for number in numbers]), out, FleetOptions())
+    tasks, single = [], []
+    for number, task in zip(numbers, plan.tasks, strict=True):
+        tasks.append(client.submit(join_one, task, pure=False))
+        single.append(client.submit(single_join, reports, number, pure=False))
+    states, plain = client.gather(tasks)[4:], client.gather(single)[4:]  # the first ones are cold
+    shutil.rmtree(out)
+    return {
+        "task_s": statistics.median(state.seconds for state in states),
+        "single_s": statistics.median(one[0] for one in plain),
+        "task_cpu_s": statistics.median(state.cpu_seconds for state in states),
+        "single_cpu_s": statistics.median(one[1] for one in plain),
+    }
+
+
+def measure(reports: Path, out: Path, count: int, address: str, kill: Callable[[], None] | None) -> dict[str, Any]:
+    """Join ``count`` reports on the cluster; return what was measured."""
     shutil.rmtree(out, ignore_errors=True)
     inputs = inputs_of([reports / f"rank-{number}.sqlite" for number in range(count)])
     options, ended = FleetOptions(), [0]
@@ -104,18 +117,21 @@ def measure(
         if kill is not None and ended[0] == count // 2:
             kill()
 
-    before = (*single_joins(reports, 20), *pair())
+    last = [0.0]
+
+    def noted(state: ReportState) -> None:
+        note(state)
+        last[0] = time.perf_counter()
+
     begun = time.perf_counter()
-    found = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options, note)
+    found = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options, noted)
     joined = time.perf_counter() - begun
-    after = (*pair(), *single_joins(reports, 20))
-    after = (*after[2:], *after[:2])
+    merged = time.perf_counter() - last[0]
     begun = time.perf_counter()
     page = write_fleet_pages(found)
     paged = time.perf_counter() - begun
     again, second = _second(inputs, out, options, address)
     done = [state for state in found.states.values() if state.done]
-    single = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
     return {
         "reports": count,
         "joined": len(done),
@@ -124,21 +140,16 @@ def measure(
         "wall_s": joined,
         "per_report_s": statistics.median(state.seconds for state in done),
         "per_report_cpu_s": statistics.median(state.cpu_seconds for state in done),
-        "single_s": single[0],
-        "single_cpu_s": single[1],
-        "pair_s": single[2],
-        "pair_cpu_s": single[3],
-        "over_single": statistics.median(state.seconds for state in done) / single[0],
-        "over_pair": statistics.median(state.seconds for state in done) / single[2],
-        "cpu_over_pair": statistics.median(state.cpu_seconds for state in done) / single[3],
-        "whole_over_pair": joined * 2 / len(done) / single[2],
-        "worker_peak_mb": max(state.peak_kb for state in done) / 1024,
-        "caller_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "busy_share": sum(state.seconds for state in found.states.values()) / 2 / joined,
+        "merge_s": merged,
         "page_s": paged,
         "page_mb": page.stat().st_size / 1e6,
         "second_call_s": second,
         "second_call_tasks": again.joined,
+        "worker_peak_mb": max(state.peak_kb for state in done) / 1024,
+        "caller_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "out_mb_per_report": sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6 / count,
+        "merged_mb": sum((out / f"{name}.arrow").stat().st_size for name in MERGED) / 1e6,
         "totals_equal": _equal(found),
     }
 
@@ -181,17 +192,18 @@ def main() -> None:
     ) as cluster, distributed.Client(cluster) as client:  # fmt: skip
         folder = given.folder / "reports"
 
-        def pair() -> tuple[float, float]:
-            both = list(client.run(single_joins, folder, 20).values())
-            return statistics.mean(one[0] for one in both), statistics.mean(one[1] for one in both)
-
         def kill() -> None:
             os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
 
         for count in given.reports:
-            out = given.folder / f"out-{count}"
-            row = measure(folder, out, count, cluster.scheduler_address, pair, kill if count > 10 else None)
+            row = measure(
+                folder, given.folder / f"out-{count}", count, cluster.scheduler_address, kill if count > 10 else None
+            )
             print(json.dumps(row), flush=True)
+        turns = by_turns(folder, given.folder / "turns", min(max(given.reports), 104), client)
+        turns["task_over_single"] = turns["task_s"] / turns["single_s"]
+        turns["task_over_single_cpu"] = turns["task_cpu_s"] / turns["single_cpu_s"]
+        print(json.dumps(turns), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ from dsocr_nvtx.fleet.spread import fleet_ranks
 from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, write_state
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
 from dsocr_nvtx.ingest.digest import digest
-from dsocr_nvtx.schema.files import write_json, write_table
+from dsocr_nvtx.schema.files import read_table, write_json, write_table
 from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
 MARKER = "fleet.json"
 FAILED = "failed.json"
+MERGED = ("roofline", "stages", "ranks")
 
 
 @frozen(kw_only=True)
@@ -130,8 +131,18 @@ def join_fleet(
         states[state.name] = state
         note(state)
     states = {name: states[name] for name in plan.names}
-    changed = bool(plan.tasks or plan.stale) or not (folders.out / "ranks.arrow").is_file() or options.run is not None
+    whole = _is_complete(folders.out)
+    changed = bool(plan.tasks or plan.stale) or not whole or options.run is not None
     return _merged(folders, states, plan, options, changed=changed)
+
+
+def _is_complete(out: Path) -> bool:
+    """Return whether the last call put its tables together: a process may have been killed before."""
+    try:
+        complete = json.loads((out / MARKER).read_text(encoding="utf-8"))["complete"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return complete is True and all((out / f"{name}.arrow").is_file() for name in MERGED)
 
 
 def _given_up(task: Task, reason: str) -> ReportState:
@@ -147,25 +158,13 @@ def _merged(
     folders: Folders, states: dict[str, ReportState], plan: Plan, options: FleetOptions, *, changed: bool
 ) -> Fleet:
     done = [state for state in states.values() if state.done]
-    write = changed
     if not done:
         _write_marker(folders.out, states)
         first = next(iter(states.values()))
         raise Refused(folders.out, f"none of {len(states)} reports could be joined", f"the first: {first.error}")
-    rows, stages = (read_partitions(folders, table, [state.name for state in done]) for table in ("roofline", "stages"))
-    about = {"dsocr_nvtx": __version__, "reports": str(len(done)), "level": "+".join(sorted({s.level for s in done}))}
-    told = {(s.name, int(pid)): Rank(**values) for s in done for pid, values in s.ranks.items()}  # type: ignore[arg-type]
-    recorded = {}
-    if options.run is not None:
-        runs = recorded_runs(options.run, (rank.rank for rank in told.values()))
-        recorded = {key: runs[rank.rank] for key, rank in told.items() if rank.rank in runs}
-    tables = {
-        "roofline": merged_roofline(rows, about),
-        "stages": merged_stages(stages, about),
-        "ranks": fleet_ranks(stages, told, recorded, about),
-    }
+    tables = _tables(folders, done, options) if changed else _written(folders.out)
     _check_totals(tables, done)
-    if write:
+    if changed:
         for name, table in tables.items():
             write_table(table, folders.out / f"{name}.arrow")
         _write_marker(folders.out, states)
@@ -174,9 +173,29 @@ def _merged(
         states=states,
         joined=len(plan.tasks),
         forgotten=len(plan.stale),
-        unchanged=not write,
+        unchanged=not changed,
         **tables,
     )
+
+
+def _tables(folders: Folders, done: Sequence[ReportState], options: FleetOptions) -> dict[str, pa.Table]:
+    """Return the merged tables, from the partitions of all reports that are done."""
+    rows, stages = (read_partitions(folders, table, [state.name for state in done]) for table in ("roofline", "stages"))
+    about = {"dsocr_nvtx": __version__, "reports": str(len(done)), "level": "+".join(sorted({s.level for s in done}))}
+    told = {(s.name, int(pid)): Rank(**values) for s in done for pid, values in s.ranks.items()}  # type: ignore[arg-type]
+    recorded = {}
+    if options.run is not None:
+        runs = recorded_runs(options.run, (rank.rank for rank in told.values()))
+        recorded = {key: runs[rank.rank] for key, rank in told.items() if rank.rank in runs}
+    return {
+        "roofline": merged_roofline(rows, about),
+        "stages": merged_stages(stages, about),
+        "ranks": fleet_ranks(stages, told, recorded, about),
+    }
+
+
+def _written(out: Path) -> dict[str, pa.Table]:
+    return {name: read_table(out / f"{name}.arrow") for name in MERGED}
 
 
 def read_partitions(folders: Folders, table: str, names: Sequence[str]) -> pa.Table:

@@ -1,11 +1,11 @@
 """Which reports a fleet is made of: patterns and paths as typed, each report under a name of its own."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
-from urllib.parse import quote
 
 from attrs import frozen
 
@@ -31,8 +31,8 @@ def is_pattern(path: Path) -> bool:
 def inputs_of(given: Sequence[Path]) -> list[Input]:
     """Return the reports that paths and patterns name, each once, in the order of their names.
 
-    A name is the file's without its suffix; where two would share it, a part of the path's hash is added, so that
-    names do not depend on the order. Refused: a pattern that nothing matches.
+    A name is the file's without its suffix. Where two would share it, or something in it had to be replaced, a part of
+    the path's hash is added: names do not depend on the order. Refused: a pattern that nothing matches.
     """
     paths: dict[Path, None] = {}
     for one in given:
@@ -49,9 +49,11 @@ def inputs_of(given: Sequence[Path]) -> list[Input]:
 
 
 def _stem(path: Path) -> str:
+    """Return a name that is fit for a directory, a partition and a link as it is: nothing in it needs an escape."""
     name = path.name.removesuffix(".xz") or path.resolve().name
-    # Names become directories and web addresses: whatever is special there is written as %XX.
-    return quote(name.rsplit(".", 1)[0] or name, safe="")
+    stem = name.rsplit(".", 1)[0] or name
+    plain = re.sub(r"^[.]|[^A-Za-z0-9._-]", "_", stem)
+    return plain if plain == stem else f"{plain}-{_digest(path)}"
 
 
 def _digest(path: Path) -> str:

@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
+import pyarrow.parquet as pq
 from attrs import field, frozen
 from jinja2 import Environment, PackageLoader
 
-from dsocr_nvtx.fleet.engine import Fleet, read_partitions
+from dsocr_nvtx.fleet.engine import Fleet
 from dsocr_nvtx.fleet.spread import SLOW
 from dsocr_nvtx.fleet.state import Folders
 from dsocr_nvtx.schema.files import replacing
@@ -21,6 +21,10 @@ from dsocr_nvtx.schema.files import replacing
 MOST_ROWS: Final = 1000
 OUTLIERS: Final = 20
 PAGE: Final = "fleet.html"
+_SHOWN: Final = (
+    "rank", "stage", "module", "kind", "layer", "calls", "wall_ns", "busy_owned_ns", "idle_owned_ns", "roofline_ns",
+    "lost_ns", "efficiency", "bound",
+)  # fmt: skip
 
 
 @frozen(kw_only=True)
@@ -91,8 +95,7 @@ def _row(cells: list[dict[str, Any]]) -> Row:
         pages=one["pages"],
         clock_mhz=one["sm_clock_mhz"],
         throttle=one["throttle"] or "",
-        # The name is a file's name already, in which %XX stands for what is special; the address needs it once more.
-        link=f"rank-pages/{quote(one['report'])}.html",
+        link=f"rank-pages/{one['report']}.html",
         wall_ms=sum(cell["wall_ns"] for cell in cells) / 1e6,
         cells={cell["stage"]: _cell(cell) for cell in cells},
     )
@@ -139,13 +142,12 @@ def write_fleet_pages(found: Fleet) -> Path:
     for old in (found.out / "rank-pages").glob("*.html"):
         if old.name not in wanted:
             old.unlink()
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in read_partitions(folders, "roofline", shown).to_pylist():
-        rows[one["report"]].append(one)
     page = environment.get_template("rank.html")
     for name in shown:
-        text = page.render(name=name, path=found.states[name].path, rows=rows[name])
-        _write(found.out / "rank-pages" / f"{name}.html", text)
+        rows = pq.read_table(folders.part("roofline", name), columns=list(_SHOWN), partitioning=None).to_pylist()
+        _write(
+            found.out / "rank-pages" / f"{name}.html", page.render(name=name, path=found.states[name].path, rows=rows)
+        )
     _write(found.out / PAGE, environment.get_template("fleet.html").render(model=model))
     return found.out / PAGE
 
