@@ -110,23 +110,17 @@ def measure(reports: Path, out: Path, count: int, address: str, kill: Callable[[
     """Join ``count`` reports on the cluster; return what was measured."""
     shutil.rmtree(out, ignore_errors=True)
     inputs = inputs_of([reports / f"rank-{number}.sqlite" for number in range(count)])
-    options, ended = FleetOptions(), [0]
+    options, ended = FleetOptions(), list[float]()
 
     def note(_state: ReportState) -> None:
-        ended[0] += 1
-        if kill is not None and ended[0] == count // 2:
+        ended.append(time.perf_counter())
+        if kill is not None and len(ended) == count // 2:
             kill()
 
-    last = [0.0]
-
-    def noted(state: ReportState) -> None:
-        note(state)
-        last[0] = time.perf_counter()
-
     begun = time.perf_counter()
-    found = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options, noted)
+    found = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options, note)
     joined = time.perf_counter() - begun
-    merged = time.perf_counter() - last[0]
+    merged = time.perf_counter() - ended[-1]
     begun = time.perf_counter()
     page = write_fleet_pages(found)
     paged = time.perf_counter() - begun
@@ -196,9 +190,8 @@ def main() -> None:
             os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
 
         for count in given.reports:
-            row = measure(
-                folder, given.folder / f"out-{count}", count, cluster.scheduler_address, kill if count > 10 else None
-            )
+            out, killer = given.folder / f"out-{count}", kill if count > 10 else None
+            row = measure(folder, out, count, cluster.scheduler_address, killer)
             print(json.dumps(row), flush=True)
         turns = by_turns(folder, given.folder / "turns", min(max(given.reports), 104), client)
         turns["task_over_single"] = turns["task_s"] / turns["single_s"]
