@@ -25,9 +25,11 @@ from typing import Any
 import pyarrow as pa
 
 from dsocr_nvtx.fleet.crew import dask_crew
-from dsocr_nvtx.fleet.engine import MERGED, Fleet, FleetOptions, join_fleet, plan_fleet
+from dsocr_nvtx.fleet.engine import MERGED, Fleet, FleetOptions, join_fleet, plan_fleet, read_partitions
 from dsocr_nvtx.fleet.inputs import inputs_of
-from dsocr_nvtx.fleet.state import ReportState
+from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
+from dsocr_nvtx.fleet.spread import fleet_ranks
+from dsocr_nvtx.fleet.state import Folders, ReportState
 from dsocr_nvtx.fleet.task import join_one
 from dsocr_nvtx.ingest.heap import keep_freed_memory
 from dsocr_nvtx.report.fleet_page import write_fleet_pages
@@ -148,6 +150,33 @@ def measure(reports: Path, out: Path, count: int, address: str, kill: Callable[[
     }
 
 
+def merge_alone(out: Path, times: int) -> dict[str, float]:
+    """Put together a fleet's rows as if it had ``times`` as many ranks: what grows in the caller, without the joins."""
+    folders = Folders(out)
+    names = [path.parent.name.removeprefix("report=") for path in sorted(out.glob("roofline/*/part.parquet"))]
+    begun = time.perf_counter()
+    tables = {table: read_partitions(folders, table, names) for table in ("roofline", "stages")}
+    read = time.perf_counter() - begun
+    many = {table: pa.concat_tables(_renamed(rows, copy) for copy in range(times)) for table, rows in tables.items()}
+    begun = time.perf_counter()
+    merged_roofline(many["roofline"], {})
+    merged_stages(many["stages"], {})
+    fleet_ranks(many["stages"], {}, {}, {})
+    return {
+        "ranks": times * len(names),
+        "rows": len(many["roofline"]),
+        "read_once_s": read,
+        "merge_s": time.perf_counter() - begun,
+        "rows_mb": sum(table.nbytes for table in many.values()) / 1e6,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _renamed(rows: pa.Table, copy: int) -> pa.Table:
+    names = [f"{copy}-{name}" for name in rows["report"].cast(pa.string()).to_pylist()]
+    return rows.set_column(rows.schema.get_field_index("report"), "report", pa.array(names).dictionary_encode())
+
+
 def _second(inputs: list[Any], out: Path, options: FleetOptions, address: str) -> tuple[Fleet, float]:
     begun = time.perf_counter()
     again = join_fleet(plan_fleet(inputs, out, options), lambda: dask_crew(address), options)
@@ -175,7 +204,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--reports", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--merge", type=int, help="only put together FOLDER, a fleet's directory, so many times over")
     given = parser.parse_args()
+    if given.merge:
+        print(json.dumps(merge_alone(given.folder, given.merge)))
+        return
     distributed: Any = import_module("distributed")
 
     begun = time.perf_counter()
