@@ -7,7 +7,9 @@ import pytest
 
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew, work_through
-from tests.fleet.reports import deadly, deadly_once
+from dsocr_nvtx.fleet.engine import FleetOptions, join_fleet, plan_fleet
+from dsocr_nvtx.fleet.inputs import inputs_of
+from tests.fleet.reports import deadly, deadly_once, write_report
 
 
 def threads() -> Executor:
@@ -70,3 +72,18 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(Unavailable, match="scale"):
         dask_crew("tcp://nowhere:1")
+
+
+def test_a_dask_cluster_joins_what_threads_join(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    for rank in range(3):
+        write_report(tmp_path / f"rank-{rank}.sqlite", rank)
+    (tmp_path / "bad.sqlite").write_text("no report")
+    options = FleetOptions()
+    plan = plan_fleet(inputs_of([tmp_path / "*.sqlite"]), tmp_path / "out", options)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:  # fmt: skip
+        found = join_fleet(plan, lambda: dask_crew(cluster.scheduler_address), options)
+    assert [state.name for state in found.failed] == ["bad"]
+    assert found.stages["ranks"].to_pylist() == [3]

@@ -80,14 +80,25 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     What is not a terminal has no width to keep to: there every column is printed.
     """
     stages = found.stages.to_pylist()
+    who = _whose(stages)
     wall = sum(stage["wall_ns"] for stage in stages)
     rows = [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:losses]]
     for stage in stages:
-        console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
-    console.print(_table(console, "Stages (times in ms)", _STAGES, stages))
-    console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", _ROWS, rows))
+        text = "".join(f"{column.title} {column.text(stage)}: " for column in who) + words.verdict(stage)
+        console.print(Text(text, style=_COLOURS.get(str(stage["bound"]), "")))
+    console.print(_table(console, "Stages (times in ms)", (*who, *_STAGES), stages))
+    console.print(_table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *_ROWS), rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
+
+
+def _whose(stages: Sequence[words.Record]) -> tuple[_Column, ...]:
+    """Return the column that tells rows of several processes apart: their ranks, where the report has them."""
+    processes = {(stage["pid"], stage["rank"]) for stage in stages}
+    if len({pid for pid, _ in processes}) < 2:
+        return ()
+    name = "rank" if len({rank for _, rank in processes}) == len(processes) else "pid"
+    return (_Column(title=name, text=lambda row: str(row[name])),)
 
 
 def _table(console: Console, title: str, columns: Sequence[_Column], rows: Sequence[words.Record]) -> Table:

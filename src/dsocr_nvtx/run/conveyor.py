@@ -2,8 +2,9 @@
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,11 +45,13 @@ STAGES = ("vision", "prefill", "decode")
 class Conveyor:
     """Runs the pages of ``records`` and fills the records in; ``lost`` says why the device was given up, if it was."""
 
+    model: nn.Module
+
     def __init__(
-        self, options: RunOptions, setup: Setup, model: nn.Module, rank: Rank, records: list[PageRecord],
-        progress: RunProgress, watch: PowerWatch | None,
+        self, options: RunOptions, setup: Setup, rank: Rank, records: list[PageRecord], progress: RunProgress,
+        watch: PowerWatch | None,
     ) -> None:  # fmt: skip
-        self.options, self.setup, self.model, self.rank = options, setup, model, rank
+        self.options, self.setup, self.rank = options, setup, rank
         self.records, self.progress, self.watch = records, progress, watch
         self.session: HookSession | None = None
         self.timing = "none"
@@ -61,9 +64,17 @@ class Conveyor:
         self._shapes: set[tuple[int, ...]] = set()
         self._clock = StageClock(Unobserved(), setup.device)
 
-    def run(self) -> None:
-        """Run every page that can be run; the first batch is run unrecorded before, as often as asked."""
+    def run(self, build: Callable[[], nn.Module]) -> None:
+        """Run every page that can be run; the first batch is run unrecorded before, as often as asked.
+
+        ``build`` makes the model when the first batch is there: pages none of which can be read cost no model.
+        """
         options, device = self.options, self.setup.device
+        queue = batches(self.records, options.batch or 1, options.mode, options.tiles, self._say_failed, self._load)
+        first = next(queue, None)
+        if first is None:
+            return
+        self.model = build()
         self.timing, self.cupti = choose_timing(options.timing, device, self.progress.say)
         with ExitStack() as stack:
             if options.hooks:
@@ -71,15 +82,14 @@ class Conveyor:
                 self._clock.session = self.session
             window = ExitStack()
             try:
-                self._convey(window)
+                self._convey(chain([first], queue), window)
             finally:
                 # On a device that was lost, closing the window fails as well, and its records are wanted all the same.
                 with suppress(Exception) if self.lost else nullcontext():
                     window.close()
 
-    def _convey(self, window: ExitStack) -> None:
+    def _convey(self, queue: Iterable[tuple[Queued, ...]], window: ExitStack) -> None:
         options = self.options
-        queue = batches(self.records, options.batch or 1, options.mode, options.tiles, self._say_failed, self._load)
         begun = None
         for group in queue:
             if begun is None:

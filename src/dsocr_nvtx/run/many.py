@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from attrs import asdict, evolve
+from torch import nn
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.analytic.observed import own_calls
@@ -49,11 +50,14 @@ def capture_many(options: RunOptions, launched: Rank | None) -> Path:
         rank = rank_on(setup.device, launched)
         progress.say(f"{_who(launched)}{len(records)} pages: {options.mode}, {options.batch or 1} at a time")
         watch = stack.enter_context(power_watch(setup.device, wanted=options.power))
-        with memory_is_named():
-            model = build_model(options, setup, progress)
+
+        def build() -> nn.Module:
+            with memory_is_named():
+                return build_model(options, setup, progress)
+
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
-            conveyor = Conveyor(options, setup, model, rank, records, progress, watch)
-            conveyor.run()
+            conveyor = Conveyor(options, setup, rank, records, progress, watch)
+            conveyor.run(build)
             _write(directory, options, setup, conveyor, watch)
         _report(target, options, conveyor, progress)
     _judge(target, conveyor)
