@@ -28,7 +28,7 @@ from dsocr_nvtx.fleet.crew import dask_crew
 from dsocr_nvtx.fleet.engine import MERGED, Fleet, FleetOptions, join_fleet, plan_fleet, read_partitions
 from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
-from dsocr_nvtx.fleet.spread import fleet_ranks
+from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import Folders, ReportState
 from dsocr_nvtx.fleet.task import join_one
 from dsocr_nvtx.ingest.heap import keep_freed_memory
@@ -160,8 +160,7 @@ def merge_alone(out: Path, times: int) -> dict[str, float]:
     many = {table: pa.concat_tables(_renamed(rows, copy) for copy in range(times)) for table, rows in tables.items()}
     begun = time.perf_counter()
     merged_roofline(many["roofline"], {})
-    merged_stages(many["stages"], {})
-    fleet_ranks(many["stages"], {}, {}, {})
+    merged_stages(many["stages"], slowest_causes(fleet_ranks(many["stages"], {}, {}, {})), {})
     return {
         "ranks": times * len(names),
         "rows": len(many["roofline"]),

@@ -97,6 +97,7 @@ def test_the_slowest_rank_is_named_with_its_cause(joins: Joins) -> None:
     (stage,) = found.stages.to_pylist()
     assert (stage["slowest_rank"], stage["slowest_report"], stage["ranks"], stage["steps"]) == (3, "rank-3", 4, 10)
     assert stage["imbalance"] > 1.5
+    assert stage["slowest_cause"] == "work"
     slowest = found.ranks.to_pylist()[0]
     assert (slowest["rank"], slowest["cause"], slowest["world_size"], slowest["host"]) == (3, "work", 8, "node-1")
     assert slowest["gpu_uuid"] == "GPU-uuid-3"

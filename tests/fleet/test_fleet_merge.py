@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.fleet.merge import ROW_KEYS, merged_roofline, merged_stages
+from dsocr_nvtx.fleet.recorded import RecordedRun
 from dsocr_nvtx.fleet.spread import fleet_ranks
 from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES
 from tests.builders.tables import filled
 
+CAUSES = {"vision": "none", "decode": "waiting"}
 _NUMBERS = ("calls", "tensor_flops", "wall_ns", "busy_owned_ns", "roofline_ns", "lost_ns", "kernel_ns")
 
 rows_strategy = st.lists(
@@ -76,8 +78,8 @@ def test_utilisation_is_weighted_by_wall_time() -> None:
         {"report": "b", "stage": "decode", "wall_ns": 100, "mfu": 0.5, "mbu": 0.25},
         {"report": "a", "stage": "vision", "wall_ns": 50, "mfu": None, "mbu": None},
     ]
-    found = merged_stages(table(STAGES, rows), {}).to_pylist()
-    assert [row["stage"] for row in found] == ["vision", "decode"]
+    found = merged_stages(table(STAGES, rows), CAUSES, {}).to_pylist()
+    assert [(row["stage"], row["slowest_cause"]) for row in found] == [("vision", "none"), ("decode", "waiting")]
     assert (found[1]["mfu"], found[1]["mbu"]) == (pytest.approx(0.2), 0.25)
     assert found[0]["mfu"] is None
 
@@ -88,9 +90,9 @@ def test_the_bound_is_that_of_most_wall_time() -> None:
         {"report": "b", "stage": "decode", "wall_ns": 15, "bound": "memory"},
         {"report": "c", "stage": "decode", "wall_ns": 10, "bound": "host"},
     ]
-    assert merged_stages(table(STAGES, rows), {})["bound"].to_pylist() == ["host"]
+    assert merged_stages(table(STAGES, rows), CAUSES, {})["bound"].to_pylist() == ["host"]
     bare = [{"report": "a", "stage": "decode", "wall_ns": 10, "bound": None}]
-    assert merged_stages(table(STAGES, bare), {})["bound"].to_pylist() == [None]
+    assert merged_stages(table(STAGES, bare), CAUSES, {})["bound"].to_pylist() == [None]
 
 
 USUAL: dict[str, Any] = {"stage": "decode", "steps": 10, "roofline_ns": 100, "busy_owned_ns": 400, "idle_owned_ns": 600}
@@ -115,6 +117,21 @@ def test_a_rank_with_twice_the_work_is_slow_for_its_work() -> None:
 def test_a_rank_whose_gpu_is_slow_is_slow_for_its_device() -> None:
     (row,) = ranks_of({"busy_owned_ns": 520})
     assert (row["work_ns"], row["device_ns"], row["waiting_ns"], row["cause"]) == (0, 120, 0, "device")
+    assert row["rule"].endswith("clocks were not recorded")
+
+
+def test_a_slow_gpu_whose_clock_is_known_is_held_to_the_others() -> None:
+    rows = [{**USUAL, "report": name} for name in "abx"]
+    rows[2]["busy_owned_ns"] = 800
+    for row in rows:
+        row["wall_ns"] = row["busy_owned_ns"] + row["idle_owned_ns"]
+    runs = {
+        (name, 1): RecordedRun(sm_clock_mhz=mhz, throttle="")
+        for name, mhz in zip("abx", (1980.0, 1980.0, 990.0), strict=True)
+    }
+    slowest = fleet_ranks(table(STAGES, rows), {}, runs, {}).to_pylist()[0]
+    assert (slowest["report"], slowest["cause"], slowest["sm_clock_mhz"]) == ("x", "device", 990.0)
+    assert slowest["rule"].endswith("its SM clock is 50% of the median")
 
 
 def test_a_rank_that_waits_is_slow_for_waiting() -> None:

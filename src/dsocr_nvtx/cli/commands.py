@@ -109,7 +109,8 @@ def join_command(
         int | None, typer.Option(min=1, help="Several: processes at once.", show_default="one a core")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Several: on the Dask cluster of this scheduler.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Several: on this Dask cluster, whose workers see the same files."),
     ] = None,
 ) -> None:
     """Join a report into tables of every kernel, call, layer and stage, and say what binds each stage.

@@ -19,7 +19,7 @@ from dsocr_nvtx.fleet.crew import ATTEMPTS, Crew, work_through
 from dsocr_nvtx.fleet.inputs import Input
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
 from dsocr_nvtx.fleet.recorded import recorded_runs
-from dsocr_nvtx.fleet.spread import fleet_ranks
+from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, write_state
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
 from dsocr_nvtx.ingest.digest import digest
@@ -187,10 +187,11 @@ def _tables(folders: Folders, done: Sequence[ReportState], options: FleetOptions
     if options.run is not None:
         runs = recorded_runs(options.run, (rank.rank for rank in told.values()))
         recorded = {key: runs[rank.rank] for key, rank in told.items() if rank.rank in runs}
+    ranks = fleet_ranks(stages, told, recorded, about)
     return {
         "roofline": merged_roofline(rows, about),
-        "stages": merged_stages(stages, about),
-        "ranks": fleet_ranks(stages, told, recorded, about),
+        "stages": merged_stages(stages, slowest_causes(ranks), about),
+        "ranks": ranks,
     }
 
 

@@ -21,10 +21,14 @@ def merged_roofline(rows: pa.Table, about: Mapping[str, str]) -> pa.Table:
     return table.sort_by([("lost_ns", "descending")])
 
 
-def merged_stages(rows: pa.Table, about: Mapping[str, str]) -> pa.Table:
-    """Return MERGED_STAGES of the STAGES rows of all reports, in the order of the stages."""
+def merged_stages(rows: pa.Table, causes: Mapping[str, str], about: Mapping[str, str]) -> pa.Table:
+    """Return MERGED_STAGES of the STAGES rows of all reports, in the order of the stages.
+
+    ``causes`` says, by stage, why its slowest rank is slow.
+    """
     columns = _merged(rows, STAGE_KEYS, MERGED_STAGES)
-    group, count, _ = _grouped(rows, STAGE_KEYS)
+    group, count, first = _grouped(rows, STAGE_KEYS)
+    columns["slowest_cause"] = [causes[stage] for stage in rows["stage"].take(pa.array(first)).to_pylist()]
     wall = numbers(rows, "wall_ns")
     for name in ("mfu", "mbu"):
         columns[name] = _weighted(group, count, rows[name], wall)

@@ -7,6 +7,7 @@ waiting. The three parts add up to the difference, to the nanosecond.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import numpy as np
 import pyarrow as pa
@@ -71,10 +72,32 @@ def fleet_ranks(
         "device_ns": parts.device,
         "waiting_ns": parts.waiting,
         "cause": recoded(cause, list(CAUSES)),
-        "rule": recoded(cause, [_RULES[name] for name in CAUSES]),
+        "rule": _rules(cause, [recorded.get(key) for key in keys]),
     }
     table = conform(columns, FLEET_RANKS, {**about, "slow": str(SLOW)})
     return table.take(pa.array(np.lexsort((-time["wall_ns"], of))))
+
+
+def slowest_causes(ranks: pa.Table) -> dict[str, str]:
+    """Return, by stage, the cause of its slowest rank in a FLEET_RANKS table."""
+    found: dict[str, str] = {}
+    for stage, cause in zip(ranks["stage"].to_pylist(), ranks["cause"].to_pylist(), strict=True):
+        found.setdefault(stage, cause)
+    return found
+
+
+def _rules(cause: Ints, runs: Sequence[RecordedRun | None]) -> list[str]:
+    """Return what decided each cause; of a slow device also how its clock lies to the others', where it is known."""
+    clocks = [run.sm_clock_mhz if run is not None else None for run in runs]
+    usual = median([clock for clock in clocks if clock is not None] or [0.0])
+    found = []
+    for code, clock in zip(cause.tolist(), clocks, strict=True):
+        text = _RULES[CAUSES[code]]
+        if CAUSES[code] == "device":
+            known = f"its SM clock is {clock / usual:.0%} of the median" if clock is not None and usual else ""
+            text += f"; {known or 'clocks were not recorded'}"
+        found.append(text)
+    return found
 
 
 @frozen(eq=False)

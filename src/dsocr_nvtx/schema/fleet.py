@@ -33,7 +33,12 @@ def _merged(schema: pa.Schema) -> pa.Schema:
 MERGED_ROOFLINE = _merged(ROOFLINE)
 """``roofline.arrow`` of a fleet: rows of ROOFLINE added up over ranks; ``bound`` is that of most wall time."""
 
-MERGED_STAGES = _merged(STAGES)
+MERGED_STAGES = pa.schema(
+    [
+        *_merged(STAGES),
+        column("slowest_cause", WORD, "", "why the slowest rank is slow: work, device or waiting; none if it is not"),
+    ]
+)
 """``stages.arrow`` of a fleet: rows of STAGES added up over ranks; MFU and MBU weighted by wall time."""
 
 FLEET_RANKS = pa.schema(
