@@ -123,6 +123,8 @@ def join_command(
     from dsocr_nvtx.cli.join import join_report
 
     if is_fleet(reports):
+        if out is None:
+            raise typer.BadParameter("several reports need -o DIRECTORY")
         join_reports(
             reports, run=run, out=out, hardware=hardware, ceilings=ceilings, force=force, workers=workers,
             scheduler=scheduler,

@@ -28,12 +28,10 @@ def is_fleet(reports: Sequence[Path]) -> bool:
 
 
 def join_reports(
-    reports: Sequence[Path], *, run: Path | None, out: Path | None, hardware: str | None, ceilings: Path | None,
+    reports: Sequence[Path], *, run: Path | None, out: Path, hardware: str | None, ceilings: Path | None,
     force: bool, workers: int | None, scheduler: str | None,
 ) -> None:  # fmt: skip
     """Join all reports into one data set, and print how its ranks lie apart."""
-    if out is None:
-        raise UsageError("several reports need -o DIRECTORY")
     if scheduler is not None and workers is not None:
         raise UsageError("--workers is for this machine: a Dask cluster has its own")
     options = FleetOptions(hardware=hardware, ceilings=ceilings, run=run, force=force)
