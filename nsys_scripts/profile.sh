@@ -25,7 +25,7 @@ fi
 
 flags=(
     # GPU work and API calls (cuda), our ranges and their payloads (nvtx); no other API is read.
-    --trace=cuda,nvtx
+    --trace='cuda,nvtx'
     # Neither CPU samples nor context switches: a report of seconds would grow to gigabytes, and nothing reads them.
     --sample=none
     --cpuctxsw=none

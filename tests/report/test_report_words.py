@@ -37,7 +37,7 @@ def test_a_place() -> None:
 STAGE = {
     "stage": "decode", "bound": "host", "wall_ns": 10_000_000, "busy_owned_ns": 2_000_000, "idle_owned_ns": 8_000_000,
     "idle_host_ns": 3_000_000, "idle_launch_ns": 4_000_000, "idle_sync_ns": 1_000_000, "idle_memory_ns": 0,
-    "roofline_ns": 500_000, "efficiency": 0.25, "steps": 4,
+    "roofline_ns": 500_000, "efficiency": 0.25, "steps": 4, "tax_ns": 600_000,
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_a_verdict_by_hand() -> None:
     [
         ("compute", "decode is compute-bound: 20% busy, at 25.0% of the compute roof; "),
         ("memory", "decode is memory-bound: 20% busy, at 25.0% of the memory roof; "),
-        ("latency", "decode is latency-bound: 20% busy, in kernels at 25.0% of the roof; "),
+        ("latency", "decode is latency-bound: 20% busy, in kernels at 25.0% of the roof, 30% of that in tax kernels; "),
     ],
 )
 def test_every_bound_has_its_sentence(bound: str, text: str) -> None:

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from dsocr_nvtx.roofline.ladder import RUNGS, find_gaps, is_tax, ladder, queued_gap
+from dsocr_nvtx.roofline.ladder import RUNGS, find_gaps, ladder, queued_gap
 from dsocr_nvtx.schema.gauges import LADDER
 from dsocr_nvtx.schema.tables import KERNELS, STAGES
 from tests.builders.tables import Row, filled
@@ -113,19 +113,6 @@ def test_a_stage_without_work_has_a_ladder_of_zeros() -> None:
     found = climbed([], None, wall_ns=0, busy_owned_ns=0, roofline_ns=0, steps=0, tokens=0)
     assert {row["total_ns"] for row in found.values()} == {0}
     assert found["now"]["step_ns"] is found["now"]["token_ns"] is found["now"]["speedup"] is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "rule", "tax"),
-    [
-        ("data_movement", "copy", True), ("data_movement", "gather", True), ("norm_activation", "elementwise", True),
-        ("norm_activation", "silu", True), ("norm_activation", "reduce", False), ("norm_activation", "softmax", False),
-        ("norm_activation", "norm", False), ("matmul", "nvjet", False), ("attention", "flash", False),
-        ("other", "sort", False), ("other", "", False),
-    ],
-)  # fmt: skip
-def test_tax_is_movement_and_pointwise_work(kind: str, rule: str, tax: bool) -> None:
-    assert is_tax(kind, rule) is tax
 
 
 def test_the_table_says_its_rule_and_sources() -> None:

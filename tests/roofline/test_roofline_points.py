@@ -10,6 +10,7 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.roofline.own import own_costs
 from dsocr_nvtx.roofline.points import Roofline, ratio, roofline
+from dsocr_nvtx.roofline.tax import is_tax
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
@@ -21,7 +22,7 @@ from tests.roofline.test_roofline_least import ROUND
 
 ADDED = (
     "calls", *COST_FIELDS, "launches", "kernel_ns", "busy_owned_ns", "idle_owned_ns", "idle_launch_ns", "idle_sync_ns",
-    "idle_memory_ns", "idle_host_ns", "wall_ns", "host_ns",
+    "idle_memory_ns", "idle_host_ns", "wall_ns", "tax_ns", "host_ns",
 )  # fmt: skip
 
 
@@ -175,6 +176,8 @@ def test_tokens_are_those_of_whole_calls_and_of_the_projector_where_there_is_non
         timed(2, 1, stage="prefill", path="projector", module="projector", batch=7, tokens=100),
         timed(3, 1, stage="prefill", path="decoder.0", tokens=913),
         timed(4, 1, stage="decode", path="model", module="model", tokens=1),
+        # Captured into a graph, it decoded nothing.
+        timed(5, 0, stage="decode", path="model", module="model", tokens=1, origin="captured"),
     ]
     found = points(rows).stages
     assert dict(zip(found["stage"].to_pylist(), found["tokens"].to_pylist(), strict=True)) == {
@@ -224,7 +227,15 @@ def test_rows_add_up_to_stages_and_stages_to_ranges(found: Trace, stages: list[s
     drawn = filled(MEASURED, [{**row, "stage": stages[i], "parent_id": None} for i, row in enumerate(table)])
     result = roofline(joined.kernels, drawn, ROUND)
     own = own_costs(drawn)
+    taxes = sum(
+        k["busy_owned_ns"]
+        for k in joined.kernels.to_pylist()
+        if k["event_id"] is not None and is_tax(k["class"], k["rule"])
+    )
     for name in ADDED:
+        if name == "tax_ns":
+            assert total(result.rows, name) == total(result.stages, name) == taxes
+            continue
         expected = (
             len(table) if name == "calls" else int(own[name].sum()) if name in own else total(joined.ranges, name)
         )

@@ -1,5 +1,7 @@
 """`run --power` with gauges that tests turn: what is sampled, repeated, written and refused."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.measure.gauge import Reading
 from dsocr_nvtx.measure.sampling import Sampler
 from dsocr_nvtx.run.capture import RunOptions, capture
+from dsocr_nvtx.run.decoding import Decoding
 from dsocr_nvtx.run.power import PowerWatch, energy_lines, power_watch, recorded_stages
 from dsocr_nvtx.run.progress import run_progress
 from dsocr_nvtx.run.workload import prepare
@@ -33,6 +36,30 @@ class Gauge:
 
     def read(self, time_ns: int) -> Reading:
         return Reading(time_ns=time_ns, power_mw=400_000, energy_mj=time_ns * 400 // 10**6, reasons=0)
+
+
+@pytest.mark.parametrize("decode", ["eager", "static"])
+def test_only_steps_are_repeated_with_the_experts_of_decoding(decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They copy the weights for every token: with them, a prompt of 16 pages would need 374 GiB."""
+    gauge = Gauge()
+    switched: list[bool] = [False]
+    seen: set[tuple[bool, bool]] = set()
+
+    @contextmanager
+    def switch(_model: torch.nn.Module, _decoding: Decoding) -> Iterator[None]:
+        switched.append(True)
+        yield
+        switched.pop()
+
+    monkeypatch.setattr("dsocr_nvtx.run.power.decode_experts", switch)
+    with run_progress() as progress:
+        work = prepare(evolve(TINY, decode=decode), progress)
+        layer = work.model.model.language_model.layers[1].mlp  # type: ignore[union-attr,index]
+        layer.register_forward_pre_hook(lambda _module, inputs: seen.add((inputs[0].shape[1] == 1, switched[-1])))
+        with Sampler(gauge, 30.0, gauge.now) as sampler:
+            gauge.sampler = sampler
+            PowerWatch(sampler, lambda: None).repeat(work, progress, seconds=0.1)
+    assert seen == {(False, False), (True, True)}  # a step has one token, and only it the experts of a step
 
 
 @pytest.mark.parametrize("decode", ["eager", "static"])

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx.cli.comparison import diff_command, gate_command
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
+from dsocr_nvtx.cli.review import report_command, show_command
+from dsocr_nvtx.cli.trace import trace_command
 from dsocr_nvtx.run.options import (
     Attention,
     ConfigName,
@@ -22,8 +25,13 @@ from dsocr_nvtx.schema.records import Level
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("run")(run_command)
+app.command("diff")(diff_command)
+app.command("gate")(gate_command)
 app.command("ceilings")(ceilings_command)
 app.command("doctor")(doctor_command)
+app.command("report")(report_command)
+app.command("show")(show_command)
+app.command("trace")(trace_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[
@@ -39,7 +47,9 @@ def _about() -> None:
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also keep the tables in this directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also keep tables and review in this directory.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Join a real H200 capture that ships with the package. Needs no GPU and no torch."""

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dsocr_nvtx.cli.join import terminal
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of, is_pattern
 from dsocr_nvtx.fleet.state import ReportState
+from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.fleet_page import write_fleet_pages
 
 _SHOWN = 10
@@ -44,7 +44,7 @@ def join_reports(
         found = join_fleet(plan, crew, options, note)
     if not found.unchanged or not (out / "fleet.html").is_file():
         write_fleet_pages(found)
-    _show(terminal(), found)
+    _show(wide_console(), found)
 
 
 def _cores() -> int:

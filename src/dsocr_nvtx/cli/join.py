@@ -1,19 +1,17 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
-import os
 from importlib import resources
 from pathlib import Path
-
-from rich.console import Console
 
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.heap import keep_freed_memory
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.join.engine import join
+from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.joined import MARKER, joined_report, judged, write_tables
-from dsocr_nvtx.schema.files import check_directory
+from dsocr_nvtx.schema.files import check_directory, write_text
 
 __all__ = ["demo", "join_report", "judged", "write_tables"]
 
@@ -26,32 +24,30 @@ def join_report(
     check_directory(target, MARKER, force=force)
     keep_freed_memory()
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
-    found = write_tables(target, whole.trace, whole.joined, whole.judge, force=force)
-    console = terminal()
+    found = write_tables(target, whole.trace, whole.joined, whole.judge, whole.beside, force=force)
+    console = wide_console()
     show(console, found, whole.joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
 
 def demo(out: Path | None, *, force: bool) -> None:
-    """Join the capture inside the package, as `join` would."""
+    """Join the capture inside the package, as `join` would; ``out`` gets its tables and their review."""
+    from dsocr_nvtx.report.opened import open_joined
+    from dsocr_nvtx.report.page import review_page
+
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         trace = read_report(path)
     joined = join(trace, path.name)
     found = judged(trace, joined, None, None, path.name)
     if out is not None:
         write_tables(out, trace, joined, lambda: found, force=force)
-    console = terminal()
+        write_text(review_page(open_joined(out)), out / "review.html")
+    console = wide_console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
     show(console, found, joined.accounting)
     console.print(
         "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
     )
-
-
-def terminal() -> Console:
-    """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
 
 
 def default_out(report: Path) -> Path:

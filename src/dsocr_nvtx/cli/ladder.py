@@ -6,37 +6,24 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.roofline.ladder import TAX_RULE, ladder
+from dsocr_nvtx.report.opened import joined_table
+from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.measured import read_launching
-from dsocr_nvtx.schema.files import check_format, read_table, write_table
-from dsocr_nvtx.schema.tables import KERNELS, STAGES
-
-_REMEDY = "name the directory that dsocr-nvtx join wrote"
+from dsocr_nvtx.roofline.tax import TAX_RULE
+from dsocr_nvtx.schema.files import check_format, write_table
 
 
 def climb(directory: Path, *, out: Path | None, ceilings: Path | None) -> None:
     """Print the ladder of a join's output directory, and write it to ``out`` if asked."""
     if out is not None:
         check_format(out)
-    kernels, stages = (_read(directory / f"{name}.arrow", schema) for name, schema in _TABLES.items())
+    kernels, stages = (joined_table(directory, name) for name in ("kernels", "stages"))
     table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
     if out is not None:
         write_table(table, out)
     show_ladder(Console(), table)
     if out is not None:
         print(f"ladder: {out}")
-
-
-_TABLES = {"kernels": KERNELS, "stages": STAGES}
-
-
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    table = read_table(path)
-    needed = {"busy_owned_ns", "stage", "pid", "device"} | ({"class", "rule"} if schema is KERNELS else {"roofline_ns"})
-    if not needed <= set(table.column_names):
-        raise Refused(path, "another table than the one of that name", _REMEDY)
-    return table
 
 
 def show_ladder(console: Console, table: pa.Table) -> None:

@@ -43,6 +43,8 @@ _BEFORE_REST = ("norm1", "attention", "mlp", "shared_experts")
 
 def bindings(model: nn.Module, level: Level) -> list[Binding]:
     """Return every place of a model to tap, down to a level. A part that should be there and is not is refused."""
+    if not hasattr(model, "config"):
+        raise Refused(type(model).__name__, "a module without a configuration", "hook DeepSeek-OCR's whole model")
     network = build_analytic_layers_from_config(model.config)
     inner = find(model, "model")
     text = getattr(inner, "language_model", inner)

@@ -45,7 +45,8 @@ def verdict(stage: Record) -> str:
         "host": f"idle {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
         "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
         "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
-        "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof",
+        "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof, "
+        f"{_number(stage['tax_ns']) / max(busy, 1):.0%} of that in tax kernels",
         "None": f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself",
     }[str(stage["bound"])]
     floor = _number(stage["roofline_ns"])
@@ -91,3 +92,8 @@ def other_share(classes: Mapping[str, int]) -> list[str]:
     """Return a line on how much busy time went to kernels that no rule knows; none where all are known."""
     other, total = classes.get("other", 0), sum(classes.values())
     return [f"kernels of no class we know: {percent(other / total)} of busy time"] if other else []
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move a terminal's cursor: control characters but line ends are spelt out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -1,11 +1,11 @@
 """From a report to its tables on disk: what `join` does for one report, and a fleet's join for each of many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
-from attrs import frozen
+from attrs import field, frozen
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.ingest.cupti import run_directory
@@ -18,6 +18,7 @@ from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
+from dsocr_nvtx.roofline.throttling import throttled
 from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import ranks_text
 
@@ -28,11 +29,19 @@ ACCOUNTING = "accounting"
 
 @frozen(kw_only=True, eq=False)
 class JoinedReport:
-    """One report, joined; ``judge`` holds it against its roofs, which needs nothing on disk."""
+    """One report, joined; ``judge`` holds it against its roofs, which needs nothing on disk.
+
+    ``beside`` are the run's own tables, written as they are.
+    """
 
     trace: Trace
     joined: Joined
     judge: Callable[[], Roofline]
+    beside: Mapping[str, pa.Table] = field(factory=dict)
+
+
+_KEPT = ("experts", "energy", "power")
+"""What a run measured beside its ranges: kept with the join's tables, as it is."""
 
 
 def joined_report(
@@ -42,14 +51,25 @@ def joined_report(
     trace = read_report(report)
     home = run or run_directory(report)
     joined = join(trace, str(report), told=recorded_rank(home) if home is not None else None)
-    if run is not None:
-        check_run(joined.ranges, read_table(run / "ranges.arrow"), str(run / "ranges.arrow"))
+    beside = _read_run(run, joined) if run is not None else {}
 
     def judge() -> Roofline:
         found = judged(trace, joined, hardware, ceilings, str(report))
-        return dilated(found, read_dilation(run)) if run is not None else found
+        if run is not None:
+            found = dilated(found, read_dilation(run))
+        if "power" in beside:
+            found = throttled(found, joined.ranges, beside["ranges"], beside["power"])
+        return found
 
-    return JoinedReport(trace=trace, joined=joined, judge=judge)
+    kept = {name: table for name, table in beside.items() if name in _KEPT}
+    return JoinedReport(trace=trace, joined=joined, judge=judge, beside=kept)
+
+
+def _read_run(run: Path, joined: Joined) -> dict[str, pa.Table]:
+    """Return the tables of a run directory, once its ranges are checked against the report."""
+    ranges = read_table(run / "ranges.arrow")
+    check_run(joined.ranges, ranges, str(run / "ranges.arrow"))
+    return {"ranges": ranges, **{n: read_table(run / f"{n}.arrow") for n in _KEPT if (run / f"{n}.arrow").exists()}}
 
 
 def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
@@ -66,10 +86,16 @@ def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
     return {**trace.source, "dsocr_nvtx": __version__, "device": devices, **ranks}
 
 
-def write_tables(target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline], *, force: bool) -> Roofline:
-    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written."""
+def write_tables(
+    target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline],
+    beside: Mapping[str, pa.Table] | None = None, *, force: bool,
+) -> Roofline:  # fmt: skip
+    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written.
+
+    ``beside`` are the run's own tables, written as they are.
+    """
     with replacing_directory(target, MARKER, force=force) as folder:
-        return fill_tables(JoinedReport(trace=trace, joined=joined, judge=judge), _inside(folder))
+        return fill_tables(JoinedReport(trace=trace, joined=joined, judge=judge, beside=beside or {}), _inside(folder))
 
 
 def _inside(folder: Path) -> Callable[[str], Path]:
@@ -87,6 +113,8 @@ def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
             one.result()
     write_table(found.rows, place("roofline"))
     write_table(found.stages, place("stages"))
+    for name, table in whole.beside.items():
+        write_table(table, place(name))
     write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, place(ACCOUNTING))
     return found
 

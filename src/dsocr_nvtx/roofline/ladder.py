@@ -2,8 +2,8 @@
 
 Rungs, each on top of the one before: ``now``, as measured; ``no_stall``, the host always ahead, so that only a stream's
 own gap lies between two operations; ``graph``, launches free, so that only the gap of a replayed graph does; ``fused``,
-without tax kernels (`is_tax`); ``roof``, the least time of the work itself. Nothing is clipped: a rung above the one
-before it says that its assumption brings nothing here.
+without tax kernels (`dsocr_nvtx.roofline.tax`); ``roof``, the least time of the work itself. Nothing is clipped: a rung
+above the one before it says that its assumption brings nothing here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,22 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import coded, known, numbers
+from dsocr_nvtx.join.columns import known, numbers
+from dsocr_nvtx.roofline.tax import TAX_RULE, taxed
 from dsocr_nvtx.schema.gauges import LADDER
 from dsocr_nvtx.schema.tables import conform
 
 RUNGS = ("now", "no_stall", "graph", "fused", "roof")
 
-_REDUCTIONS = frozenset({"norm", "Norm", "softmax", "SoftMax", "reduce", "upsample", "interpolate"})
 _LEAD_NS = 5_000
 """An operation counts as queued when its launch call was made this long before the operation ahead of it ended."""
 _ENOUGH = 20
 """Queued operations that a gap is read from; fewer say nothing."""
-
-TAX_RULE = (
-    "tax kernels: class data_movement, and of norm_activation what is pointwise "
-    "(its rule is none of " + ", ".join(sorted(_REDUCTIONS)) + ")"
-)
 
 
 @frozen(kw_only=True)
@@ -50,11 +45,6 @@ class Gaps:
     replay: Gap | None
 
 
-def is_tax(kind: str, rule: str) -> bool:
-    """Say whether a kernel of this class, by this rule, is tax: work that a fused kernel would do in passing."""
-    return kind == "data_movement" or (kind == "norm_activation" and rule not in _REDUCTIONS)
-
-
 def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | None = None) -> pa.Table:
     """Return LADDER of a join's KERNELS and STAGES tables.
 
@@ -63,7 +53,7 @@ def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | N
     """
     about = {k.decode(): v.decode() for k, v in (stages.schema.metadata or {}).items()}
     gaps = find_gaps(kernels, {**about, **(launching or {})})
-    tax = _tax(kernels)
+    tax = taxed(kernels)
     rows = [row for stage in stages.to_pylist() for row in _rungs(stage, kernels, tax, gaps)]
     columns = {name: [row[name] for row in rows] for name in LADDER.names}
     kept = {key: about[key] for key in ("dsocr_nvtx", "device", "roofs", "report", "sha256", "level") if key in about}
@@ -115,24 +105,15 @@ def queued_gap(kernels: pa.Table) -> Gap | None:
     return Gap(low=low, likely=likely, high=high, source=text)
 
 
-def _tax(kernels: pa.Table) -> npt.NDArray[np.bool_]:
-    kind, kinds = coded(kernels, "class")
-    rule, rules = coded(kernels, "rule")
-    pairs = {(int(k), int(r)) for k, r in zip(kind, rule, strict=True)}
-    taxed = {pair for pair in pairs if is_tax(kinds[pair[0]], rules[pair[1]])}
-    code = kind * (len(rules) + 1) + rule
-    return np.isin(code, [k * (len(rules) + 1) + r for k, r in taxed])
-
-
 def _rungs(
     stage: Mapping[str, object], kernels: pa.Table, tax: npt.NDArray[np.bool_], gaps: Gaps
 ) -> Iterator[dict[str, object]]:
     mine = _of_stage(kernels, stage)
-    taxed = mine & tax
+    fused = mine & tax
     busy = numbers(kernels, "busy_owned_ns")
     now, all_busy, floor = (_integer(stage, name) for name in ("wall_ns", "busy_owned_ns", "roofline_ns"))
-    count, left = int(np.count_nonzero(mine)), int(np.count_nonzero(mine & ~taxed))
-    useful = all_busy - int(busy[taxed].sum())
+    count, left = int(np.count_nonzero(mine)), int(np.count_nonzero(mine & ~fused))
+    useful = all_busy - int(busy[fused].sum())
     for rung, work, operations, gap, text in (
         ("now", now, count, None, "as measured, under the profiler"),
         (

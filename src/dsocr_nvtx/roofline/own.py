@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
 from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level
 
@@ -22,7 +23,7 @@ def own_costs(ranges: pa.Table, where: str = "report") -> dict[str, Ints]:
     """
     costs = {name: numbers(ranges, name) for name in COST_FIELDS} | {"weight_bytes": weights(ranges)}
     modelled = np.logical_or.reduce([values > 0 for values in costs.values()])
-    parent = _parents(ranges, where)
+    parent = parent_rows(ranges, where)
     while (skip := (parent >= 0) & ~modelled[parent]).any():
         parent[skip] = parent[parent[skip]]
     stage, _ = coded(ranges, "stage")
@@ -71,25 +72,41 @@ def experts_source(ranges: pa.Table) -> str:
     return "observed" if known(ranges, "observed_weight_bytes")[experts].all() else "observed in part"
 
 
+def of_origin(ranges: pa.Table, word: str) -> Mask:
+    """Return which calls came about this way: call, captured or replayed."""
+    if "origin" not in ranges.column_names:  # a table written before graphs were replayed
+        return np.full(len(ranges), word == "call")
+    codes, words = coded(ranges, "origin")
+    return np.asarray(codes == (words.index(word) if word in words else -1), bool)
+
+
 def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
     total = np.zeros(len(values), np.int64)
     np.add.at(total, parent[part], values[part])
     return total
 
 
-def _parents(ranges: pa.Table, where: str) -> Ints:
-    """Return each row's parent row, or -1. Event ids are unique within a process."""
+def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Ints:
+    """Return the row of each (process, event id), -1 where there is none; of ids that stand for two calls, the last."""
+    count = len(ranges)
+    pids, events = (np.concatenate([numbers(ranges, n), v]) for n, v in (("pid", pid), ("event_id", event)))
+    key, _ = groups(pids, events)
+    row = np.full(int(key.max(initial=-1)) + 1, -1)
+    row[key[:count]] = np.arange(count)
+    return row[key[count:]]
+
+
+def parent_rows(ranges: pa.Table, where: str) -> Ints:
+    """Return each row's parent row, or -1; refuse two calls of a process with one event id."""
     pid, event, parent = (numbers(ranges, n) for n in ("pid", "event_id", "parent_id"))
     missing = ranges["parent_id"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
     count = len(ranges)
-    key, _ = groups(np.concatenate([pid, pid]), np.concatenate([event, parent]))
-    row = np.full(int(key.max(initial=-1)) + 1, -1)
-    row[key[:count]] = np.arange(count)
-    twice = np.flatnonzero(row[key[:count]] != np.arange(count))
+    row = rows_of_events(ranges, np.concatenate([pid, pid]), np.concatenate([event, parent]))
+    twice = np.flatnonzero(row[:count] != np.arange(count))
     if len(twice):
         found = f"event id {event[twice[0]]} of process {pid[twice[0]]} stands for two calls"
         raise Refused(where, found, "record one run in each process, with the hooks attached once")
-    return np.where(missing, -1, row[key[count:]])
+    return np.where(missing, -1, row[count:])
 
 
 def _check(ranges: pa.Table, own: dict[str, Ints], where: str) -> None:

@@ -3,18 +3,20 @@
 A row's least time is the sum over its calls of the call's own (`dsocr_nvtx.roofline.least`).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import frozen
+from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
-from dsocr_nvtx.roofline.own import certain_costs, experts_source, own_costs
+from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
+from dsocr_nvtx.roofline.tax import taxed
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
@@ -55,6 +57,7 @@ def roofline(
         **(provenance or {}),
         "level": level,
         "roofs": f"{roofs.device}: {roofs.source}",
+        "ceilings": json.dumps(asdict(roofs)),
         "bound_threshold": str(THRESHOLD),
         "experts": experts_source(ranges),
     }
@@ -86,7 +89,7 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 
 @frozen(eq=False)
 class _Calls:
-    """Every hooked call's own costs and least times, and the operations of each as (row, start, end).
+    """Every hooked call's own costs and least times, and the operations of each as (row, start, end, owned if tax).
 
     ``shortest`` is the least time of what is certain of a call's cost, at the highest clock.
     """
@@ -98,18 +101,15 @@ class _Calls:
     op_row: Ints
     op_start: Ints
     op_end: Ints
+    op_tax: Ints
     rank: int | None
 
 
-def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints]:
+def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
     mine = np.flatnonzero(known(kernels, "event_id"))
     pid, event, start, end = (numbers(kernels, n)[mine] for n in ("pid", "event_id", "start_ns", "end_ns"))
-    rows = len(ranges)
-    pids, events = np.concatenate([numbers(ranges, "pid"), pid]), np.concatenate([numbers(ranges, "event_id"), event])
-    key, _ = groups(pids, events)
-    row = np.zeros(int(key.max(initial=-1)) + 1, np.int64)
-    row[key[:rows]] = np.arange(rows)
-    return row[key[rows:]], start, end
+    tax = np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0)[mine]
+    return rows_of_events(ranges, pid, event), start, end, tax
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
@@ -124,6 +124,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     cost = {name: _total(group, calls.own[name], count) for name in COST_FIELDS}
     time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
     time["busy_ns"] = union_by_group(group[calls.op_row], calls.op_start, calls.op_end, count)
+    time["tax_ns"] = _total(group[calls.op_row], calls.op_tax, count)
     least = {n: _float_total(group, getattr(calls.least, n), count) for n in ("compute", "memory", "roofline")}
     return {
         **_whose(ranges, first, calls.rank),
@@ -132,6 +133,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         **cost,
         **time,
         **_rates(cost, time, least),
+        "throttle": [None] * count,
         "above_roof": _contradicts(time, _float_total(group, calls.shortest, count)),
     }
 
@@ -155,10 +157,7 @@ def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
 
 def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which calls ran: not those that were captured into a CUDA graph."""
-    if "origin" not in ranges.column_names:  # a table written before graphs were replayed
-        return np.ones(len(ranges), bool)
-    codes, words = coded(ranges, "origin")
-    return np.asarray(codes != (words.index("captured") if "captured" in words else -1), bool)
+    return ~of_origin(ranges, "captured")
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:
@@ -208,13 +207,13 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
     return {
         "dilation": [None] * count,
         "steps": np.bincount(group[one], minlength=count),
-        "tokens": _total(group, _tokens(ranges), count),
+        "tokens": _total(group, tokens_of(ranges), count),
         "mfu": ratio(_float_total(group, matrix_seconds, count), wall),
         "mbu": ratio(_total(group, traffic, count) / float(nominal.bandwidth), wall),
     }
 
 
-def _tokens(ranges: pa.Table) -> Ints:
+def tokens_of(ranges: pa.Table) -> Ints:
     """Return the tokens a range stands for in its stage's total: those of the model or image-feature call.
 
     Where a stage has no such call (the vendor's vision runs inside prefill), the projector's rows are its tokens.
@@ -222,7 +221,9 @@ def _tokens(ranges: pa.Table) -> Ints:
     rows = numbers(ranges, "batch") * numbers(ranges, "tokens")
     paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
-    whole = np.isin(paths, [code for code, word in enumerate(words) if word in ("model", "image_features")])
+    whole = _ran(ranges) & np.isin(
+        paths, [code for code, word in enumerate(words) if word in ("model", "image_features")]
+    )
     has_whole = np.isin(stage, stage[whole])
     projector = np.isin(paths, [code for code, word in enumerate(words) if word == "projector"])
     return np.where(whole | (projector & ~has_whole), rows, 0)

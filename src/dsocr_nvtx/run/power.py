@@ -1,7 +1,7 @@
 """`run --power`: gauges sampled while a run records, then every stage repeated on its own until its energy is known."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -55,8 +55,8 @@ class PowerWatch:
             progress.step("prefill", 0)
             steps = decoding.max_new_tokens - 1
             if steps:
-                with decode_experts(work.model, decoding):
-                    self._repeat_decoding(read_prompt, steps, pages * steps, seconds)
+                switched = partial(decode_experts, work.model, decoding)
+                self._repeat_decoding(read_prompt, switched, steps, pages * steps, seconds)
             progress.step("decode", 0)
 
     def _repeat(self, stage: str, tokens: int, seconds: float, once: Callable[[], object]) -> None:
@@ -72,22 +72,28 @@ class PowerWatch:
         span = Span(start_ns=start, end_ns=self.sampler.now())
         self.repeated.append(StageTime(stage=stage, source="repeated", spans=(span,), tokens=count * tokens))
 
-    def _repeat_decoding(self, read_prompt: Callable[[], Generation], steps: int, tokens: int, seconds: float) -> None:
+    def _repeat_decoding(
+        self, read_prompt: Callable[[], Generation], switched: Callable[[], AbstractContextManager[None]], steps: int,
+        tokens: int, seconds: float,
+    ) -> None:  # fmt: skip
         """Repeat the decode steps of a page, from the same prompt each time.
 
-        A static cache is wound back, so that all of it is one span; one that grows is made anew between spans.
+        A static cache is wound back, so that all of it is one span; one that grows is made anew between spans. Only
+        the steps run ``switched``: a prompt of many pages does not fit the memory with the experts of a decode step.
         """
         state = read_prompt()
-        state.prepare(Unobserved())
-        if isinstance(state, Static):
-            self._repeat("decode", tokens, seconds, partial(_decode_and_rewind, state, steps))
-            return
+        with switched():
+            state.prepare(Unobserved())
+            if isinstance(state, Static):
+                self._repeat("decode", tokens, seconds, partial(_decode_and_rewind, state, steps))
+                return
         spans: list[Span] = []
         while sum(span.end_ns - span.start_ns for span in spans) < seconds * 1e9:
             state = read_prompt()
             self.wait()
             start = self.sampler.now()
-            _decode(state, steps)
+            with switched():
+                _decode(state, steps)
             self.wait()
             spans.append(Span(start_ns=start, end_ns=self.sampler.now()))
         self.repeated.append(

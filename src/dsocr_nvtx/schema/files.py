@@ -121,8 +121,13 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 def write_json(value: object, path: Path) -> None:
     """Write JSON whole, indented for people."""
+    write_text(json.dumps(value, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text whole, as UTF-8; a lone surrogate, which UTF-8 has no place for, becomes a question mark."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def read_table(path: Path) -> pa.Table:

@@ -277,14 +277,21 @@ _ROW = (
     column("calls", _I64, "", "calls that the row adds up"),
 )
 
+_TAX = column("tax_ns", _I64, "ns", "of busy_owned_ns: tax kernels, which a fused kernel would do in passing")
+_THROTTLE = column(
+    "throttle", WORD, "", "reasons that held the clocks down meanwhile, joined by +; null where not sampled", null=True
+)
+
 ROOFLINE = pa.schema(
     [
         *_PLACE,
         *_ROW,
         *COST_COLUMNS,
         *_TIMES,
+        _TAX,
         column("host_ns", _I64, "ns", "time on the calling thread, less that of the ranges inside"),
         *_RATES,
+        _THROTTLE,
     ]
 )
 """``roofline.arrow``: disjoint rows that add up, one per stage, module, kind and layer."""
@@ -297,11 +304,13 @@ STAGES = pa.schema(
         column("calls", _I64, "", "hooked calls"),
         *COST_COLUMNS,
         *_TIMES,
+        _TAX,
         column("host_ns", _I64, "ns", "time on the calling thread"),
         *_RATES,
         column("mfu", _F64, "", "tensor_flops / (wall_ns x datasheet dense peak of the dtype)", null=True),
         column("mbu", _F64, "", "(weight_bytes + KV bytes) / (wall_ns x datasheet bandwidth)", null=True),
         column("dilation", _F64, "", "median step as profiled / median step without any tool", null=True),
+        _THROTTLE,
     ]
 )
 """``stages.arrow``: one row per stage, the sum of its rows in ``roofline.arrow``."""

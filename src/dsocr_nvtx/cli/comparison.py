@@ -1,0 +1,123 @@
+"""`diff` and `gate`: two joins in; verdicts, files and exit codes out."""
+
+import json
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class _Suffix(StrEnum):
+    """What can be written beside tables."""
+
+    HTML = ".html"
+    MARKDOWN = ".md"
+    JSON = ".json"
+
+
+_DEFAULT_BUSY, _DEFAULT_IDLE = 0.01, 0.5
+Busy = Annotated[
+    float, typer.Option(min=0, help="Share of busy time that two runs of one code may differ by on this machine.")
+]
+Idle = Annotated[float, typer.Option(min=0, help="The same of idle time, which follows the host.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def diff_command(
+    a: Annotated[Path, typer.Argument(metavar="A", help="What `join` wrote of the run to compare with.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What `join` wrote of the run that changed.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also write it: .html, .md, .json, .arrow, .parquet or .csv.")
+    ] = None,
+    as_json: Json = False,
+    busy_allowed: Busy = _DEFAULT_BUSY,
+    idle_allowed: Idle = _DEFAULT_IDLE,
+) -> None:
+    """Compare two joined runs, row by row: better, worse, same, or inconclusive, with what made the difference."""
+    from dsocr_nvtx.compare.comparison import compare
+    from dsocr_nvtx.compare.outs import read_out
+    from dsocr_nvtx.compare.tables import as_values, comparison_table
+    from dsocr_nvtx.compare.verdicts import Limits
+    from dsocr_nvtx.report.columns import wide_console
+    from dsocr_nvtx.report.comparison_markdown import comparison_markdown
+    from dsocr_nvtx.report.comparison_page import comparison_page
+    from dsocr_nvtx.report.comparison_terminal import show_comparison
+    from dsocr_nvtx.schema.files import write_json, write_table, write_text
+
+    if out is not None:
+        _check(out, (*_Suffix,))
+    limits = Limits(busy_allowed=busy_allowed, idle_allowed=idle_allowed)
+    found = compare(read_out(a), read_out(b), limits)
+    if out is not None:
+        writers: dict[str, Callable[[], None]] = {
+            _Suffix.HTML: lambda: write_text(comparison_page(found), out),
+            _Suffix.MARKDOWN: lambda: write_text(comparison_markdown(found), out),
+            _Suffix.JSON: lambda: write_json(as_values(found), out),
+        }
+        writers.get(out.suffix, lambda: write_table(comparison_table(found), out))()
+    if as_json:
+        print(json.dumps(as_values(found), indent=2))
+        return
+    show_comparison(wide_console(), found)
+    if out is not None:
+        print(f"comparison: {out}")
+
+
+def gate_command(
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote of the run under test.")],
+    rules: Annotated[
+        list[str],
+        typer.Option(
+            "--rule",
+            help="STAGE[.MODULE][.KIND][.LAYER].METRIC<=BOUND, times per step: decode.busy_ns<=+3%, "
+            "decode.wall_ns<=15ms, vision.efficiency>=0.4. Once or more.",
+        ),
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="What `join` wrote of the run that bounds in % are changes against.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also write it: .md, .json, .arrow, .parquet or .csv.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    as_json: Json = False,
+    busy_allowed: Busy = _DEFAULT_BUSY,
+    idle_allowed: Idle = _DEFAULT_IDLE,
+) -> None:
+    """Hold a run against rules. Exit code 0: all hold; 1: one is broken; 4: noise leaves one open."""
+    from dsocr_nvtx.compare.gate import EXIT_CODES, gate, gate_table
+    from dsocr_nvtx.compare.outs import read_out
+    from dsocr_nvtx.compare.rules import parse_rule
+    from dsocr_nvtx.compare.verdicts import Limits
+    from dsocr_nvtx.report.columns import wide_console
+    from dsocr_nvtx.report.comparison_markdown import gate_markdown
+    from dsocr_nvtx.report.comparison_terminal import show_gate
+    from dsocr_nvtx.schema.files import write_table, write_text
+
+    parsed = [parse_rule(rule) for rule in rules]
+    if out is not None:
+        _check(out, (_Suffix.MARKDOWN,))
+    limits = Limits(busy_allowed=busy_allowed, idle_allowed=idle_allowed)
+    found = gate(read_out(directory), read_out(baseline) if baseline is not None else None, parsed, limits)
+    table = gate_table(found)
+    if out is not None:
+        if out.suffix == _Suffix.MARKDOWN:
+            write_text(gate_markdown(found), out)
+        else:
+            write_table(table, out)
+    if as_json:
+        print(json.dumps({"outcome": str(found.outcome), "rules": table.to_pylist()}, indent=2))
+    elif markdown:
+        print(gate_markdown(found))
+    else:
+        show_gate(wide_console(), found)
+    raise typer.Exit(EXIT_CODES[found.outcome])
+
+
+def _check(path: Path, more: Sequence[str]) -> None:
+    from dsocr_nvtx.schema.files import check_format
+
+    if path.suffix not in more:
+        check_format(path)

@@ -1,0 +1,49 @@
+"""`report` and `show`: a join's directory in; a page for people, or the verdict in the terminal, out."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_Out = Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")]
+
+
+def report_command(
+    directory: _Out,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, .html; the roofline alone, .svg")] = Path(
+        "review.html"
+    ),
+    title: Annotated[str, typer.Option(help="Heading of the page.", show_default="the report's name")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
+) -> None:
+    """Write the review page of a join: one HTML file with verdict, budget, roofline, evidence; needs no network."""
+    from dsocr_nvtx.errors import Refused, UsageError
+    from dsocr_nvtx.report.opened import open_joined
+    from dsocr_nvtx.report.page import review_page, roofline_picture
+    from dsocr_nvtx.schema.files import write_text
+
+    if out.suffix not in (".html", ".svg"):
+        raise UsageError(f"{out}: end the name in .html for the page, in .svg for the roofline alone")
+    if out.exists() and not force:
+        raise Refused(out, "a file is there already", "name another, or replace it with --force")
+    make = review_page if out.suffix == ".html" else roofline_picture
+    write_text(make(open_joined(directory), title), out)
+    print(f"review: {out}")
+
+
+def show_command(
+    directory: _Out,
+    losses: Annotated[int, typer.Option(min=0, help="Rows that lose most.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Print a join's verdict, time budget and largest losses."""
+    from dsocr_nvtx.report.columns import wide_console
+    from dsocr_nvtx.report.opened import open_joined
+    from dsocr_nvtx.report.terminal import as_plain, show
+
+    opened = open_joined(directory)
+    if as_json:
+        print(json.dumps(as_plain(opened.roofline, opened.accounting, losses=losses), indent=2))
+    else:
+        show(wide_console(), opened.roofline, opened.accounting, losses=losses)

@@ -1,0 +1,64 @@
+"""`trace`: reads a join's tables, writes them as one trace for Perfetto and chrome://tracing."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+_LEVEL = 3
+"""Of gzip: 5 packs a sixth smaller and takes half as long again."""
+
+
+def trace_command(
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help=".json or .json.gz for Perfetto, .nvtxt for nsys's ImportNvtxt.")
+    ],
+) -> None:
+    """Write a join as a trace for Perfetto: calls, GPU operations, launches, achieved rates and roof share."""
+    from dsocr_nvtx.errors import UsageError
+
+    if not out.name.endswith((".json", ".json.gz", ".nvtxt")):
+        raise UsageError(f"{out}: end the name in .json or .json.gz, for Perfetto, or in .nvtxt, for Nsight Systems")
+    write_trace(directory, out)
+    merge = f"ImportNvtxt --cmd merge -i REPORT.nsys-rep -n {out} -o MERGED.nsys-rep --target 0:1"
+    print(f"trace: {out} ({merge if out.suffix == '.nvtxt' else 'open it at https://ui.perfetto.dev'})")
+
+
+def write_trace(directory: Path, out: Path) -> None:
+    """Write the trace of a join's output directory, whole; a file that was there is replaced.
+
+    The same tables make the same bytes. Refused: a directory without the tables, and tables of different joins.
+    """
+    from dsocr_nvtx.report.nvtxt import nvtxt_text
+    from dsocr_nvtx.report.opened import joined_table
+    from dsocr_nvtx.report.scene import lay_out
+    from dsocr_nvtx.report.trace import trace_text
+    from dsocr_nvtx.roofline.rates import rates
+    from dsocr_nvtx.schema.files import replacing
+
+    kernels, ranges, rows = (joined_table(directory, name) for name in ("kernels", "ranges", "roofline"))
+    found = rates(kernels, ranges, rows, str(directory))
+    pieces: Iterator[bytes]
+    if out.suffix == ".nvtxt":
+        pieces = (line.encode() for line in nvtxt_text(kernels, ranges, rows, found, str(directory)))
+    else:
+        device = (rows.schema.metadata or {}).get(b"device", b"").decode()
+        pieces = trace_text(kernels, ranges, rows, found, lay_out(kernels, ranges, found, device))
+    with replacing(out) as temporary, _opened(temporary) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write; what is named .gz is packed, without name and time, so that the bytes are the same."""
+    with path.open("wb") as plain:
+        if path.suffix != ".gz":
+            yield plain
+            return
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=plain, mtime=0) as packed:
+            yield packed  # type: ignore[misc]

@@ -1,0 +1,248 @@
+"""A gate: rules held against a run, with the noise counted. A rule passes or fails only if that is sure."""
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import evolve, frozen
+
+from dsocr_nvtx.compare.comparison import Comparison, StageComparison, compare, judge_rows
+from dsocr_nvtx.compare.judging import allowances
+from dsocr_nvtx.compare.lines import Line, Moved
+from dsocr_nvtx.compare.noise import ENOUGH_STEPS, repeated, typical
+from dsocr_nvtx.compare.outs import Out
+from dsocr_nvtx.compare.rules import RATES, TIMES, Rule
+from dsocr_nvtx.compare.series import row_times, stage_series, usual_count
+from dsocr_nvtx.compare.steps import PARTS, Key
+from dsocr_nvtx.compare.verdicts import Limits
+from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.join.columns import numbers
+from dsocr_nvtx.roofline.least import Floats
+from dsocr_nvtx.schema.comparison import GATE
+from dsocr_nvtx.schema.tables import conform
+
+
+class Outcome(StrEnum):
+    """What a rule's values say; the exit code of a gate is that of the worst."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 4}
+
+
+@frozen(kw_only=True)
+class Ruling:
+    """A rule and what was measured: a change if the rule is relative, else the value; it lies between low and high."""
+
+    rule: Rule
+    outcome: Outcome
+    unit: str
+    baseline: float | None
+    value: float
+    measured: float
+    low: float
+    high: float
+    reason: str = ""
+
+
+@frozen(kw_only=True, eq=False)
+class Gate:
+    """Every rule's ruling, and the comparison behind the relative ones."""
+
+    rulings: list[Ruling]
+    comparison: Comparison
+
+    @property
+    def outcome(self) -> Outcome:
+        """A failure wins over what is inconclusive, that over what passes."""
+        found = {ruling.outcome for ruling in self.rulings}
+        return next(one for one in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS) if one in found)
+
+
+def gate(out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits | None = None) -> Gate:
+    """Hold rules against a run. Refused: a rule that no row matches, and runs of different levels.
+
+    A usage error: no rule, and a relative rule without a baseline.
+    """
+    if not rules:
+        raise UsageError("no rule: give --rule 'decode.busy_ns<=+3%' once or more")
+    missing = [rule.text for rule in rules if rule.relative and baseline is None]
+    if missing:
+        raise UsageError(f"rule {missing[0]!r} is a change: give --baseline DIRECTORY")
+    limits = limits or Limits()
+    itself = compare(out, out, limits)
+    found = compare(baseline, out, limits) if baseline is not None else itself
+    rulings = [_relative(rule, found) if rule.relative else _absolute(rule, itself, limits) for rule in rules]
+    return Gate(rulings=rulings, comparison=found)
+
+
+def gate_table(found: Gate) -> pa.Table:
+    """Return GATE: a row per rule."""
+    columns: dict[str, object] = {name: [getattr(one, name) for one in found.rulings] for name in ("unit", "reason")}
+    columns |= {
+        name: [_finite(getattr(one, name)) for one in found.rulings]
+        for name in ("baseline", "value", "measured", "low", "high")
+    }
+    columns |= {
+        "rule": [one.rule.text for one in found.rulings],
+        "outcome": [str(one.outcome) for one in found.rulings],
+        "bound": [one.rule.bound for one in found.rulings],
+    }
+    return conform(columns, GATE, {"outcome": str(found.outcome)})
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _relative(rule: Rule, found: Comparison) -> Ruling:
+    stage, rows = _matching(rule, found)
+    moved, unlike = _measured(rule, stage, rows, found.limits)
+    scale = _scale(rule, found.a, stage, rows), _scale(rule, found.b, stage, rows)
+    values = [_value(rule, time, one) for time, one in zip((moved.typical, moved.typical_b), scale, strict=True)]
+    span = moved.interval
+    bare = Ruling(
+        rule=rule, outcome=Outcome.INCONCLUSIVE, unit=_unit(rule), baseline=values[0], value=values[1], measured=0.0,
+        low=0.0, high=0.0,
+    )  # fmt: skip
+    if span is None or moved.relative is None:
+        if not moved.change:
+            return _ruled(bare, 0.0, 0.0, 0.0, unlike)
+        return evolve(bare, measured=math.inf, low=-math.inf, high=math.inf, reason="the baseline took no such time")
+    change, low, high = moved.relative, *span
+    if rule.metric in RATES:
+        factor = scale[1] / scale[0] if scale[0] else 1.0
+        change, high, low = (factor / (1 + x) - 1 if x > -1 else math.inf for x in (change, low, high))
+    return _ruled(bare, change, low, high, unlike)
+
+
+def _absolute(rule: Rule, itself: Comparison, limits: Limits) -> Ruling:
+    stage, rows = _matching(rule, itself)
+    scale = _scale(rule, itself.b, stage, rows)
+    times = _times(rule, stage, rows)
+    bound = repeated(times) if len(times) >= ENOUGH_STEPS else None
+    usual = bound.change if bound else typical(times)
+    wide = (bound.half if bound else 0.0) + _allowance(rule, stage, rows, limits)
+    value, low, high = (_value(rule, time, scale) for time in (usual, max(usual - wide, 0.0), usual + wide))
+    if rule.metric in RATES:
+        low, high = high, low
+    bare = Ruling(
+        rule=rule, outcome=Outcome.INCONCLUSIVE, unit=_unit(rule), baseline=None, value=value, measured=value, low=low,
+        high=high,
+    )  # fmt: skip
+    return _ruled(bare, value, low, high, "")
+
+
+def _ruled(bare: Ruling, measured: float, low: float, high: float, unlike: str) -> Ruling:
+    """Return the ruling: sure where both ends of the interval agree, and the work is the same."""
+    ends = [bare.rule.operator.holds(end, bare.rule.bound) for end in (low, high)]
+    outcome = Outcome.PASS if all(ends) else Outcome.INCONCLUSIVE if any(ends) else Outcome.FAIL
+    reason = "" if outcome != Outcome.INCONCLUSIVE else "the noise leaves both"
+    if unlike:
+        outcome, reason = Outcome.INCONCLUSIVE, unlike
+    return evolve(bare, outcome=outcome, measured=measured, low=low, high=high, reason=reason)
+
+
+def _matching(rule: Rule, found: Comparison) -> tuple[StageComparison, list[int]]:
+    stage = next((one for one in found.stages if one.stage == rule.stage), None)
+    if stage is None:
+        known = ", ".join(one.stage for one in found.stages)
+        raise Refused(found.b.where, f"no stage {rule.stage}, which rule {rule.text!r} is about", f"it has: {known}")
+    rows = [at for at, key in enumerate(stage.pair.keys) if _matches(rule, key)]
+    if not rows:
+        known = ", ".join(sorted({word for key in stage.pair.keys for word in (key.module, key.kind)}))
+        raise Refused(found.b.where, f"no row of rule {rule.text!r}", f"modules and kinds of {rule.stage}: {known}")
+    return stage, rows
+
+
+def _matches(rule: Rule, key: Key) -> bool:
+    words = all(word in (key.module, key.kind) for word in rule.words)
+    return words and rule.layer in (None, key.layer)
+
+
+def _measured(rule: Rule, stage: StageComparison, rows: list[int], limits: Limits) -> tuple[Moved, str]:
+    """Return the change of the rule's time over matching rows, and why they are no equal work, or nothing."""
+    pair = stage.pair
+    if rule.metric == "launches":
+        a, b = (usual_count(side, "launches", rows) for side in (pair.a, pair.b))
+        return Moved.exact(a, b), ""
+    metric = RATES.get(rule.metric, rule.metric)
+    parts = TIMES[metric]
+    idle = parts if parts not in (PARTS, PARTS[:1]) else PARTS[1:]
+    series = stage_series(pair, rows, idle)
+    line = _line(stage, rows)
+    if line is not None and parts == PARTS[:1]:
+        return line.busy, series.comparable
+    judged = judge_rows(pair, [series], limits)[0]
+    return (judged.busy if parts == PARTS[:1] else judged.wall if parts == PARTS else judged.idle), series.comparable
+
+
+def _line(stage: StageComparison, rows: list[int]) -> Line | None:
+    """Return the row or layer that a rule is about, if it is one: those are held against their peers."""
+    if len(rows) == 1:
+        return stage.rows[rows[0]]
+    places = {(stage.pair.keys[row].module, stage.pair.keys[row].layer) for row in rows}
+    for layer in stage.layers:
+        members = [
+            at for at, key in enumerate(stage.pair.keys) if (key.module, key.layer) == (layer.module, layer.layer)
+        ]
+        if places == {(layer.module, layer.layer)} and members == rows:
+            return layer
+    return None
+
+
+def _times(rule: Rule, stage: StageComparison, rows: list[int]) -> Floats:
+    if rule.metric == "launches":
+        return np.array([usual_count(stage.pair.b, "launches", rows)])
+    return row_times(stage.pair.b, rows, TIMES[RATES.get(rule.metric, rule.metric)])
+
+
+def _allowance(rule: Rule, stage: StageComparison, rows: list[int], limits: Limits) -> float:
+    """Return what the same code may take more or less in another run."""
+    if rule.metric == "launches":
+        return 0.0
+    parts = TIMES[RATES.get(rule.metric, rule.metric)]
+    allowed = allowances(stage_series(stage.pair, rows, [part for part in parts if part != "busy"]), limits)
+    return allowed.busy * ("busy" in parts) + allowed.idle * (parts != PARTS[:1])
+
+
+def _scale(rule: Rule, out: Out, stage: StageComparison, rows: list[int]) -> float:
+    """Return what a rate has above its time, per step: tokens, least time, or the share times the time."""
+    if rule.metric not in RATES:
+        return 1.0
+    mine = out.stages.filter(pc.equal(out.stages["stage"].cast(pa.string()), rule.stage))
+    if rule.metric == "efficiency":
+        return _least(out, stage, rows)
+    if rule.metric == "tokens_per_s":
+        return 1e9 * stage.tokens_per_unit
+    shares = mine[rule.metric].combine_chunks().fill_null(0.0).to_numpy(zero_copy_only=False)
+    return float((shares * numbers(mine, "wall_ns")).sum() / max(numbers(mine, "steps").max(initial=1), 1))
+
+
+def _least(out: Out, stage: StageComparison, rows: list[int]) -> float:
+    keys = {(stage.pair.keys[row].module, stage.pair.keys[row].kind, stage.pair.keys[row].layer) for row in rows}
+    table = out.rows.select(["stage", "module", "kind", "layer", "roofline_ns"]).to_pylist()
+    least = sum(
+        row["roofline_ns"]
+        for row in table
+        if row["stage"] == stage.stage
+        and (row["module"], row["kind"], -1 if row["layer"] is None else row["layer"]) in keys
+    )
+    mine = out.stages.filter(pc.equal(out.stages["stage"].cast(pa.string()), stage.stage))
+    return float(least) / max(int(numbers(mine, "steps").max(initial=1)), 1)
+
+
+def _value(rule: Rule, time: float, scale: float) -> float:
+    if rule.metric not in RATES:
+        return time
+    return scale / time if time else math.inf
+
+
+def _unit(rule: Rule) -> str:
+    return "ns" if rule.metric in TIMES else "tokens/s" if rule.metric == "tokens_per_s" else ""

@@ -1,0 +1,118 @@
+"""What `join` wrote, opened to be compared; and what must agree, or be said, before two of them are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.columns import coded, known, numbers
+from dsocr_nvtx.schema.files import read_table
+
+REMEDY = "name the directory that dsocr-nvtx join wrote"
+_RANGES = (
+    "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
+    "launches", "busy_owned_ns", "idle_owned_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_host_ns",
+)  # fmt: skip
+_ROWS = ("stage", "module", "kind", "layer", "roofline_ns")
+_STAGES = ("stage", "steps", "wall_ns")
+
+
+@frozen(kw_only=True, eq=False)
+class Out:
+    """The tables of one join: hooked calls, roofline rows, stages; its level and what its metadata says of it."""
+
+    where: str
+    ranges: pa.Table
+    rows: pa.Table
+    stages: pa.Table
+    level: str
+    about: Mapping[str, str]
+
+    @property
+    def processes(self) -> int:
+        """How many processes and devices ran hooked calls."""
+        device = numbers(self.ranges, "device", -1) if "device" in self.ranges.column_names else 0
+        return len(np.unique(numbers(self.ranges, "pid") * 4096 + device))
+
+    @property
+    def decode_mode(self) -> str:
+        """``graph`` where decode steps were replayed from a CUDA graph, else ``calls``."""
+        if "origin" not in self.ranges.column_names:
+            return "calls"
+        codes, words = coded(self.ranges, "origin")
+        return "graph" if any(words[code] == "replayed" for code in np.unique(codes)) else "calls"
+
+    @property
+    def dtypes(self) -> set[str]:
+        """Element types of the calls."""
+        codes, words = coded(self.ranges, "dtype")
+        return {words[code] for code in np.unique(codes)}
+
+
+def read_out(directory: Path) -> Out:
+    """Open a join's output directory. Refused: what is none, lacks a table or column, or is of a newer version."""
+    if not directory.is_dir():
+        found = "a file" if directory.exists() else "no such directory"
+        raise Refused(directory, found, REMEDY)
+    ranges = _read(directory / "ranges.arrow", _RANGES)
+    rows = _read(directory / "roofline.arrow", _ROWS)
+    stages = _read(directory / "stages.arrow", _STAGES)
+    about = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
+    if "level" not in about:
+        remedy = "join the report again with this version"
+        raise Refused(directory / "roofline.arrow", "no level in the table's metadata", remedy)
+    return Out(where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about)
+
+
+def _read(path: Path, needed: tuple[str, ...]) -> pa.Table:
+    table = read_table(path)
+    missing = [name for name in needed if name not in table.column_names]
+    if missing:
+        remedy = "name a directory that dsocr-nvtx join wrote, or join the report again with this version"
+        raise Refused(path, f"no column {', '.join(missing)}", remedy)
+    for name in ("busy_owned_ns", "idle_owned_ns", "step"):
+        if name in needed and not known(table, name).all():
+            raise Refused(path, f"column {name} has rows without a value", "join the report again")
+    return table
+
+
+def check_levels(a: Out, b: Out) -> None:
+    """Refuse runs of different levels: a coarser row holds time and cost that the finer run reports apart."""
+    if a.level != b.level:
+        found = f"level {a.level}, but {b.where} has level {b.level}"
+        raise Refused(a.where, found, "record both with the same --level: rows of mixed levels are no pairs")
+
+
+_DIFFERS = {
+    "device": "devices differ: {a} against {b}; a change may be the hardware's",
+    "roofs": "roofs differ: {a} against {b}; efficiencies have different denominators",
+    "tool": "recorded by {a} and by {b}; each slows host and launches in its own way",
+    "dsocr_nvtx": "joined by versions {a} and {b} of dsocr-nvtx; join both again with one",
+    "schema_version": "tables of schema versions {a} and {b}; columns may differ in meaning, join both again with one",
+    "experts": "experts' weights are {a} in A and {b} in B; efficiencies of experts differ by that",
+}
+
+
+def warnings(a: Out, b: Out) -> list[str]:
+    """Return a line for each circumstance that differs between the runs and may explain a change."""
+    lines = []
+    for name, text in _DIFFERS.items():
+        one, two = (out.about.get(name) or "unknown" for out in (a, b))
+        if one != two:
+            lines.append(text.format(a=one, b=two))
+    if a.decode_mode != b.decode_mode:
+        words = {"graph": "replays a CUDA graph", "calls": "launches every kernel by itself"}
+        lines.append(f"decode modes differ: A {words[a.decode_mode]}, B {words[b.decode_mode]}")
+    if a.dtypes != b.dtypes:
+        lines.append(f"element types differ: {', '.join(sorted(a.dtypes))} against {', '.join(sorted(b.dtypes))}")
+    if a.processes != b.processes:
+        lines.append(f"{a.processes} against {b.processes} processes and devices; times are sums over all of them")
+    elif a.processes > 1:
+        lines.append(f"times are sums over {a.processes} processes and devices")
+    report = a.about.get("sha256")
+    if report and report == b.about.get("sha256"):
+        lines.append("both were joined from the same report")
+    return lines

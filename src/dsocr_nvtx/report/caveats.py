@@ -1,0 +1,91 @@
+"""What a reader must know before trusting a figure: what is missing, assumed, distorted or contradictory. In words."""
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from dsocr_nvtx.join.accounting import Accounting
+from dsocr_nvtx.report import words
+from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.schema.hardware import DATASHEET
+
+
+@frozen
+class Caveat:
+    """One sentence; ``is_grave`` where figures are wrong or missing, not only less sure."""
+
+    text: str
+    is_grave: bool = False
+
+
+def caveats(found: Roofline, accounting: Accounting) -> list[Caveat]:
+    """Return the caveats of a join, grave ones first."""
+    every = [*_missing(accounting), *_contradictions(found), *_withheld(found), *_assumed(found, accounting)]
+    return sorted(every, key=lambda one: not one.is_grave)
+
+
+def unattributed(accounting: Accounting) -> list[str]:
+    """Return a line for each bucket of operations that no hooked call owns."""
+    return [
+        f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations, "
+        f"{words.milliseconds(count.ns)} ms"
+        for bucket, count in accounting.buckets.items()
+        if bucket != "attributed" and count.operations
+    ]
+
+
+def contradictions(found: Roofline) -> list[str]:
+    """Return a line if rows lie above their roof, none otherwise."""
+    above = sum(row is True for row in found.rows["above_roof"].to_pylist())
+    text = f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
+    return [text] if above else []
+
+
+def costless(accounting: Accounting) -> list[str]:
+    """Return a line if ranges have no cost, none otherwise."""
+    none = accounting.cost_sources.get("none")
+    return [f"{none:,} ranges have no cost in this report: their work is missing"] if none else []
+
+
+def _missing(accounting: Accounting) -> Iterator[Caveat]:
+    yield from (Caveat(text, is_grave=True) for text in costless(accounting))
+    if accounting.graphs.note:
+        yield Caveat(accounting.graphs.note, is_grave=True)
+    yield from (Caveat(text) for text in unattributed(accounting))
+    yield from (Caveat(text) for text in words.other_share(accounting.classes))
+
+
+def _contradictions(found: Roofline) -> Iterator[Caveat]:
+    yield from (Caveat(text, is_grave=True) for text in contradictions(found))
+
+
+def _withheld(found: Roofline) -> Iterator[Caveat]:
+    stages = found.stages.to_pylist()
+    slower = [f"{s['stage']} {s['dilation']:.2f}x" for s in stages if s["dilation"] is not None and s["dilation"] > 1.1]
+    if slower:
+        yield Caveat(f"slower while profiled: {', '.join(slower)}; part of the idle time is the profiler's")
+    if all(stage["dilation"] is None for stage in stages):
+        yield Caveat(
+            "how much the profiler slowed this run is not known: record with run --calibrate, join with --run; "
+            "idle time includes what watching added"
+        )
+    for stage in stages:
+        if stage["throttle"]:
+            yield Caveat(f"{stage['stage']} ran with its clocks held down: {stage['throttle'].replace('+', ', ')}")
+
+
+def _assumed(found: Roofline, accounting: Accounting) -> Iterator[Caveat]:
+    if found.roofs == DATASHEET.get(found.roofs.device):
+        yield Caveat("roofs are the datasheet's, which no kernel reaches: dsocr-nvtx ceilings measures this GPU's")
+    experts = (found.rows.schema.metadata or {}).get(b"experts", b"").decode()
+    if experts.startswith("expected") or "part" in experts:
+        yield Caveat(
+            f"experts hit are {experts}: without observing, uniform routing is assumed and bytes are an estimate"
+        )
+    if found.level != "op":
+        yield Caveat(f"ranges were recorded at level {found.level}: rows of kind rest hold all that lies below it")
+    if accounting.covered_by_leaves < 0.95:
+        yield Caveat(
+            f"{1 - accounting.covered_by_leaves:.1%} of the operation time is in containers or between ranges, "
+            "not in a leaf range"
+        )

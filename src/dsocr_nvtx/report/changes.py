@@ -1,0 +1,125 @@
+"""Changes between two runs as people read them: signs, units, and where a stage's time went."""
+
+import math
+from collections.abc import Iterator
+
+from dsocr_nvtx.compare.comparison import Comparison, StageComparison
+from dsocr_nvtx.compare.gate import Outcome, Ruling
+from dsocr_nvtx.compare.lines import Line, Moved, place
+from dsocr_nvtx.compare.steps import PARTS
+from dsocr_nvtx.compare.verdicts import Verdict
+
+CAUSES = {
+    "busy": "GPU busy time",
+    "launch": "idle in launch calls",
+    "sync": "idle in synchronising calls",
+    "memory": "idle in allocations and copies",
+    "host": "idle in host code",
+    "other": "idle of no recorded cause",
+    "capture": "capturing CUDA graphs",
+}
+COLOURS = {"better": "green", "worse": "red", "same": "", "inconclusive": "yellow"}
+LEGEND = (
+    "same: below the smallest change that counts, and so is the noise bound; inconclusive: noise, or what two runs of "
+    "one code may differ by, could explain it"
+)
+
+
+def signed_ms(ns: float) -> str:
+    """Return a change in milliseconds, with its sign."""
+    return f"{ns / 1e6:+,.3f}"
+
+
+def signed_percent(share: float | None) -> str:
+    """Return a relative change, with its sign; a dash where there is nothing to be relative to."""
+    if share is None:
+        return "-"
+    return f"{share:+.1%}" if math.isfinite(share) else "no limit"
+
+
+def before_after(moved: Moved) -> str:
+    """Return the times of both runs in milliseconds."""
+    return f"{moved.a / 1e6:,.3f} > {moved.b / 1e6:,.3f}"
+
+
+def causes(stage: StageComparison) -> list[tuple[str, int]]:
+    """Return what a stage's change of wall time is made of, in ns per unit, the largest first; the parts add up."""
+    running = [row for row in stage.rows if row.phase == "run"]
+    found = {part: sum(row.parts[at] for row in running) for at, part in enumerate(PARTS)}
+    found["capture"] = sum(row.contribution for row in stage.rows if row.phase == "capture")
+    return sorted(((CAUSES[name], ns) for name, ns in found.items() if ns), key=lambda one: (-abs(one[1]), one[0]))
+
+
+def headline(stage: StageComparison) -> str:
+    """Return one sentence on a stage: its verdict, how its wall time changed, and what made most of it."""
+    total = stage.total
+    text = f"{stage.stage} is {_judged(total)}"
+    change = total.contribution
+    if not change:
+        return f"{text}; wall time is equal"
+    text += f"; wall time {signed_ms(change)} ms a {total.unit}"
+    first, *others = causes(stage)
+    most = f", most of it {first[0]} ({signed_ms(first[1])})"
+    rest = ", ".join(f"{name} {signed_ms(ns)}" for name, ns in others[:2])
+    return text + most + (f"; {rest}" if rest else "")
+
+
+def _judged(line: Line) -> str:
+    if line.verdict == Verdict.SAME:
+        return "the same, noise counted"
+    return f"{line.verdict}: {line.reason}" if line.reason else str(line.verdict)
+
+
+def moved_layers(found: Comparison) -> Iterator[tuple[str, Line]]:
+    """Yield the layers whose sums are better or worse, with their places."""
+    for stage in found.stages:
+        for layer in stage.layers:
+            if layer.verdict.is_change:
+                yield f"{layer.stage} {place(layer)}", layer
+
+
+def counts_text(found: Comparison) -> str:
+    """Return how many rows have each verdict."""
+    counts = found.counts()
+    return f"{sum(counts.values())} rows: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def limits_text(found: Comparison) -> str:
+    """Return what counts as a change, and what is allowed for between runs."""
+    limits = found.limits
+    return (
+        f"counts as a change: {limits.busy_min:.0%} of busy time, {limits.idle_allowed:.0%} of idle time. Allowed "
+        f"for between runs beside the noise of steps: busy {limits.busy_allowed:.0%} and {limits.launch_ns:.0f} ns a "
+        f"launch ({limits.peer_allowed:.0%} against rows of equal shape in other layers), idle "
+        f"{limits.idle_allowed:.0%} and {limits.idle_call_ns / 1e3:.0f} us a call, {limits.once_factor:.0f} times "
+        "that where a stage ran once"
+    )
+
+
+def value_text(ruling: Ruling, value: float | None) -> str:
+    """Return a ruling's value in its unit; times in milliseconds."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return "no limit"
+    if ruling.unit == "ns":
+        return f"{value / 1e6:,.3f} ms"
+    return f"{value:,.4g}{' ' + ruling.unit if ruling.unit else ''}"
+
+
+def measured_text(ruling: Ruling) -> str:
+    """Return what is held against the bound and the interval it lies in."""
+    ends = [ruling.low, ruling.high]
+    if ruling.rule.relative:
+        return f"{signed_percent(ruling.measured)} ({signed_percent(ends[0])} to {signed_percent(ends[1])})"
+    low, high = (value_text(ruling, end) for end in ends)
+    return f"{value_text(ruling, ruling.measured)} ({low} to {high})"
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return what a gate says, in a sentence."""
+    return {
+        Outcome.PASS: "The gate holds: every rule is kept, noise counted.",
+        Outcome.FAIL: "The gate does not hold: a rule is broken, noise counted.",
+        Outcome.INCONCLUSIVE: "Inconclusive: no rule is surely broken, but noise leaves at least one open.",
+    }[outcome]

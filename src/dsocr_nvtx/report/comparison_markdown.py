@@ -1,0 +1,76 @@
+"""A comparison or a gate as Markdown, fit for a pull request; names are text, whatever is in them."""
+
+from collections.abc import Iterator, Sequence
+
+from dsocr_nvtx.compare.comparison import Comparison
+from dsocr_nvtx.compare.gate import Gate
+from dsocr_nvtx.compare.lines import Line, place
+from dsocr_nvtx.report import changes
+
+_MOST_ROWS = 10
+_SPECIAL = frozenset("\\`*_{}[]<>()#+!|~&@:/\"'$^=")
+_KEPT = frozenset("()+/:='")
+"""Special only in company that is spelt out already."""
+
+
+def escaped(text: object) -> str:
+    """Return text that Markdown, tables and HTML show as it is, in one line."""
+    return "".join(
+        f"&#{ord(c)};" if (c in _SPECIAL and c not in _KEPT) or not c.isprintable() else c for c in str(text)
+    )
+
+
+def comparison_markdown(found: Comparison) -> str:
+    """Return a comparison: a line per stage, what to be wary of, the rows that moved."""
+    lines = ["### Comparison of two runs", "", *_runs(found), "", *_stages(found), "", *_movers(found)]
+    return "\n".join([*lines, "", f"{changes.counts_text(found)}.", ""])
+
+
+def gate_markdown(found: Gate) -> str:
+    """Return a gate: its verdict, its rules with the change and interval measured, and what moved most."""
+    head = ("rule", "outcome", "baseline", "now", "measured (interval)", "why")
+    rows = [
+        (
+            one.rule.text, one.outcome, changes.value_text(one, one.baseline), changes.value_text(one, one.value),
+            changes.measured_text(one), one.reason,
+        )
+        for one in found.rulings
+    ]  # fmt: skip
+    lines = [f"### {changes.outcome_text(found.outcome)}", "", *_table(head, rows), ""]
+    if any(one.baseline is not None for one in found.rulings):
+        lines += [*_runs(found.comparison), "", *_stages(found.comparison), "", *_movers(found.comparison), ""]
+    lines.append("Times are those of a typical step. An interval counts noise and what runs of one code may differ by.")
+    return "\n".join([*lines, ""])
+
+
+def _runs(found: Comparison) -> Iterator[str]:
+    yield f"A: {escaped(found.a.where)}; B: {escaped(found.b.where)}; level {escaped(found.a.level)}."
+    notes = [*found.warnings, *(note for stage in found.stages for note in stage.notes)]
+    if notes:
+        yield ""
+    yield from (f"- note: {escaped(note)}" for note in notes)
+
+
+def _stages(found: Comparison) -> Iterator[str]:
+    yield from (f"- {escaped(changes.headline(stage))}" for stage in found.stages)
+
+
+def _movers(found: Comparison) -> Iterator[str]:
+    moved = [row for stage in found.stages for row in stage.changed()]
+    moved.sort(key=lambda row: -abs(row.contribution))
+    if not moved:
+        yield "No row is better or worse."
+        return
+    yield f"Largest movers, {min(len(moved), _MOST_ROWS)} of {len(moved)}:"
+    yield ""
+    yield from _table(("stage", "where", "verdict", "ms per step", "why"), [_mover(row) for row in moved[:_MOST_ROWS]])
+
+
+def _mover(row: Line) -> Sequence[object]:
+    return (row.stage, place(row), row.verdict, changes.signed_ms(row.contribution), row.reason)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows)

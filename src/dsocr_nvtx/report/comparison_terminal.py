@@ -1,0 +1,120 @@
+"""A comparison or a gate in a terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from dsocr_nvtx.compare.comparison import Comparison
+from dsocr_nvtx.compare.gate import Gate, Ruling
+from dsocr_nvtx.compare.lines import Line, place
+from dsocr_nvtx.report import changes, words
+from dsocr_nvtx.report.columns import Column, table
+
+_MOST_ROWS, _MOST_LAYERS = 15, 5
+
+
+def _told(line: Line) -> words.Record:
+    return {
+        "stage": line.stage, "where": place(line), "verdict": str(line.verdict), "reason": line.reason,
+        "steps": line.steps, "unit": line.unit, "change": changes.signed_ms(line.contribution),
+        **{name: changes.before_after(getattr(line, name)) for name in ("busy", "idle", "wall")},
+        **{f"{name}_change": changes.signed_percent(getattr(line, name).relative) for name in ("busy", "idle", "wall")},
+    }  # fmt: skip
+
+
+def _text(title: str, name: str, *, left: bool = False, wide: bool = False) -> Column:
+    return Column(title=title, text=lambda row: str(row[name]), left=left, wide=wide)
+
+
+_VERDICT = Column(
+    title="verdict",
+    text=lambda row: str(row["verdict"]),
+    style=lambda row: changes.COLOURS[str(row["verdict"])],
+    left=True,
+)
+_STAGES = (
+    _text("stage", "stage", left=True),
+    _VERDICT,
+    _text("per", "unit", left=True),
+    _text("compared", "steps"),
+    _text("wall", "wall"),
+    _text("busy", "busy", wide=True),
+    _text("", "busy_change"),
+    _text("idle", "idle", wide=True),
+    _text("", "idle_change"),
+)
+_ROWS = (
+    _text("stage", "stage", left=True),
+    _text("where", "where", left=True),
+    _VERDICT,
+    _text("adds", "change"),
+    _text("busy", "busy", wide=True),
+    _text("why", "reason", left=True),
+)
+
+
+def show_comparison(console: Console, found: Comparison) -> None:
+    """Print what to be wary of, a sentence and a line per stage, the rows that moved, and what verdicts rest on."""
+    _say(console, f"A: {found.a.where}\nB: {found.b.where}")
+    for line in [*found.warnings, *(note for stage in found.stages for note in stage.notes)]:
+        _say(console, f"note: {line}", "yellow")
+    for stage in found.stages:
+        _say(console, changes.headline(stage), changes.COLOURS[stage.total.verdict])
+    title = "Stages, A > B (times in ms per step or token; graph capture left out)"
+    console.print(table(console, title, _STAGES, [_told(stage.total) for stage in found.stages]))
+    _show_rows(console, found)
+    layers = sorted(changes.moved_layers(found), key=lambda one: -abs(one[1].contribution))
+    for where, layer in layers[:_MOST_LAYERS]:
+        _say(console, f"layer {where}: {layer.verdict}, {layer.reason}", changes.COLOURS[layer.verdict])
+    if len(layers) > _MOST_LAYERS:
+        _say(console, f"and {len(layers) - _MOST_LAYERS} layers more")
+    _say(console, f"\n{changes.counts_text(found)}\n{changes.LEGEND}\n{changes.limits_text(found)}", "dim")
+
+
+def _show_rows(console: Console, found: Comparison) -> None:
+    moved = [row for stage in found.stages for row in stage.changed()]
+    moved.sort(key=lambda row: -abs(row.contribution))
+    if not moved:
+        _say(console, "\nno row is better or worse")
+        return
+    title = f"Rows that moved, {min(len(moved), _MOST_ROWS)} of {len(moved)} (adds: ms to the stage's wall per step)"
+    console.print(table(console, title, _ROWS, [_told(row) for row in moved[:_MOST_ROWS]]))
+
+
+_RULES = (
+    _text("rule", "rule", left=True),
+    Column(
+        title="outcome",
+        text=lambda row: str(row["outcome"]),
+        style=lambda row: {"pass": "green", "fail": "red"}.get(str(row["outcome"]), "yellow"),
+        left=True,
+    ),
+    _text("baseline", "baseline"),
+    _text("now", "value"),
+    _text("measured (interval)", "measured"),
+    _text("why", "reason", left=True),
+)
+
+
+def show_gate(console: Console, found: Gate) -> None:
+    """Print the verdict of a gate and its rules."""
+    for line in found.comparison.warnings if _has_baseline(found.rulings) else ():
+        _say(console, f"note: {line}", "yellow")
+    _say(console, changes.outcome_text(found.outcome))
+    console.print(table(console, "Rules (times in ms per step)", _RULES, [_ruling(one) for one in found.rulings]))
+
+
+def _has_baseline(rulings: Sequence[Ruling]) -> bool:
+    return any(one.rule.relative for one in rulings)
+
+
+def _ruling(one: Ruling) -> words.Record:
+    return {
+        "rule": one.rule.text, "outcome": str(one.outcome), "baseline": changes.value_text(one, one.baseline),
+        "value": changes.value_text(one, one.value), "measured": changes.measured_text(one), "reason": one.reason,
+    }  # fmt: skip
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(words.printable(text), style=style), soft_wrap=True)

@@ -1,0 +1,85 @@
+"""A join's directory, opened again: its tables, its accounting, and the roofs they were held against."""
+
+import json
+from pathlib import Path
+
+import cattrs
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.accounting import Accounting
+from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.hardware import Ceilings
+from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
+
+REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
+
+
+@frozen(eq=False)
+class Opened:
+    """What `join` wrote into ``folder``: the roofline and its accounting; further tables are read when asked for."""
+
+    folder: Path
+    roofline: Roofline
+    accounting: Accounting
+    source: dict[str, str]
+
+    @property
+    def kernels(self) -> pa.Table:
+        """Every GPU operation."""
+        return joined_table(self.folder, "kernels")
+
+    @property
+    def ranges(self) -> pa.Table:
+        """Every hooked call."""
+        return joined_table(self.folder, "ranges")
+
+    def beside(self, name: str) -> pa.Table | None:
+        """Return a table that the run measured beside its ranges, None where the join was not given it."""
+        path = self.folder / f"{name}.arrow"
+        return read_table(path) if path.exists() else None
+
+
+def open_joined(folder: Path) -> Opened:
+    """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
+    accounting, source = _accounting(folder / "join.json")
+    rows, stages = joined_table(folder, "roofline"), joined_table(folder, "stages")
+    about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
+    try:
+        roofs = cattrs.structure(json.loads(about["ceilings"]), Ceilings)
+    except (KeyError, ValueError, cattrs.BaseValidationError) as cause:
+        raise Refused(folder / "roofline.arrow", "no roofs in its metadata", REMEDY) from cause
+    return Opened(folder, Roofline(rows, stages, roofs, about.get("level", "")), accounting, source)
+
+
+def _accounting(path: Path) -> tuple[Accounting, dict[str, str]]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cattrs.structure(told, Accounting), {str(k): str(v) for k, v in told["source"].items()}
+    except (FileNotFoundError, NotADirectoryError) as cause:
+        raise Refused(path.parent, "no join.json in it", REMEDY) from cause
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        cattrs.BaseValidationError,
+    ) as cause:
+        raise Refused(path, "not the accounting of a join", REMEDY) from cause
+
+
+def joined_table(folder: Path, name: str) -> pa.Table:
+    """Return a table of a join's directory; refuse one without a column that this version writes."""
+    path = folder / f"{name}.arrow"
+    table = read_table(path)
+    missing = [column for column in _SCHEMAS[name].names if column not in table.column_names]
+    if missing:
+        raise Refused(path, f"no column {missing[0]}", REMEDY)
+    return table
+
+
+_SCHEMAS = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}

@@ -1,0 +1,48 @@
+"""The time budget: every nanosecond of the devices' wall time in one part, from what the roofs need to what is lost.
+
+Per row of the roofline table: ``roofline``, the least time its work needs, as far as it was busy that long;
+``tax``, its tax kernels (`dsocr_nvtx.roofline.tax`), as far as they are more than that; ``inefficiency``, what is left
+of its busy time; idle time by cause. Outside of rows: ``unattributed``, operations that no hooked call owns;
+``idle_none``, idle time outside every range. The parts add up to the wall time, without remainder.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from dsocr_nvtx.join.accounting import Accounting
+
+PARTS = ("roofline", "inefficiency", "tax", "idle_host", "idle_launch", "idle_sync", "idle_memory")
+"""Parts of a row's wall time."""
+OUTSIDE = ("unattributed", "idle_none")
+"""Parts of a device's wall time that no row has."""
+
+
+def row_budget(row: Mapping[str, object]) -> dict[str, int]:
+    """Return the parts of one row of a ROOFLINE table, in ns; they add up to its ``wall_ns``."""
+    busy, tax, floor = (_ns(row, name) for name in ("busy_owned_ns", "tax_ns", "roofline_ns"))
+    roof = min(floor, busy)
+    taxed = min(tax, busy - roof)
+    idle = {f"idle_{cause}": _ns(row, f"idle_{cause}_ns") for cause in ("host", "launch", "sync", "memory")}
+    return {"roofline": roof, "inefficiency": busy - roof - taxed, "tax": taxed, **idle}
+
+
+def budget(rows: Iterable[Mapping[str, object]]) -> dict[str, int]:
+    """Return the parts of several rows together."""
+    total = dict.fromkeys(PARTS, 0)
+    for row in rows:
+        for part, ns in row_budget(row).items():
+            total[part] += ns
+    return total
+
+
+def outside(rows: Iterable[Mapping[str, object]], accounting: Accounting) -> dict[str, int]:
+    """Return what of the devices' wall time is in no row: busy without an owner, and idle outside every range."""
+    owned = sum(_ns(row, "busy_owned_ns") for row in rows)
+    busy = sum(device.busy_ns for device in accounting.devices)
+    return {"unattributed": busy - owned, "idle_none": sum(d.idle_ns.get("none", 0) for d in accounting.devices)}
+
+
+def _ns(row: Mapping[str, object], name: str) -> int:
+    value = row[name]
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is no whole number: {value!r}")
+    return value

@@ -1,0 +1,92 @@
+"""What stands behind a row: its kernels by name, and a stage's steps one after another."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from attrs import frozen
+
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.roofline.own import rows_of_events
+
+ROW_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
+"""What tells the rows of a ROOFLINE table apart; the first three, those of a STAGES table."""
+
+
+@frozen
+class KernelShare:
+    """The GPU operations of one name in a row: how many, and how long they were busy."""
+
+    row: int
+    name: str
+    kind: str
+    operations: int
+    ns: int
+
+
+@frozen
+class Steps:
+    """The steps of one stage, in order: own times summed over their calls; ``kv_len`` is the longest in each."""
+
+    stage: str
+    step: Ints
+    kv_len: Ints
+    busy_ns: Ints
+    idle_ns: Ints
+
+
+def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table, most: int) -> list[KernelShare]:
+    """Return, per row of a ROOFLINE table, its ``most`` longest kernels by name, longest first."""
+    row_of_range = rows_of(rows, ranges)
+    mine = np.flatnonzero(known(kernels, "event_id"))
+    call = rows_of_events(ranges, *(numbers(kernels, name)[mine] for name in ("pid", "event_id")))
+    row = np.where(call >= 0, row_of_range[call], -1)
+    (name, names), (kind, kinds) = coded(kernels, "name"), coded(kernels, "class")
+    group, first = groups(row, name[mine])
+    ns = np.bincount(group, numbers(kernels, "busy_owned_ns")[mine], len(first)).astype(np.int64)
+    count = np.bincount(group, minlength=len(first))
+    order = np.lexsort((first, -ns, row[first]))
+    rank = np.arange(len(order)) - np.searchsorted(row[first][order], row[first][order])
+    return [
+        KernelShare(
+            int(row[first[g]]), names[name[mine[first[g]]]], kinds[kind[mine[first[g]]]], int(count[g]), int(ns[g])
+        )
+        for g in order[rank < most]
+        if row[first[g]] >= 0
+    ]
+
+
+def stage_steps(ranges: pa.Table, stage: str) -> Steps:
+    """Return the steps of a stage of a MEASURED table; calls that were captured into a CUDA graph ran nothing."""
+    code, words = coded(ranges, "stage")
+    mine = np.flatnonzero(code == words.index(stage)) if stage in words else np.array([], np.int64)
+    group, first = groups(numbers(ranges, "step")[mine])
+    kv_len = np.zeros(len(first), np.int64)
+    np.maximum.at(kv_len, group, numbers(ranges, "kv_len")[mine])
+    busy, idle = (
+        np.bincount(group, numbers(ranges, name)[mine], len(first)).astype(np.int64)
+        for name in ("busy_owned_ns", "idle_owned_ns")
+    )
+    return Steps(stage, numbers(ranges, "step")[mine[first]], kv_len, busy, idle)
+
+
+def rows_of(rows: pa.Table, ranges: pa.Table, keys: Sequence[str] = ROW_KEYS) -> Ints:
+    """Return the row of a ROOFLINE table that each call of a MEASURED table is in, or -1.
+
+    With the first three of the keys, that of a STAGES table.
+    """
+    together = [_together(rows, ranges, name) for name in keys]
+    key, _ = groups(*together)
+    place = np.full(int(key.max(initial=-1)) + 1, -1, np.int64)
+    place[key[: len(rows)]] = np.arange(len(rows))
+    return np.asarray(place[key[len(rows) :]], np.int64)
+
+
+def _together(rows: pa.Table, ranges: pa.Table, name: str) -> Ints:
+    """Return one column of both tables as numbers: codes of one dictionary where it is text, -1 for null."""
+    if not pa.types.is_dictionary(rows.schema.field(name).type):
+        return np.concatenate([np.where(known(t, name), numbers(t, name), -1) for t in (rows, ranges)])
+    (one, words), (two, more) = coded(rows, name), coded(ranges, name)
+    code = {word: at for at, word in enumerate(words)}
+    recode = np.array([code.get(word, -1) for word in more] or [-1], np.int64)
+    return np.concatenate([one, recode[two]])

@@ -1,0 +1,1 @@
+"""Tests of the compare room: known differences, rates of right and wrong verdicts, and laws that must hold."""

@@ -1,0 +1,198 @@
+"""Gates: every way a rule can end, what a rule may say, and what is refused."""
+
+import math
+
+import pytest
+
+from dsocr_nvtx.compare.gate import EXIT_CODES, Outcome, gate, gate_table
+from dsocr_nvtx.compare.outs import Out
+from dsocr_nvtx.compare.rules import Operator, parse_rule
+from dsocr_nvtx.errors import Refused, UsageError
+from tests.builders.runs import call, model_call, noisy_run, out_of
+from tests.builders.tables import Row
+
+
+def steady(busy: int, idle: int = 0, *, steps: int = 10, layers: int = 1) -> Out:
+    """Return a run of equal steps of one token."""
+    calls: list[Row] = []
+    for step in range(steps):
+        calls.append(model_call(step, kv_len=100 + step))
+        calls += [call(busy, idle, step=step, layer=layer) for layer in range(layers)]
+    return out_of(calls)
+
+
+def outcome(rule: str, now: Out, baseline: Out | None = None) -> Outcome:
+    """Return the outcome of one rule."""
+    return gate(now, baseline, [parse_rule(rule)]).outcome
+
+
+@pytest.mark.parametrize(
+    ("rule", "now", "expected"),
+    [
+        ("decode.busy_ns<=+3%", 100_000, Outcome.PASS),
+        ("decode.busy_ns<=+3%", 103_000, Outcome.INCONCLUSIVE),
+        ("decode.busy_ns<=+3%", 110_000, Outcome.FAIL),
+        ("decode.busy_ns<=-3%", 90_000, Outcome.PASS),
+        ("decode.busy_ns<=-3%", 100_000, Outcome.FAIL),
+        ("decode.mlp.busy_ns<=+3%", 110_000, Outcome.FAIL),
+        ("decode.decoder.mlp.0.busy_ns<=+3%", 110_000, Outcome.FAIL),
+        ("decode.0.busy_ns<=+3%", 100_000, Outcome.PASS),
+        ("decode.busy_ns>=+3%", 110_000, Outcome.PASS),
+        ("decode.efficiency>=-3%", 110_000, Outcome.FAIL),
+        ("decode.launches<=+0%", 110_000, Outcome.PASS),
+        ("decode.busy_ns<=105us", 100_000, Outcome.PASS),
+        ("decode.busy_ns<=0.1005ms", 100_000, Outcome.INCONCLUSIVE),
+        ("decode.busy_ns<=95us", 100_000, Outcome.FAIL),
+        ("decode.launches<1.5", 100_000, Outcome.PASS),
+        ("decode.mfu>=0.4", 100_000, Outcome.PASS),
+        ("decode.mbu>0.4", 100_000, Outcome.FAIL),
+    ],
+)
+def test_a_rule_passes_or_fails_only_where_both_ends_of_the_interval_agree(rule: str, now: int, expected: str) -> None:
+    assert outcome(rule, steady(now), steady(100_000)) == expected
+
+
+def test_tokens_per_second_and_efficiency_are_over_typical_steps() -> None:
+    found = gate(
+        steady(50_000, 50_000), None, [parse_rule("decode.tokens_per_s>=1"), parse_rule("decode.efficiency>0")]
+    )
+    rate, efficiency = found.rulings
+    assert rate.unit == "tokens/s"
+    assert rate.value == pytest.approx(10_000)
+    # Two rows of 1000 ns at the roof over ten steps, against 50 us busy a step.
+    assert efficiency.value == pytest.approx(200 / 50_000)
+
+
+@pytest.mark.parametrize("metric", ["tokens_per_s", "efficiency", "mfu", "mbu", "launches"])
+@pytest.mark.parametrize("bound", [">=0", ">=-50%"])
+def test_every_interval_holds_what_was_measured(metric: str, bound: str) -> None:
+    [ruling] = gate(noisy_run(2), noisy_run(1), [parse_rule(f"decode.{metric}{bound}")]).rulings
+    assert ruling.low <= ruling.measured <= ruling.high
+
+
+def test_a_run_against_itself_keeps_every_rule_of_no_change() -> None:
+    run = noisy_run(3)
+    rules = ["decode.busy_ns<=+0%", "decode.wall_ns<=+0%", "decode.tokens_per_s>=-0%", "decode.idle_host_ns<=0%"]
+    assert gate(run, run, [parse_rule(rule) for rule in rules]).outcome == Outcome.PASS
+
+
+def test_idle_time_of_a_host_is_too_noisy_for_a_narrow_rule_but_not_for_a_wide_one() -> None:
+    a, b = noisy_run(1), noisy_run(2)
+    assert outcome("decode.wall_ns<=+3%", b, a) == Outcome.INCONCLUSIVE
+    assert outcome("decode.busy_ns<=+4%", b, a) == Outcome.PASS
+    assert outcome("decode.wall_ns<=-50%", noisy_run(2, host=0.01), a) == Outcome.PASS
+
+
+def test_one_slow_layer_fails_its_rule_by_its_peers() -> None:
+    """Alone, 5 % of a small row is what addresses can do; eleven peers that stood still say it is not that."""
+    a, b = noisy_run(1), noisy_run(2, slow={4: 1.08})
+    assert outcome("decode.experts.4.busy_ns<=+3%", b, a) == Outcome.FAIL
+    assert outcome("decode.4.busy_ns<=+3%", b, a) == Outcome.FAIL
+
+
+def test_failure_wins_over_inconclusive_and_that_over_pass() -> None:
+    rules = [parse_rule(f"decode.busy_ns<={bound}us") for bound in (200, 100, 50)]
+    run = steady(100_000)
+    assert gate(run, None, rules[:1]).outcome == Outcome.PASS
+    assert gate(run, None, rules[:2]).outcome == Outcome.INCONCLUSIVE
+    assert gate(run, None, rules).outcome == Outcome.FAIL
+    assert [EXIT_CODES[one] for one in (Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE)] == [0, 1, 4]
+
+
+def test_unlike_work_is_inconclusive() -> None:
+    def run(batch: int) -> Out:
+        return out_of([call(100_000, step=step, batch=batch) for step in range(10)])
+
+    found = gate(run(16), run(1), [parse_rule("decode.busy_ns<=+3%")])
+    assert (found.outcome, found.rulings[0].reason) == (Outcome.INCONCLUSIVE, "shapes differ: 1x1 against 16x1")
+
+
+def test_a_stage_that_is_gone_keeps_no_rule() -> None:
+    gone = out_of([call(1000, stage="prefill")])
+    assert outcome("decode.busy_ns<=+3%", gone, steady(1000)) == Outcome.INCONCLUSIVE
+
+
+def test_a_baseline_without_such_time_is_inconclusive_and_none_in_either_is_no_change() -> None:
+    assert outcome("decode.idle_ns<=+3%", steady(100, 10_000_000), steady(100)) == Outcome.INCONCLUSIVE
+    assert outcome("decode.idle_ns<=+3%", steady(100), steady(100)) == Outcome.PASS
+
+
+def test_a_rule_without_rows_or_stage_is_refused_and_says_what_there_is() -> None:
+    with pytest.raises(Refused, match=r"no row of rule 'decode.experts.busy_ns<=1ms'; modules and kinds .*mlp"):
+        outcome("decode.experts.busy_ns<=1ms", steady(1))
+    with pytest.raises(Refused, match="no stage vision"):
+        outcome("vision.busy_ns<=1ms", steady(1))
+
+
+def test_a_change_needs_a_baseline_and_a_gate_a_rule() -> None:
+    with pytest.raises(UsageError, match="--baseline"):
+        outcome("decode.busy_ns<=+3%", steady(1))
+    with pytest.raises(UsageError, match="no rule"):
+        gate(steady(1), None, [])
+
+
+def test_what_has_no_limit_is_null_in_the_table() -> None:
+    found = gate(steady(100, 10_000_000), steady(100), [parse_rule("decode.idle_ns<=+3%")])
+    [row] = gate_table(found).to_pylist()
+    assert (row["measured"], row["low"], row["high"]) == (None, None, None)
+    assert row["reason"] == "the baseline took no such time"
+
+
+def test_the_table_has_a_row_per_rule() -> None:
+    found = gate(
+        steady(100_000), steady(100_000), [parse_rule("decode.busy_ns<=+3%"), parse_rule("decode.wall_ns<=1s")]
+    )
+    table = gate_table(found)
+    assert table["outcome"].to_pylist() == ["pass", "pass"]
+    assert table["baseline"].to_pylist() == [100_000, None]
+    assert table.schema.metadata[b"outcome"] == b"pass"
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "operator", "bound", "relative"),
+    [
+        ("decode.busy_ns<=+3%", "busy_ns", Operator.AT_MOST, 0.03, True),
+        (" decode.busy_ns <= 3 % ", "busy_ns", Operator.AT_MOST, 0.03, True),
+        ("decode.wall_ns<15ms", "wall_ns", Operator.BELOW, 15e6, False),
+        ("prefill.idle_host_ns<=.5us", "idle_host_ns", Operator.AT_MOST, 500, False),
+        ("vision.efficiency>=0.4", "efficiency", Operator.AT_LEAST, 0.4, False),
+        ("decode.tokens_per_s>-2.5%", "tokens_per_s", Operator.ABOVE, -0.025, True),
+    ],
+)
+def test_rules_are_read(text: str, metric: str, operator: Operator, bound: float, relative: bool) -> None:
+    rule = parse_rule(text)
+    assert (rule.metric, rule.operator, rule.relative) == (metric, operator, relative)
+    assert math.isclose(rule.bound, bound)
+
+
+def test_a_rule_may_name_module_kind_and_layer() -> None:
+    rule = parse_rule("decode.decoder.experts.11.busy_ns<=1us")
+    assert (rule.stage, rule.words, rule.layer) == ("decode", ("decoder", "experts"), 11)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not STAGE"),
+        ("decode.busy_ns", "not STAGE"),
+        ("decode.busy_ns<=", "not STAGE"),
+        ("decode.busy_ns<=fast", "not STAGE"),
+        ("decode.busy_ns=3%", "not STAGE"),
+        ("encode.busy_ns<=3%", "no stage"),
+        ("decode<=3%", "is no"),
+        ("decode.speed<=3%", "no metric"),
+        ("decode.busy_ns<=3", "needs a unit"),
+        ("decode.busy_ns<=3min", "needs a unit"),
+        ("decode.efficiency>=3ms", "has no unit"),
+        ("decode.experts.mfu>=1", "one of a stage"),
+        ("decode.1.2.busy_ns<=3%", "at most"),
+        ("decode.a.b.c.busy_ns<=3%", "at most"),
+        ("decode..busy_ns<=3%", "at most"),
+        ("decode.busy_ns<=3%; import os", "not STAGE"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_a_usage_error_that_quotes_it(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        parse_rule(text)
+    assert repr(text) in str(caught.value)
+    assert caught.value.exit_code == 2

@@ -1,0 +1,92 @@
+"""The shell scripts around nsys: which commands they run, seen by stand-ins for nsys and torchrun."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "nsys_scripts"
+FLAGS = ["--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", "--cuda-graph-trace=node", "--cuda-event-trace=false"]
+TORCHRUN = ["torchrun", "--standalone", "--nproc-per-node=2", "--no-python"]
+RANGE = ["--capture-range=cudaProfilerApi", "--capture-range-end=stop"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a `nsys` and a `torchrun` that print their command line, one word a line."""
+    for name in ("nsys", "torchrun"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with the stand-ins on the PATH."""
+    found = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": "py"}
+    command = ["bash", str(SCRIPTS / script), *words]
+    return subprocess.run(command, env=found, capture_output=True, text=True, check=False, timeout=60)
+
+
+def words(folder: Path, script: str, *arguments: str) -> list[str]:
+    """Return the words of the command that a script runs."""
+    done = run(folder, script, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_profile_runs_the_package_with_its_flags(folder: Path) -> None:
+    assert words(folder, "profile.sh", "-o", "r", "--batch", "2") == [
+        "nsys", "profile", *FLAGS, "--output=r", "py", "-m", "dsocr_nvtx.run", "--batch", "2",
+    ]  # fmt: skip
+
+
+def test_a_report_per_rank_is_named_by_the_rank_inside_torchrun(folder: Path) -> None:
+    ran = words(folder, "profile_ranks.sh", "-n", "2", "-o", "r", "./train.sh", "x y")
+    assert ran == [*TORCHRUN, "nsys", "profile", *FLAGS, "--output=r.%q{RANK}", "./train.sh", "x y"]
+
+
+def test_one_report_for_all_ranks_is_recorded_around_torchrun(folder: Path) -> None:
+    ran = words(folder, "profile_ranks.sh", "-n", "2", "--one", "--range", "./train.sh")
+    assert ran == ["nsys", "profile", *FLAGS, *RANGE, "--output=report", *TORCHRUN, "./train.sh"]
+
+
+def test_without_a_command_each_rank_runs_the_package_on_its_own_gpu(folder: Path) -> None:
+    ran = words(folder, "profile_ranks.sh", "-n", "2", "--range", "--batch", "2")
+    at = ran.index("sh")
+    (folder / "py").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (folder / "py").chmod(0o755)
+    found = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "RANK": "5", "LOCAL_RANK": "1"}
+    rank = subprocess.run(ran[at:], env=found, capture_output=True, text=True, check=True, timeout=60)
+    assert rank.stdout.split() == [
+        "-m", "dsocr_nvtx.run", "--device", "cuda:1", "--out", "run.5", "--batch", "2", "--capture-range",
+    ]  # fmt: skip
+
+
+def test_a_number_of_ranks_is_asked_for(folder: Path) -> None:
+    done = run(folder, "profile_ranks.sh", "./train.sh")
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage:")
+
+
+def test_an_export_has_the_payloads_and_keeps_what_is_there(folder: Path) -> None:
+    ran = words(folder, "export.sh", "a b.nsys-rep")
+    assert ran == ["nsys", "export", "--type=sqlite", "--include-blobs=true", "--force-overwrite=false", "a b.nsys-rep"]
+    ran = words(folder, "export.sh", "--type", "arrowdir", "--force", "-o", "out", "r.nsys-rep")
+    assert ran[2:] == [
+        "--type=arrowdir",
+        "--include-blobs=true",
+        "--force-overwrite=true",
+        "--output=out",
+        "r.nsys-rep",
+    ]
+    assert run(folder, "export.sh").returncode == 2
+
+
+def test_the_scripts_are_clean() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("needs shellcheck")
+    files = sorted(map(str, SCRIPTS.glob("*.sh")))
+    done = subprocess.run(["shellcheck", *files], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout

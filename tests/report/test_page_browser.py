@@ -1,0 +1,158 @@
+"""The review page in headless Chromium: hover, click, filter, sort, keyboard, dark, print; no error, no request."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from dsocr_nvtx.report.opened import open_joined
+from dsocr_nvtx.report.page import review_page
+from dsocr_nvtx.schema.files import read_table
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+Opens = Callable[[Path], "Page"]
+
+
+@pytest.fixture
+def opens(browser: "Browser", written: Callable[[str], Path]) -> Iterator[Opens]:
+    """Return what opens the page of a join; afterwards nothing may have been asked for or complained about."""
+    heard: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+
+    def open_page(out: Path) -> "Page":
+        path = written(review_page(open_joined(out)))
+        page = context.new_page()
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: None if request.url == path.as_uri() else heard.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    context.close()
+    assert not heard
+
+
+def _shown(page: "Page") -> int:
+    return int(page.locator("#table tbody tr:visible").count())
+
+
+def test_hovering_a_mark_shows_its_figures(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    mark = page.locator("#plot .points a").first
+    mark.locator("path").dispatch_event("mouseover")
+    tip = page.locator("#tip")
+    assert tip.is_visible()
+    row = read_table(demo_out / "roofline.arrow").to_pylist()[int(mark.get_attribute("data-row") or "")]
+    assert f"wall {row['wall_ns'] / 1e6:,.2f} ms" in tip.inner_text()
+    mark.locator("path").dispatch_event("mouseout")
+    assert tip.is_hidden()
+
+
+def test_clicking_a_mark_opens_its_rows_and_kernels(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    mark = page.locator("#plot .points a").first
+    before = _shown(page)
+    mark.dispatch_event("click")
+    assert page.locator("#chosen").is_visible()
+    row = read_table(demo_out / "roofline.arrow").to_pylist()[int(mark.get_attribute("data-row") or "")]
+    assert page.locator("#h-chosen").inner_text().startswith(f"{row['stage']} {row['module']}")
+    assert page.locator("#kernels tbody tr").count() > 0
+    assert 0 < _shown(page) < before
+    page.locator("#clear").click()
+    assert _shown(page) == before
+    assert page.locator("#chosen").is_hidden()
+
+
+def test_filters_reach_chart_and_table_alike_and_the_sum_is_theirs(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    rows = read_table(demo_out / "roofline.arrow").to_pylist()
+    page.locator("input[data-stage=vision]").uncheck()
+    page.locator("#search").fill("experts")
+    mine = [row for row in rows if row["stage"] != "vision" and "experts" in f"{row['module']} {row['kind']}"]
+    assert _shown(page) == len(mine)
+    assert int(page.locator("#count").get_attribute("data-wall-ns") or "") == sum(row["wall_ns"] for row in mine)
+    drawn = page.locator("#plot .points a:not(.off)")
+    assert {rows[int(number)]["kind"] for number in drawn.evaluate_all("all => all.map(a => a.dataset.row)")} == {
+        "experts", "shared_experts",
+    }  # fmt: skip
+    page.locator("input[data-bound=host]").uncheck()
+    assert _shown(page) == sum(row["bound"] != "host" for row in mine)
+
+
+def test_headings_sort_both_ways(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    cells = "rows => rows.map(row => Number(row.cells[6].textContent.replaceAll(',', '')))"
+    heading = page.locator("#table thead button", has_text="busy")
+    for expected in ("descending", "ascending"):
+        heading.click()
+        assert page.locator("#table thead th", has_text="busy").get_attribute("aria-sort") == expected
+        values = page.locator("#table tbody tr").evaluate_all(cells)
+        assert values == sorted(values, reverse=expected == "descending")
+    assert values[0] < values[-1]
+
+
+def test_the_keyboard_reaches_everything(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    first = page.locator("#plot .points a").first
+    first.focus()
+    assert page.locator("#tip").is_visible()
+    page.keyboard.press("ArrowRight")
+    second = page.evaluate("document.activeElement.dataset.row")
+    assert second != first.get_attribute("data-row")
+    assert page.locator("#plot .points a[tabindex='0']").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+    page.keyboard.press("Enter")
+    assert page.locator("#chosen").is_visible()
+    assert page.evaluate("document.activeElement.id") == "chosen"
+    cell = page.locator(".heat button:visible").first
+    cell.focus()
+    page.keyboard.press("Enter")
+    assert _shown(page) == len((cell.get_attribute("data-rows") or "").split())
+
+
+def test_light_and_dark(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(paper)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(paper) != light
+    page.locator("#theme").click()
+    assert page.evaluate(paper) == light
+
+
+def test_print_leaves_out_what_paper_cannot_do(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden()
+    assert page.locator(".filters").is_hidden()
+    assert page.locator("#verdict").is_visible()
+    assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_hostile_names_run_nothing_and_are_read_as_text(opens: Opens, hostile_out: Path) -> None:
+    page = opens(hostile_out)
+    assert page.evaluate("window.broken") is None
+    for button in page.locator("#table .open").all()[:12]:
+        button.click()
+    assert page.evaluate("window.broken") is None
+    assert page.evaluate("document.images.length") == 0
+    assert "<script>window.broken" in page.locator("h1").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(opens: Opens, demo_out: Path, scheme: Literal["light", "dark"]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = opens(demo_out)
+    page.emulate_media(color_scheme=scheme)
+    page.locator("#plot .points a").first.dispatch_event("click")
+    found = axe.Axe().run(page).response["violations"]
+    grave = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+    assert not grave

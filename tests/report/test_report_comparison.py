@@ -1,0 +1,125 @@
+"""Comparisons and gates as people read them: names are text, sums are those of the tables, nothing is fetched."""
+
+import re
+from html.parser import HTMLParser
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from dsocr_nvtx.compare.comparison import Comparison, compare
+from dsocr_nvtx.compare.gate import gate
+from dsocr_nvtx.compare.rules import parse_rule
+from dsocr_nvtx.report.changes import headline
+from dsocr_nvtx.report.comparison_markdown import comparison_markdown, escaped, gate_markdown
+from dsocr_nvtx.report.comparison_page import comparison_page
+from dsocr_nvtx.report.comparison_terminal import show_comparison, show_gate
+from tests.builders.runs import call, out_of
+
+HOSTILE = "<script>alert(1)</script>|`x`\n# **b** [l](javascript:1) &amp; \x1b[31m {{ 7*7 }}"
+
+
+def hostile() -> Comparison:
+    """Return a comparison in which every name is hostile."""
+    a, b = (
+        out_of(
+            [call(busy, 900_000, step=step, kind=HOSTILE, module=HOSTILE) for step in range(10)],
+            where=HOSTILE,
+            about={"device": HOSTILE + where},
+        )
+        for busy, where in ((100_000, "A"), (120_000, "B"))
+    )
+    return compare(a, b)
+
+
+class Tags(HTMLParser):
+    """The tags of a page and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep a tag; none may fetch anything."""
+        self.tags.append(tag)
+        assert not {"src", "href", "onload", "onclick"} & {name for name, value in attrs if value != "data:,"}
+
+    def handle_data(self, data: str) -> None:
+        """Keep text."""
+        self.text += data
+
+
+def test_the_page_shows_hostile_names_as_text_and_fetches_nothing() -> None:
+    page = comparison_page(hostile())
+    found = Tags(page)
+    assert "script" not in found.tags
+    assert "<script>alert(1)</script>" in found.text
+    assert "{{ 7*7 }}" in found.text
+    assert "//" not in page.replace("<!DOCTYPE", "")
+
+
+def test_the_page_has_a_language_headings_in_order_and_header_cells() -> None:
+    page = comparison_page(hostile())
+    assert '<html lang="en">' in page
+    assert [int(level) for level in re.findall(r"<h(\d)", page)] == [1, 2, 2, 2]
+    assert page.count("<caption>") == page.count("<table>")
+    assert 'scope="col"' in page
+
+
+def test_markdown_cells_stay_cells_and_no_name_is_markup() -> None:
+    text = comparison_markdown(hostile())
+    assert "<" not in text.replace("&#", "")
+    assert "`" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows}) == 1
+    assert "\x1b" not in text
+    assert "javascript" in text
+    assert "](" not in text
+
+
+def test_escaped_text_is_one_line_and_plain_names_stay_readable() -> None:
+    assert escaped("decoder.3 shared-experts +5.1%") == "decoder.3 shared-experts +5.1%"
+    assert escaped("a|b\nc<d>") == "a&#124;b&#10;c&#60;d&#62;"
+
+
+def shown(found: Comparison, width: int = 160) -> str:
+    """Return what a terminal of a width shows."""
+    text = StringIO()
+    show_comparison(Console(file=text, width=width, force_terminal=False), found)
+    return text.getvalue()
+
+
+def test_the_terminal_says_what_moved_and_no_name_moves_its_cursor() -> None:
+    text = shown(hostile())
+    assert "decode is worse: busy +20.0%" in text
+    assert "\x1b" not in text
+    assert "1 rows: 0 better, 1 worse, 0 same, 0 inconclusive" in text
+    assert "note: devices differ" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_width_shows_the_verdict(width: int) -> None:
+    assert "worse" in shown(hostile(), width)
+
+
+def test_a_headline_names_the_largest_cause() -> None:
+    eager = out_of([call(50_000, 4_000_000, step=step) for step in range(10)])
+    graph = out_of([call(52_000, 0, step=step, origin="replayed") for step in range(10)])
+    [stage] = compare(eager, graph).stages
+    assert "most of it idle in host code (-4.000)" in headline(stage)
+    [same] = compare(eager, eager).stages
+    assert headline(same) == "decode is the same, noise counted; wall time is equal"
+
+
+def test_a_gate_is_shown_with_its_intervals() -> None:
+    a, b = (out_of([call(busy, step=step) for step in range(10)]) for busy in (100_000, 110_000))
+    found = gate(b, a, [parse_rule("decode.busy_ns<=+3%"), parse_rule("decode.wall_ns<=1s")])
+    text = gate_markdown(found)
+    assert text.startswith("### The gate does not hold")
+    assert "| fail | 0.100 ms | 0.110 ms | +10.0% (+8.8% to +11.2%) |" in text
+    assert "| decode | decoder.0 mlp | worse | +0.010 | busy +10.0% |" in text
+    out = StringIO()
+    show_gate(Console(file=out, width=160), found)
+    assert "+10.0% (+8.8% to +11.2%)" in out.getvalue()
