@@ -100,7 +100,7 @@ def arguments(folder: Path, name: str) -> list[str]:
         words = words[2:]
     if "PAGES" in words:
         words.remove("PAGES")
-        words += different_pages(folder / "pages", PAGES)
+        words += ["--batch", str(PAGES), *different_pages(folder / "pages", PAGES)]
     return words
 
 

@@ -14,7 +14,7 @@ import dsocr_nvtx
 
 ROOT = Path(dsocr_nvtx.__file__).parent
 CAPTURE = ("cli", "run", "hooks", "analytic", "measure", "schema", "errors")
-ANALYSIS = ("cli", "notebook", "report", "compare", "roofline", "join", "ingest", "schema", "errors")
+ANALYSIS = ("cli", "notebook", "report", "compare", "fleet", "roofline", "join", "ingest", "schema", "errors")
 DEMO = ("cli", "demo", "schema", "errors")
 """The capture that ships with the package: data for the command line, and the script that reduced it."""
 OFFERED = {"hooks", "notebook", "join", "roofline"}

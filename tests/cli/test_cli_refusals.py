@@ -5,6 +5,7 @@ import lzma
 import shutil
 import sqlite3
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -284,7 +285,7 @@ def test_a_disk_that_refuses_is_one_line_too(dsocr: Commands, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "kernels.arrow")
 
-    monkeypatch.setattr("dsocr_nvtx.cli.join.write_table", full)
+    monkeypatch.setattr(import_module("dsocr_nvtx.roofline.joined"), "write_table", full)
     assert refused(dsocr, tmp_path, "join", report) == "kernels.arrow: No space left on device"
 
 

@@ -143,3 +143,13 @@ def test_nothing_at_all_is_still_a_page() -> None:
     text = page(points([]), accounts=nothing)
     assert "Stages" in text
     assert "The 0 rows that lose most" in text
+
+
+def test_rows_of_several_processes_say_whose_they_are() -> None:
+    rows = [timed(0, 30 * MS, 10 * MS, pid=71, rank=1), timed(0, 20 * MS, 10 * MS, pid=72, rank=0)]
+    text = page(points(rows))
+    assert [row["rank"] for row in table(text, "Stages (times in ms)")] == ["1", "0"]
+    assert "rank 1: decode is" in text
+    nameless = page(points([timed(0, 30 * MS, pid=71), timed(0, 20 * MS, pid=72)]))
+    assert "pid 71: decode is" in nameless
+    assert "rank" not in page(points(rows[:1]))

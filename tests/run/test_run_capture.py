@@ -174,7 +174,7 @@ def test_the_element_type_follows_the_device() -> None:
     [
         evolve(TINY, capture_range=True),
         evolve(TINY, checkpoint=Path("x")),
-        evolve(TINY, pages=("a.png", "b.png"), batch=3),
+        evolve(TINY, pages=("a.png", "b.png"), calibrate=True),
         evolve(TINY, tiles=(2, 3)),
         evolve(TINY, prompt="Free OCR."),
     ],

@@ -99,17 +99,48 @@ def project_command(
 
 @app.command("join")
 def join_command(
-    report: Annotated[Path, typer.Argument(help=".sqlite export or .nsys-rep of Nsight Systems.")],
-    run: Annotated[Path | None, typer.Option(help="The run's directory: checked against the report.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: the report's name with .dsocr")] = None,
+    reports: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="REPORT...", help=".sqlite export or .nsys-rep of Nsight Systems; several, or a quoted pattern."
+        ),
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(help="The run's directory: checked against the report. Of several: the one of all ranks."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Default: the report's name with .dsocr; several need it.")
+    ] = None,
     hardware: Hardware = None,
     ceilings: CeilingsFile = None,
     force: Force = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Several: processes at once.", show_default="one a core")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Several: on this Dask cluster, whose workers see the same files."),
+    ] = None,
 ) -> None:
-    """Join a report into tables of every kernel, call, layer and stage, and say what binds each stage."""
+    """Join a report into tables of every kernel, call, layer and stage, and say what binds each stage.
+
+    Several reports become one data set in --out, TABLE/report=NAME/part.parquet, with merged tables that say which rank
+    is slowest and why. Calling it again joins only what is new or has changed. A report that cannot be joined is listed
+    and the rest goes on; the exit code is 3 only if none could be.
+    """
+    from dsocr_nvtx.cli.fleet import is_fleet, join_reports
     from dsocr_nvtx.cli.join import join_report
 
-    join_report(report, run=run, out=out, hardware=hardware, ceilings=ceilings, force=force)
+    if is_fleet(reports):
+        if out is None:
+            raise typer.BadParameter("several reports need -o DIRECTORY")
+        join_reports(
+            reports, run=run, out=out, hardware=hardware, ceilings=ceilings, force=force, workers=workers,
+            scheduler=scheduler,
+        )  # fmt: skip
+    else:
+        join_report(reports[0], run=run, out=out, hardware=hardware, ceilings=ceilings, force=force)
 
 
 @app.command("ladder")

@@ -1,10 +1,11 @@
 """The join: a trace in, the joined tables and their accounting out."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
+from attrs import field, frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Trace
@@ -17,21 +18,24 @@ from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.measure import Measured, measure
 from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.ranks import identities
 from dsocr_nvtx.join.replays import Ranges, captured_ranges, replay
 from dsocr_nvtx.join.tables import kernel_table, measured_table
+from dsocr_nvtx.schema.ranks import Rank
 
 
 @frozen(kw_only=True, eq=False)
 class Joined:
-    """KERNELS, MEASURED and the accounting of one trace."""
+    """KERNELS, MEASURED and the accounting of one trace, and the ranks that it tells of, by process id."""
 
     kernels: pa.Table
     ranges: pa.Table
     accounting: Accounting
+    ranks: Mapping[int, Rank] = field(factory=dict)
 
 
-def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
-    """Join one trace. ``where`` names it in errors.
+def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = None) -> Joined:
+    """Join one trace. ``where`` names it in errors, ``told`` is the rank that its run directory states.
 
     Refused: a trace without ranges of ours, or, where ranges must be ``priced``, one in which none has a cost. The
     sums are checked before anything is returned: attributed + unattributed = total, and owned busy + owned idle = wall,
@@ -40,17 +44,20 @@ def join(trace: Trace, where: str, *, priced: bool = True) -> Joined:
     if not len(trace.nvtx):
         remedy = "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
+    who = identities(trace, where, told)
     every, found, measured = _measured(trace, where, priced=priced)
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     with ThreadPoolExecutor(1) as aside:
-        tabling = aside.submit(kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges)
+        tabling = aside.submit(
+            kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges, who
+        )
         weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
-        table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin)
+        table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin, who)
         kernels = tabling.result()
     accounting = account(trace, kernels, every, found, measured)
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
-    return Joined(kernels=kernels, ranges=table, accounting=accounting)
+    return Joined(kernels=kernels, ranges=table, accounting=accounting, ranks=who.ranks)
 
 
 def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution, Measured]:

@@ -9,6 +9,7 @@ from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, recoded
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.measure import Measured
 from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.ranks import Identities
 from dsocr_nvtx.join.replays import Origin
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, OPERATIONS, conform
@@ -18,7 +19,7 @@ _PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
 
 def kernel_table(
     operations: pa.Table, launches: pa.Table, nvtx: pa.Table, found: Attribution, costs: RangeCosts,
-    measured: Measured, ranges: Forest,
+    measured: Measured, ranges: Forest, who: Identities,
 ) -> pa.Table:  # fmt: skip
     """Return KERNELS, in time order."""
     owner = np.where(found.owner >= 0, ranges.order[found.owner] if len(ranges.order) else -1, -1)
@@ -37,6 +38,7 @@ def kernel_table(
         "class": recoded(codes, [str(kind) for kind in kinds]),
         "rule": recoded(codes, list(rules)),
         "busy_owned_ns": measured.op_busy_ns,
+        **who.columns(numbers(operations, "pid"), numbers(operations, "device")),
     }
     order = np.lexsort([numbers(operations, n) for n in ("correlation_id", "stream", "end_ns", "start_ns", "device")])
     table = conform(columns, KERNELS)
@@ -54,7 +56,7 @@ def _taken_words(table: pa.Table, name: str, rows: Ints) -> pa.DictionaryArray:
 
 def measured_table(
     nvtx: pa.Table, operations: pa.Table, found: Attribution, costs: RangeCosts, measured: Measured, ranges: Forest,
-    observed_weights: pa.Array, origin: Ints,
+    observed_weights: pa.Array, origin: Ints, who: Identities,
 ) -> pa.Table:  # fmt: skip
     """Return MEASURED, in order of (process, thread, start); ``observed_weights`` is in that order already."""
     order = ranges.order
@@ -87,6 +89,7 @@ def measured_table(
         "wall_ns": measured.busy_owned_ns + idle_owned,
         "inclusive_launches": ranges.upward(measured.launches),
         "inclusive_kernel_ns": ranges.upward(measured.kernel_ns),
+        **who.columns(numbers(nvtx, "pid")[order], device),
     }  # fmt: skip
     table = conform(columns, MEASURED)
     if (origin == list(Origin).index(Origin.REPLAYED)).any():  # they come last; put each where its launch was

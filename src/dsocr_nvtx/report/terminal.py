@@ -60,13 +60,24 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     """
     stages = found.stages.to_pylist()
     rows = loss_rows(found, losses)
+    who = _whose(stages)
     for stage in stages:
-        console.print(Text(words.verdict(stage), style=_COLOURS.get(str(stage["bound"]), "")))
-    console.print(table(console, "Stages (times in ms)", STAGE_COLUMNS, stages))
+        text = "".join(f"{column.title} {column.text(stage)}: " for column in who) + words.verdict(stage)
+        console.print(Text(text, style=_COLOURS.get(str(stage["bound"]), "")))
+    console.print(table(console, "Stages (times in ms)", (*who, *STAGE_COLUMNS), stages))
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
-    console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", LOSS_COLUMNS, rows))
+    console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
     for line in _accounts(found, accounting):
         console.print(Text(line, style="dim"))
+
+
+def _whose(stages: Sequence[words.Record]) -> tuple[Column, ...]:
+    """Return the column that tells rows of several processes apart: their ranks, where the report has them."""
+    processes = {(stage["pid"], stage["rank"]) for stage in stages}
+    if len({pid for pid, _ in processes}) < 2:
+        return ()
+    name = "rank" if len({rank for _, rank in processes}) == len(processes) else "pid"
+    return (Column(title=name, text=lambda row: str(row[name])),)
 
 
 def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:

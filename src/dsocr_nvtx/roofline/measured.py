@@ -13,6 +13,7 @@ from dsocr_nvtx.ingest.trace import Device
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.gauges import CEILINGS
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
+from dsocr_nvtx.schema.ranks import gpu_identity
 
 _REMEDY = "measure them with dsocr-nvtx ceilings -o FILE.arrow"
 _LAUNCHING = ("host_launch", "stream_period", "replay_period", "shortest_kernel")
@@ -91,11 +92,7 @@ def _tensor_clock(rows: list[dict[str, object]], about: dict[str, str], known: C
 
 def _source(path: Path, about: dict[str, str], present: list[Device], *, has_vector: bool) -> str:
     text = f"measured {about.get('date', '')}, {path.name}"
-    cards = {_identity(device.uuid) for device in present if device.uuid}
-    if cards and about.get("uuid") and cards != {_identity(about["uuid"])}:
+    cards = {gpu_identity(device.uuid) for device in present if device.uuid}
+    if cards and about.get("uuid") and cards != {gpu_identity(about["uuid"])}:
         text += ", on another card of this name"
     return text if has_vector else f"{text}; vector rate by the datasheet"
-
-
-def _identity(uuid: str) -> str:
-    return uuid.lower().removeprefix("gpu-")

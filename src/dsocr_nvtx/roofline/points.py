@@ -40,12 +40,13 @@ class Roofline:
 
 
 def roofline(
-    kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None, rank: int = 0,
+    kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None,
+    rank: int | None = None,
     where: str = "report",
 ) -> Roofline:  # fmt: skip
     """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
 
-    ``where`` names the report in refusals (`own_costs`).
+    ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the ranges tell, or of ``rank``.
     """
     own = own_costs(ranges, where)
     dtypes = coded(ranges, "dtype")
@@ -101,7 +102,7 @@ class _Calls:
     op_start: Ints
     op_end: Ints
     op_tax: Ints
-    rank: int
+    rank: int | None
 
 
 def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
@@ -126,7 +127,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     time["tax_ns"] = _total(group[calls.op_row], calls.op_tax, count)
     least = {n: _float_total(group, getattr(calls.least, n), count) for n in ("compute", "memory", "roofline")}
     return {
-        "rank": np.full(count, calls.rank, np.int32),
+        **_whose(ranges, first, calls.rank),
         **labels,
         "calls": np.bincount(group[_ran(ranges)], minlength=count),
         **cost,
@@ -135,6 +136,14 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         "throttle": [None] * count,
         "above_roof": _contradicts(time, _float_total(group, calls.shortest, count)),
     }
+
+
+def _whose(ranges: pa.Table, first: Ints, rank: int | None) -> dict[str, object]:
+    """Return rank and GPU of groups of ranges, of which ``first`` are members; older tables tell neither."""
+    names = ranges.column_names
+    ranks = numbers(ranges, "rank")[first] if rank is None and "rank" in names else np.full(len(first), rank or 0)
+    gpus = ranges["gpu_uuid"].take(pa.array(first)) if "gpu_uuid" in names else pa.nulls(len(first), pa.string())
+    return {"rank": ranks.astype(np.int32), "gpu_uuid": gpus.cast(pa.string()).combine_chunks().dictionary_encode()}
 
 
 def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:

@@ -1,20 +1,16 @@
 """One run from beginning to end: build, warm up, record inside the capture window, write the run directory."""
 
-import platform
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from dsocr_nvtx import __version__
-from dsocr_nvtx.errors import Unavailable, UsageError
+from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.calibrate import dilation_of, median_steps, unprofiled_steps
 from dsocr_nvtx.run.cupti_capture import CuptiCapture
@@ -22,8 +18,19 @@ from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest
 from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.power import PowerWatch, energy_lines, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
+from dsocr_nvtx.run.ranks import launched_rank, rank_on
 from dsocr_nvtx.run.static import write_static
 from dsocr_nvtx.run.timing import choose_timing, described_devices
+from dsocr_nvtx.run.window import (
+    attention_choice,
+    device_name,
+    hooked,
+    memory_is_named,
+    observes_experts,
+    profiler_window,
+    settle,
+    versions,
+)
 from dsocr_nvtx.run.workload import RunOptions, Workload, choose_device, prepare, wait_for, warm_up_decoding
 from dsocr_nvtx.schema.files import check_directory, read_table, replacing_directory
 from dsocr_nvtx.schema.records import Level, RunManifest, Stage, StaticCheck
@@ -32,7 +39,7 @@ from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 if TYPE_CHECKING:
     from dsocr_nvtx.hooks import HookSession
 
-__all__ = ["RunOptions", "capture"]
+__all__ = ["RunOptions", "attention_choice", "capture"]
 
 
 @frozen(kw_only=True)
@@ -47,16 +54,24 @@ class _Recorded:
 
 
 def capture(options: RunOptions) -> Path:
-    """Make the run that is asked for and return its directory. Everything a user should know goes to stderr."""
+    """Make the run that is asked for and return its directory. Everything a user should know goes to stderr.
+
+    Several pages, and processes that a launcher started as ranks, go through a queue (`dsocr_nvtx.run.many`).
+    """
+    rank = launched_rank()
+    if rank is not None or len(options.pages) > 1:
+        from dsocr_nvtx.run.many import capture_many
+
+        return capture_many(options, rank)
     target = options.out or default_directory()
     check_directory(target, MANIFEST, force=options.force)
     with ExitStack() as stack:
         progress = stack.enter_context(run_progress())
-        stack.enter_context(_memory_is_named())
+        stack.enter_context(memory_is_named())
         stack.enter_context(attention_choice(cudnn=options.cudnn_sdpa))
         device = choose_device(options)
         unprofiled = _calibrated(options, progress)
-        _settle(device)
+        settle(device)
         watch = stack.enter_context(power_watch(device, wanted=options.power))
         work = prepare(options, progress)
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
@@ -82,24 +97,6 @@ def _power(watch: PowerWatch, directory: Path, options: RunOptions, work: Worklo
         progress.say(f"power was sampled in part only: {watch.sampler.error}")
 
 
-@contextmanager
-def attention_choice(*, cudnn: bool) -> Iterator[None]:
-    """Let fused attention choose cuDNN, or not, inside the block: it makes a plan for every new length of the cache."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.cuda.enable_cudnn_sdp(before and cudnn)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        # The host only launches; idle worker threads would be sampled by the profiler and fill its report.
-        torch.set_num_threads(1)
-
-
 def _warm_up(work: Workload, times: int, progress: RunProgress) -> None:
     """Run the pages without ranges, so that a report without a capture range has none of them either."""
     decoding = warm_up_decoding(work.decoding)
@@ -113,12 +110,12 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
     images = work.views.model_inputs()
     timing, cupti = choose_timing(options.timing, work.device, progress.say)
     with ExitStack() as stack:
-        session = stack.enter_context(_hooked(work, options, timing)) if options.hooks else None
+        session = stack.enter_context(hooked(work.model, work.device, options, timing)) if options.hooks else None
         # Muted hooks price what they see, so that no cost is computed for the first time while time is measured.
         with session.muted() if session is not None else nullcontext():
             _warm_up(work, options.warmup, progress)
         progress.stage("recording", 1 + work.decoding.max_new_tokens)
-        stack.enter_context(_profiler_window(enabled=options.capture_range))
+        stack.enter_context(profiler_window(enabled=options.capture_range))
         if session is not None:
             session.announce_all()
         recording = stack.enter_context(ExitStack())
@@ -130,44 +127,9 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
         wait_for(work.device)
         seconds = time.perf_counter() - started
         recording.close()
-        if session is not None and _observes_experts(work, options):
+        if session is not None and observes_experts(work.device, options):
             session.publish_experts()  # while the profiler still listens
     return _Recorded(tokens=tokens.tolist(), seconds=seconds, session=session, timing=timing, cupti=cupti)
-
-
-def _hooked(work: Workload, options: RunOptions, timing: str) -> "AbstractContextManager[HookSession]":
-    # Imported here so that --no-hooks runs where nvtx is not installed.
-    from dsocr_nvtx.hooks import hook
-
-    observe = _observes_experts(work, options)
-    events = options.events or timing == "events"
-    return hook(work.model, level=options.level, events=events, record=True, observe_experts=observe)
-
-
-def _observes_experts(work: Workload, options: RunOptions) -> bool:
-    return options.observe_experts if options.observe_experts is not None else work.device.type == "cuda"
-
-
-@contextmanager
-def _profiler_window(*, enabled: bool) -> Iterator[None]:
-    """Bracket the block with the CUDA profiler's start and stop, which ``--capture-range=cudaProfilerApi`` obeys."""
-    if not enabled:
-        yield
-        return
-    torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _memory_is_named() -> Iterator[None]:
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        line = str(error).split("\n", 1)[0]
-        raise Unavailable(f"{line} Take a smaller --batch or --mode, or another --device") from error
 
 
 def _calibrated(options: RunOptions, progress: RunProgress) -> dict[str, int]:
@@ -203,7 +165,7 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
         package_version=__version__,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=options.command,
-        device=_device_name(work.device),
+        device=device_name(work.device),
         dtype=str(work.dtype).removeprefix("torch."),
         level=options.level,
         mode=options.mode,
@@ -218,27 +180,14 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
         prompt_tokens=work.prompt.shape[1],
         decode_tokens=len(recorded.tokens[0]) - 1,
         model=str(options.checkpoint or f"{options.config} configuration, random weights, seed {options.seed}"),
-        versions=_versions(),
+        versions=versions(),
         ranges=0,
+        **asdict(rank_on(work.device, None)),
     )
     if recorded.session is None:
         return manifest
     stats, errors = recorded.session.stats, tuple(recorded.session.errors)
     return evolve(manifest, ranges=len(stats.rows), hook_errors=errors, experts_observed=len(stats.experts))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "cuda": str(torch.version.cuda)}
-    for name in ("torch", "transformers", "nvtx", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def _report(target: Path, options: RunOptions, work: Workload, recorded: _Recorded, progress: RunProgress) -> None:

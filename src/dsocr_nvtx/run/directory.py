@@ -1,5 +1,6 @@
 """What a run directory holds besides the hooks' own tables, and where it goes."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,6 @@ def write_manifest(directory: Path, manifest: RunManifest) -> None:
     write_json(asdict(manifest), directory / MANIFEST)
 
 
-def write_output(directory: Path, tokens: list[list[int]], text: list[str] | None) -> None:
-    """Write ``output.json``: the new tokens of each page, and their text where there is a tokenizer."""
+def write_output(directory: Path, tokens: Sequence[list[int] | None], text: Sequence[str | None] | None) -> None:
+    """Write ``output.json``: the new tokens of each page (null: failed), and their text where there is a tokenizer."""
     write_json({"tokens": tokens, "text": text}, directory / "output.json")

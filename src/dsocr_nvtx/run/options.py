@@ -95,7 +95,8 @@ def run_command(
         typer.Option(metavar="CxR", help="Force gundam's grid, columns x rows.", show_default="by the page's shape"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Copies of a single page.", show_default="one of each page given")
+        int | None,
+        typer.Option(min=1, help="Copies of a single page; of several, how many pages at once.", show_default="1"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="As generate counts: the prefill makes the first.")] = 32,
     ignore_eos: Annotated[
@@ -166,7 +167,9 @@ def run_command(
     """Run DeepSeek-OCR on page images with every layer hooked, and write a run directory.
 
     Without options: the full-size network with random weights on the first GPU, one drawn page, 16 new tokens.
-    Put `nsys profile` in front of it for a timed report.
+    Put `nsys profile` in front of it for a timed report. Of several pages each gets a record in pages.arrow, and one
+    that fails costs no other; `torchrun --nproc-per-node N -m dsocr_nvtx.run` shares them out over ranks, each with a
+    run directory of its own, OUT/rank-N.
     """
     grid = parse_tiles(tiles)
     if device != "cpu":

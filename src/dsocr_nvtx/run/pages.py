@@ -21,7 +21,7 @@ MIN_SIDE: Final = 8
 MAX_ASPECT: Final = 200
 """Beyond this the shorter side would round to nothing when the page is fitted into a square."""
 
-IMAGE_FAULTS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+IMAGE_FAULTS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises for files that are not, or not whole, images; SyntaxError is its word for a broken PNG."""
 
 
@@ -69,6 +69,8 @@ def _raster_image(path: Path) -> Image.Image:
                 _check_pixels(path, *image.size)
                 turned = ImageOps.exif_transpose(image)
                 return turned.convert("RGB")
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met before the size could be asked for
+        raise _too_large(path, str(error).split(")")[0].rpartition("(")[2]) from error
     except IMAGE_FAULTS as error:
         found = f"not a whole PNG or JPEG image ({str(error).strip() or type(error).__name__})"
         raise Refused(path, found, "give a PNG, JPEG or PDF file") from error
@@ -103,8 +105,11 @@ def _render(path: Path, document: Any, number: int) -> Image.Image:
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        remedy = f"scale it down to at most {MAX_PIXELS // 1_000_000} million pixels"
-        raise Refused(path, f"an image of {width} x {height} pixels", remedy)
+        raise _too_large(path, f"{width} x {height} pixels")
+
+
+def _too_large(path: Path, size: str) -> Refused:
+    return Refused(path, f"an image of {size}", f"scale it down to at most {MAX_PIXELS // 1_000_000} million pixels")
 
 
 def _checked(path: Path, image: Image.Image) -> Image.Image:

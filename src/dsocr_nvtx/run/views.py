@@ -82,7 +82,7 @@ def page_views(
     ``tiles`` forces gundam's grid. ``base_side`` is the side of the network's base mode: a network made for smaller
     images gets every side of the mode in proportion, while the grid is still that of the page's own size.
     """
-    grids = tuple(_grid(mode, image, tiles) for image in images)
+    grids = tuple(grid_of(mode, image, tiles) for image in images)
     scale = base_side / MODE_SIDES["base"]
     whole = torch.stack([_tensor(_whole(image, mode, _side(MODE_SIDES[mode], scale))) for image in images])
     side = _side(TILE_SIDE, scale)
@@ -90,7 +90,8 @@ def page_views(
     return PageViews(pixel_values=whole, pixel_values_local=torch.stack(cut) if cut else None, grids=grids)
 
 
-def _grid(mode: str, image: Image.Image, tiles: Grid | None) -> Grid:
+def grid_of(mode: str, image: Image.Image, tiles: Grid | None = None) -> Grid:
+    """Return the tiles of a page in a mode, (columns, rows); ``tiles`` forces gundam's."""
     if tiles is None:
         return page_grid(mode, image.width, image.height)
     views(mode, tiles)  # refuses a mode or grid that does not exist

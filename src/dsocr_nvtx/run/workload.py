@@ -1,5 +1,6 @@
 """What a run was asked to do, and everything it needs for that, made ready on its device: model, images and prompt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,15 @@ import torch
 from attrs import evolve, field, frozen
 from torch import nn
 
-from dsocr_nvtx.analytic.page import Grid
+from dsocr_nvtx.analytic.page import Grid, views
 from dsocr_nvtx.errors import Unavailable, UsageError
 from dsocr_nvtx.run.checkpoint import checkpoint_config, load_checkpoint
 from dsocr_nvtx.run.loop import Decoding, stop_ids_of
 from dsocr_nvtx.run.model import base_side, random_model, tiny_config, true_config
 from dsocr_nvtx.run.pages import Page, drawn_page, load_page
 from dsocr_nvtx.run.progress import RunProgress
-from dsocr_nvtx.run.prompt import TextTokenizer, load_tokenizer, prompt_ids
+from dsocr_nvtx.run.prompt import TextTokenizer, load_tokenizer, prompt_ids, text_ids
+from dsocr_nvtx.run.ranks import local_device
 from dsocr_nvtx.run.views import PageViews, page_views
 
 
@@ -72,28 +74,72 @@ class Workload:
         return [self.tokenizer.decode(row, skip_special_tokens=False) for row in tokens]
 
 
+@frozen(kw_only=True)
+class Setup:
+    """What a run is made on and with, before there is a model: looked at first, so that refusals come early."""
+
+    device: torch.device
+    dtype: torch.dtype
+    config: Any
+    tokenizer: TextTokenizer | None
+
+
+@frozen(kw_only=True)
+class Batch:
+    """Pages that run together, on the CPU: their names, their views, and the prompt of each."""
+
+    names: tuple[str, ...]
+    views: PageViews
+    prompt: torch.Tensor
+
+
 def prepare(options: RunOptions, progress: RunProgress) -> Workload:
     """Return the workload of a run. Everything that can be refused is looked at before the model is built."""
-    device = choose_device(options)
-    dtype = choose_dtype(options, device)
-    config = _config(options)
+    setup = set_up(options)
     pages = _pages(options)
-    tokenizer = load_tokenizer(options.checkpoint) if options.checkpoint else None
-    copies = (options.batch or 1) if len(pages) == 1 else 1
-    views = page_views([page.image for page in pages], options.mode, options.tiles, base_side(config)).repeated(copies)
-    prompt = prompt_ids(views.image_tokens(), config, tokenizer, options.prompt)
-    names = tuple(page.name for page in pages) * copies
-    progress.say(f"{_pages_text(names)}: {options.mode}, {_grid_text(views)}, {prompt.shape[1]} prompt tokens")
-    model = _model(options, config, device, dtype, progress)
+    batch = batch_of(options, setup, pages, (options.batch or 1) if len(pages) == 1 else 1)
+    grid, tokens = _grid_text(batch.views), batch.prompt.shape[1]
+    progress.say(f"{_pages_text(batch.names)}: {options.mode}, {grid}, {tokens} prompt tokens")
+    return made_ready(options, setup, build_model(options, setup, progress), batch)
+
+
+def set_up(options: RunOptions) -> Setup:
+    """Return device, element type, configuration and tokenizer of a run."""
+    device = choose_device(options)
+    return Setup(
+        device=device,
+        dtype=choose_dtype(options, device),
+        config=_config(options),
+        tokenizer=load_tokenizer(options.checkpoint) if options.checkpoint else None,
+    )
+
+
+def check_requests(options: RunOptions, setup: Setup) -> None:
+    """Refuse a prompt or a grid that no page could have: the pages of a queue are met one by one."""
+    text_ids(setup.config, setup.tokenizer, options.prompt)
+    if options.tiles is not None:
+        views(options.mode, options.tiles)
+
+
+def batch_of(options: RunOptions, setup: Setup, pages: Sequence[Page], copies: int = 1) -> Batch:
+    """Return the batch of pages, ``copies`` times over; pages of one batch have equally many image tokens."""
+    side = base_side(setup.config)
+    views = page_views([page.image for page in pages], options.mode, options.tiles, side).repeated(copies)
+    prompt = prompt_ids(views.image_tokens(), setup.config, setup.tokenizer, options.prompt)
+    return Batch(names=tuple(page.name for page in pages) * copies, views=views, prompt=prompt)
+
+
+def made_ready(options: RunOptions, setup: Setup, model: nn.Module, batch: Batch) -> Workload:
+    """Return a batch made ready on the model's device."""
     return Workload(
         model=model,
-        device=device,
-        dtype=dtype,
-        names=names,
-        views=views.to(device, dtype),
-        prompt=prompt.to(device),
-        decoding=_decoding(options, config),
-        tokenizer=tokenizer,
+        device=setup.device,
+        dtype=setup.dtype,
+        names=batch.names,
+        views=batch.views.to(setup.device, setup.dtype),
+        prompt=batch.prompt.to(setup.device),
+        decoding=decoding_of(options, setup.config),
+        tokenizer=setup.tokenizer,
     )
 
 
@@ -104,11 +150,11 @@ def wait_for(device: torch.device) -> None:
 
 
 def choose_device(options: RunOptions) -> torch.device:
-    """Return the device of a run: the one asked for, else the first GPU; the CPU only when asked."""
+    """Return the device of a run: the one asked for, else the rank's own or the first GPU; the CPU only when asked."""
     if options.device is None and not torch.cuda.is_available():
         raise Unavailable("no CUDA device here; add --device cpu --config tiny to run the small network on the CPU")
     try:
-        device = torch.device(options.device or "cuda:0")
+        device = torch.device(options.device or local_device() or "cuda:0")
     except RuntimeError as error:
         raise UsageError(f"--device is cpu or cuda:N, not {options.device!r}") from error
     if device.type == "cuda":
@@ -163,7 +209,8 @@ def _grid_text(views: PageViews) -> str:
     return f"{columns}x{rows} tiles" if views.num_local_patches[0] else "no tiles"
 
 
-def _decoding(options: RunOptions, config: Any) -> Decoding:
+def decoding_of(options: RunOptions, config: Any) -> Decoding:
+    """Return how a run decodes."""
     # Random weights never end a text on purpose, so by default only a checkpoint's EOS counts.
     ignore = options.ignore_eos if options.ignore_eos is not None else options.checkpoint is None
     return Decoding(
@@ -175,9 +222,9 @@ def _decoding(options: RunOptions, config: Any) -> Decoding:
     )
 
 
-def _model(
-    options: RunOptions, config: Any, device: torch.device, dtype: torch.dtype, progress: RunProgress
-) -> nn.Module:
+def build_model(options: RunOptions, setup: Setup, progress: RunProgress) -> nn.Module:
+    """Return the model of a run on its device, with a checkpoint's weights or random ones."""
+    device, dtype = setup.device, setup.dtype
     experts = "grouped_mm" if options.experts == "auto" else options.experts
     if options.checkpoint is not None:
         progress.say(f"loading {options.checkpoint} to {device}")
@@ -185,7 +232,7 @@ def _model(
     progress.say(f"building the {options.config} network with random weights on {device}")
     if device.type == "cpu" and options.config == "true":
         progress.say("full size on a CPU takes minutes and 14 GB of memory; --config tiny is quick")
-    return random_model(config, device, dtype, options.seed, options.attention, experts)
+    return random_model(setup.config, device, dtype, options.seed, options.attention, experts)
 
 
 def warm_up_decoding(decoding: Decoding) -> Decoding:

@@ -238,7 +238,11 @@ class StaticCheck:
 
 @frozen(kw_only=True)
 class RunManifest:
-    """What a run was: written as ``run.json`` into its directory."""
+    """What a run was: written as ``run.json`` into its directory.
+
+    Of a run of several batches ``batch`` is the most pages of one, ``prompt_tokens`` and ``decode_tokens`` those of the
+    longest, ``pages`` and ``tiles`` those of pages that are done; ``pages.arrow`` has every page.
+    """
 
     schema_version: int
     package_version: str
@@ -265,3 +269,8 @@ class RunManifest:
     cudnn_sdpa: bool = True
     timing: str = "none"
     dilation: dict[str, dict[str, float]] = field(factory=dict)
+    rank: int = 0
+    world_size: int = 1
+    host: str = ""
+    gpu_uuid: str = ""
+    page_statistics: dict[str, object] | None = None

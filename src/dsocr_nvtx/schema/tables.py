@@ -37,6 +37,10 @@ _COST_TEXT: Mapping[str, tuple[str, str]] = {
 COST_COLUMNS: tuple[pa.Field, ...] = tuple(column(name, _I64, *_COST_TEXT[name]) for name in COST_FIELDS)
 
 _PID = column("pid", _I64, "", "process id")
+_RANK = column(
+    "rank", _I32, "", "rank of the process; 0 where the report names none (metadata `ranks` has what it says)"
+)
+_GPU = column("gpu_uuid", WORD, "", "identity of the GPU", null=True)
 _EVENT = column("event_id", _I64, "", "hooked call, unique within its process; negative where the report does not say")
 _CALL = (
     column("path", WORD, "", "module path, as the NVTX message"),
@@ -200,6 +204,8 @@ KERNELS = pa.schema(
         column("class", WORD, "", "matmul, attention, convolution, norm_activation, data_movement or other"),
         column("rule", WORD, "", "the part of the name that decided the class"),
         column("busy_owned_ns", _I64, "ns", "time in which it was the first-started of the operations running"),
+        _RANK,
+        _GPU,
     ]
 )
 """``kernels.arrow``: every GPU operation once, and the call it belongs to."""
@@ -235,6 +241,8 @@ MEASURED = pa.schema(
         column("inclusive_launches", _I64, "", "launches, those of the ranges inside included"),
         column("inclusive_kernel_ns", _I64, "ns", "kernel_ns, that of the ranges inside included"),
         _OBSERVED,
+        _RANK,
+        _GPU,
     ]
 )
 """``ranges.arrow`` of a join: one row per hooked call; times are its own unless named inclusive."""
@@ -257,7 +265,8 @@ _RATES = (
 )
 _STAGE = column("stage", WORD, "", "vision, prefill, decode or unknown")
 _PLACE = (
-    column("rank", _I32, "", "process rank"),
+    _RANK,
+    _GPU,
     _PID,
     column("device", _I32, "", "CUDA device ordinal", null=True),
     _STAGE,

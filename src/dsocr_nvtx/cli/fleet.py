@@ -1,0 +1,125 @@
+"""`join` of several reports: a bar over all of them, the merged tables, the slowest rank of each stage, what failed."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
+from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
+from dsocr_nvtx.fleet.inputs import inputs_of, is_pattern
+from dsocr_nvtx.fleet.state import ReportState
+from dsocr_nvtx.report.columns import wide_console
+from dsocr_nvtx.report.fleet_page import write_fleet_pages
+
+_SHOWN = 10
+
+
+def is_fleet(reports: Sequence[Path]) -> bool:
+    """Say whether these are several reports: more than one path, or a pattern."""
+    return len(reports) > 1 or is_pattern(reports[0])
+
+
+def join_reports(
+    reports: Sequence[Path], *, run: Path | None, out: Path, hardware: str | None, ceilings: Path | None,
+    force: bool, workers: int | None, scheduler: str | None,
+) -> None:  # fmt: skip
+    """Join all reports into one data set, and print how its ranks lie apart."""
+    if scheduler is not None and workers is not None:
+        raise UsageError("--workers is for this machine: a Dask cluster has its own")
+    options = FleetOptions(hardware=hardware, ceilings=ceilings, run=run, force=force)
+    plan = plan_fleet(inputs_of(reports), out, options)
+
+    def crew() -> Crew:
+        return dask_crew(scheduler) if scheduler is not None else local_crew(min(workers or _cores(), len(plan.tasks)))
+
+    with _progress(len(plan.tasks), len(plan.known)) as note:
+        found = join_fleet(plan, crew, options, note)
+    if not found.unchanged or not (out / "fleet.html").is_file():
+        write_fleet_pages(found)
+    _show(wide_console(), found)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _progress(tasks: int, known: int) -> Iterator[Callable[[ReportState], None]]:
+    """Yield what hears of each report: a bar where stderr is a terminal, one line per failure anywhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal or not tasks
+    ) as bar:
+        task = bar.add_task("reports", total=tasks + known, completed=known)
+
+        def note(state: ReportState) -> None:
+            bar.advance(task)
+            if not state.done:
+                console.print(
+                    _line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True
+                )
+
+        yield note
+
+
+def _line(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _show(console: Console, found: Fleet) -> None:
+    done, failed = len(found.states) - len(found.failed), found.failed
+    console.print(
+        f"{done} of {len(found.states)} reports joined, {found.joined} of them looked at now"
+        + (f"; {found.forgotten} no longer named, and taken away" if found.forgotten else ""),
+        highlight=False,
+    )
+    console.print(_stages(found.stages))
+    for row in _slow(found.ranks):
+        parts = ", ".join(f"{name} {row[f'{name}_ns'] / 1e6:+,.2f} ms" for name in ("work", "device", "waiting"))
+        text = f"{row['stage']}: rank {row['rank']} ({row['report']}) takes {row['slowdown']:.2f}x the usual time: "
+        console.print(_line(f"{text}{row['cause']} ({parts})"), highlight=False, markup=False, soft_wrap=True)
+    for state in failed[:_SHOWN]:
+        console.print(_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
+    if failed:
+        console.print(f"{len(failed)} failed: {found.out / FAILED} lists them", highlight=False, soft_wrap=True)
+    console.print(f"\ntables: {found.out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _stages(stages: pa.Table) -> Table:
+    text = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (
+        "stage",
+        "ranks",
+        "wall ms",
+        "busy ms",
+        "idle ms",
+        "of roof",
+        "slowest",
+        "its ms",
+        "median ms",
+        "imbalance",
+    ):
+        text.add_column(name, justify="left" if name in ("stage", "slowest") else "right", no_wrap=True)
+    for row in stages.to_pylist():
+        times = [f"{row[name] / 1e6:,.2f}" for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns")]
+        roof = f"{row['efficiency']:.1%}" if row["efficiency"] is not None else "-"
+        spread = [f"{row[name] / 1e6:,.2f}" for name in ("slowest_wall_ns", "median_wall_ns")]
+        imbalance = f"{row['imbalance']:.3f}" if row["imbalance"] is not None else "-"
+        who = _line(f"rank {row['slowest_rank']} ({row['slowest_report']})")
+        text.add_row(row["stage"], f"{row['ranks']:,}", *times, roof, who, *spread, imbalance)
+    return text
+
+
+def _slow(ranks: pa.Table) -> list[dict[str, Any]]:
+    """Return the slowest ranks that are slow, the worst first."""
+    rows = [row for row in ranks.to_pylist() if row["cause"] != "none"]
+    return sorted(rows, key=lambda row: row["usual_wall_ns"] - row["wall_ns"])[:_SHOWN]

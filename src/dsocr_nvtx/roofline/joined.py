@@ -1,0 +1,123 @@
+"""From a report to its tables on disk: what `join` does for one report, and a fleet's join for each of many."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+from attrs import field, frozen
+
+from dsocr_nvtx import __version__
+from dsocr_nvtx.ingest.cupti import run_directory
+from dsocr_nvtx.ingest.report import read_report
+from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.ranks import recorded_rank
+from dsocr_nvtx.join.sidecar import check_run
+from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.dilation import dilated, read_dilation
+from dsocr_nvtx.roofline.measured import read_launching
+from dsocr_nvtx.roofline.points import Roofline, roofline
+from dsocr_nvtx.roofline.throttling import throttled
+from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json, write_table
+from dsocr_nvtx.schema.ranks import ranks_text
+
+MARKER = "join.json"
+TABLES = ("kernels", "ranges", "roofline", "stages")
+ACCOUNTING = "accounting"
+
+
+@frozen(kw_only=True, eq=False)
+class JoinedReport:
+    """One report, joined; ``judge`` holds it against its roofs, which needs nothing on disk.
+
+    ``beside`` are the run's own tables, written as they are.
+    """
+
+    trace: Trace
+    joined: Joined
+    judge: Callable[[], Roofline]
+    beside: Mapping[str, pa.Table] = field(factory=dict)
+
+
+_KEPT = ("experts", "energy", "power")
+"""What a run measured beside its ranges: kept with the join's tables, as it is."""
+
+
+def joined_report(
+    report: Path, *, run: Path | None = None, hardware: str | None = None, ceilings: Path | None = None
+) -> JoinedReport:
+    """Read and join a report; with the run's directory, also hold it against what the run recorded."""
+    trace = read_report(report)
+    home = run or run_directory(report)
+    joined = join(trace, str(report), told=recorded_rank(home) if home is not None else None)
+    beside = _read_run(run, joined) if run is not None else {}
+
+    def judge() -> Roofline:
+        found = judged(trace, joined, hardware, ceilings, str(report))
+        if run is not None:
+            found = dilated(found, read_dilation(run))
+        if "power" in beside:
+            found = throttled(found, joined.ranges, beside["ranges"], beside["power"])
+        return found
+
+    kept = {name: table for name, table in beside.items() if name in _KEPT}
+    return JoinedReport(trace=trace, joined=joined, judge=judge, beside=kept)
+
+
+def _read_run(run: Path, joined: Joined) -> dict[str, pa.Table]:
+    """Return the tables of a run directory, once its ranges are checked against the report."""
+    ranges = read_table(run / "ranges.arrow")
+    check_run(joined.ranges, ranges, str(run / "ranges.arrow"))
+    return {"ranges": ranges, **{n: read_table(run / f"{n}.arrow") for n in _KEPT if (run / f"{n}.arrow").exists()}}
+
+
+def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
+    """Hold a join against the roofs of its device, or of the device or file that the user names."""
+    roofs = roofs_of(trace.devices.values(), hardware, ceilings)
+    about = provenance(trace, joined) | (read_launching(ceilings) if ceilings is not None else {})
+    return roofline(joined.kernels, joined.ranges, roofs, about, where=where)
+
+
+def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
+    """Return what a report's tables say of their origin."""
+    devices = ", ".join(sorted({device.name for device in trace.devices.values() if device.name}))
+    ranks = {"ranks": ranks_text(joined.ranks)} if joined.ranks else {}
+    return {**trace.source, "dsocr_nvtx": __version__, "device": devices, **ranks}
+
+
+def write_tables(
+    target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline],
+    beside: Mapping[str, pa.Table] | None = None, *, force: bool,
+) -> Roofline:  # fmt: skip
+    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written.
+
+    ``beside`` are the run's own tables, written as they are.
+    """
+    with replacing_directory(target, MARKER, force=force) as folder:
+        return fill_tables(JoinedReport(trace=trace, joined=joined, judge=judge, beside=beside or {}), _inside(folder))
+
+
+def _inside(folder: Path) -> Callable[[str], Path]:
+    return lambda name: folder / (MARKER if name == ACCOUNTING else f"{name}.arrow")
+
+
+def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
+    """Write every table of `TABLES`, and the accounting, each to the ``place`` of its name; return the verdict."""
+    joined, about = whole.joined, provenance(whole.trace, whole.joined)
+    with ThreadPoolExecutor(1) as aside:
+        large = {"kernels": joined.kernels, "ranges": joined.ranges}
+        written = [aside.submit(_keep, place(name), table, about) for name, table in large.items()]
+        found = whole.judge()
+        for one in written:
+            one.result()
+    write_table(found.rows, place("roofline"))
+    write_table(found.stages, place("stages"))
+    for name, table in whole.beside.items():
+        write_table(table, place(name))
+    write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, place(ACCOUNTING))
+    return found
+
+
+def _keep(path: Path, table: pa.Table, about: dict[str, str]) -> None:
+    write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), path)

@@ -1,0 +1,100 @@
+"""The page of a fleet: every rank a row, every link leads somewhere, nothing from a report is markup."""
+
+import re
+from concurrent.futures import Executor, ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from dsocr_nvtx.fleet.crew import Crew
+from dsocr_nvtx.fleet.engine import Fleet, FleetOptions, join_fleet, plan_fleet
+from dsocr_nvtx.fleet.inputs import inputs_of
+from dsocr_nvtx.report import fleet_page
+from dsocr_nvtx.report.fleet_page import fleet_model, write_fleet_pages
+from tests.fleet.reports import write_report
+
+
+class Links(HTMLParser):
+    """The links of a page, and whether anything in it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+
+def joined(folder: Path, out: Path) -> Fleet:
+    def start() -> Executor:
+        return ThreadPoolExecutor(1)
+
+    options = FleetOptions()
+    return join_fleet(plan_fleet(inputs_of([folder / "*.sqlite"]), out, options), lambda: Crew(start, 2), options)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """Join five ranks, one slow, and a damaged report with a hostile name."""
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    for rank in range(4):
+        write_report(folder / f"rank-{rank}.sqlite", rank)
+    write_report(folder / "a b<i>.sqlite", 4, busy=80)
+    (folder / "<script>.sqlite").write_text("no")
+    return joined(folder, tmp_path / "out")
+
+
+def test_ranks_are_rows_and_outliers_are_named(fleet: Fleet) -> None:
+    model = fleet_model(fleet)
+    assert (model.ranks, model.reports, len(model.rows)) == (5, 6, 5)
+    assert ["<script>" in error for _, error in model.failed] == [True]
+    (slow,) = [row for row in model.rows if row.rank == 4]
+    assert slow.cells["decode"].cause == "none", "its wall time is that of the others"
+    assert model.outliers == ()
+
+
+def test_every_link_leads_to_a_page(fleet: Fleet) -> None:
+    page = write_fleet_pages(fleet)
+    found = Links()
+    found.feed(page.read_text())
+    assert len(found.links) == 5
+    for link in found.links:
+        own = page.parent / unquote(link)
+        assert own.is_file(), link
+        back = Links()
+        back.feed(own.read_text())
+        assert back.links == ["../fleet.html"]
+
+
+def test_nothing_from_a_report_is_markup(fleet: Fleet) -> None:
+    page = write_fleet_pages(fleet)
+    every = [page, *(page.parent / "rank-pages").iterdir()]
+    for path in every:
+        found = Links()
+        found.feed(path.read_text())
+        assert not found.tags & {"script", "i", "img", "iframe"}
+        assert not re.search(r"https?://", path.read_text())
+
+
+def test_a_slow_rank_is_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    for rank in range(5):
+        write_report(folder / f"rank-{rank}.sqlite", rank, pace=300 if rank == 2 else 100)
+    model = fleet_model(joined(folder, tmp_path / "out"))
+    (sentence,) = model.outliers
+    assert sentence.startswith("decode: rank 2 (rank-2, node-1) takes 3.00 times the usual time")
+    assert sentence.endswith("its GPU waited longer")
+    assert model.rows[0].cells["decode"].heat == 4
+
+
+def test_the_page_has_a_bound_whatever_the_fleet_has(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_page, "MOST_ROWS", 2)
+    page = write_fleet_pages(fleet)
+    assert "the 2 slowest of 5" in page.read_text()
+    assert len(list((page.parent / "rank-pages").iterdir())) == 2
