@@ -16,6 +16,7 @@ from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.payload import EXPERTS_PREFIX, experts_mark, parse_experts_mark
 from tests.builders.emitters import Listener
 from tests.builders.tables import payload, trace
+from tests.join.test_engine_replays import graph_file
 
 EXPERTS = payload(event_id=4, kind=5, level=2, weight_bytes=1000, layer=1, stage=2)
 LAYER = payload(event_id=3, kind=13, level=1, weight_bytes=1700, layer=1, stage=2)
@@ -123,3 +124,17 @@ def test_the_rooflines_say_whose_experts_they_hold() -> None:
         joined = _joined(*marks)
         rows = roofline(joined.kernels, joined.ranges, datasheet("NVIDIA H200")).rows
         assert rows.schema.metadata[b"experts"] == source
+
+
+def test_a_mark_of_a_captured_call_is_of_the_launch_at_its_step(tmp_path: Path) -> None:
+    file = graph_file()  # steps 1 and 2 launch it; the MLP stands in for experts: event 2, 2 bytes
+    file.mark(experts_mark(2, 1, 1, 2, [(2, 1)]), 5000)
+    ranges = join(read_report(file.write(tmp_path / "graph.sqlite")), "graph").ranges.to_pylist()
+    found = {
+        (row["path"], row["step"]): (row["weight_bytes"], row["observed_weight_bytes"])
+        for row in ranges if row["origin"] == "replayed"
+    }  # fmt: skip
+    assert found["decoder.3.mlp", 1] == (2, 1)
+    assert found["decoder.3", 1] == (2, 1)
+    assert found["decoder.3.mlp", 2] == (2, None)
+    assert {row["observed_weight_bytes"] for row in ranges if row["origin"] == "captured"} == {None}

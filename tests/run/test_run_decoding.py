@@ -21,7 +21,7 @@ from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.workload import RunOptions
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_growth_announcement
+from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_experts_mark, parse_growth_announcement
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
 
 
@@ -202,3 +202,42 @@ def test_cudnn_attention_is_put_back(tmp_path: Path) -> None:
     options = RunOptions(config="tiny", device="cpu", mode="tiny", max_new_tokens=1, cudnn_sdpa=False, warmup=0)
     capture(evolve(options, out=tmp_path / "r"))
     assert enabled() == before
+
+
+def test_a_replayed_graphs_experts_are_those_its_routers_chose(model: Any, graphs: type[HostGraph]) -> None:
+    """What a launch overwrites is copied after it; the run's table knows the launch, the marks its step."""
+    moes = {i: layer.mlp for i, layer in enumerate(model.model.language_model.layers) if hasattr(layer.mlp, "gate")}
+    buffers: dict[int, torch.Tensor] = {}
+    chosen: dict[int, list[list[int]]] = {i: [] for i in moes}
+
+    def overwrite(i: int, indices: torch.Tensor) -> None:
+        """Do what a launch does: leave the newest choice where the captured one was."""
+        if session._shared.capturing:
+            buffers[i] = indices
+        elif i in buffers:
+            buffers[i].copy_(indices)
+            chosen[i].append(torch.bincount(indices.flatten(), minlength=8).tolist())
+
+    handles = [moe.gate.register_forward_hook(lambda _m, _a, out, i=i: overwrite(i, out[2])) for i, moe in moes.items()]
+    listener = Listener()
+    try:
+        with torch.inference_mode(), hook(model, observe_experts=True, emitter=listener) as session:
+            graphs.quiet = session
+            run(model, "graph", session, max_new_tokens=5, stop_ids=())
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert session.errors == []
+    calls = [call for call in session.stats.experts if call.stage is Stage.DECODE]
+    for layer, expected in chosen.items():
+        mine = [call for call in calls if call.layer == layer]
+        assert [call.step for call in mine] == [0, 1, 2, 3]
+        assert [list(call.rows_per_expert) for call in mine] == expected
+    records = {record.event_id: record for record in session.stats.records}
+    for call in calls:
+        assert (records[call.event_id].origin, records[call.event_id].step) == ("replayed", call.step)
+        assert call.captured_id is not None
+        assert records[call.captured_id].origin == "captured"
+    told = [mark for _, text in listener.marks if (mark := parse_experts_mark(text)) is not None and mark.stage == 2]
+    assert [mark.step for mark in told] == [0, 1, 2, 3]
+    assert {event for mark in told for event, _ in mark.distinct} == {call.captured_id for call in calls}

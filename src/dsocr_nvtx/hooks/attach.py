@@ -35,7 +35,8 @@ def hook(
 
     With ``observe_experts`` every call of routed experts keeps the router's indices, on the model's device.
     They are counted when the block ends (or earlier, by the session's ``publish_experts``): they are in ``stats``
-    and, for a tool that listens, in marks. Calls inside a CUDA graph's capture are not counted.
+    and, for a tool that listens, in marks. Calls in a CUDA graph are counted launch by launch where the session hears
+    of them (`HookSession.captured`).
 
     Outputs are those of the model without hooks, bit for bit: only shapes are read. Raises `UsageError` for an unknown
     level, and `Refused` for a model that is not DeepSeek-OCR's network, before anything is attached.

@@ -45,11 +45,8 @@ class Replay:
 
 def replayed_rows(replays: list[Replay]) -> Iterator[Row]:
     """Yield every call of every replay: as it was captured, at the step, cache length and time of the launch."""
-    first = FIRST_REPLAYED
-    for replay in replays:
-        rows = replay.capture.rows
-        ids = {row.event_id: first + number for number, row in enumerate(rows)}
-        for row in rows:
+    for replay, ids in zip(replays, replayed_ids(replays), strict=True):
+        for row in replay.capture.rows:
             grows = row.place in replay.capture.keys
             yield row._replace(
                 event_id=ids[row.event_id],
@@ -61,4 +58,12 @@ def replayed_rows(replays: list[Replay]) -> Iterator[Row]:
                 thread_id=replay.thread_id,
                 origin="replayed",
             )
-        first += len(rows)
+
+
+def replayed_ids(replays: list[Replay]) -> list[dict[int, int]]:
+    """Return, of each replay, the event ids of its calls by those of the calls that were captured."""
+    found, first = [], FIRST_REPLAYED
+    for replay in replays:
+        found.append({row.event_id: first + number for number, row in enumerate(replay.capture.rows)})
+        first += len(replay.capture.rows)
+    return found

@@ -3,17 +3,20 @@
 The indices with which routed experts are called are the router's, whatever the layout and implementation. A call keeps
 a reference to that tensor: no launch, no copy, nothing read back, so that nothing waits and no layer is charged for it.
 What it costs is that the few bytes of each call's indices stay allocated until the session is read.
+
+The tensors of a step that was captured into a CUDA graph are overwritten by every launch of it, so each launch is
+followed by one copy of all of them, outside the step.
 """
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
 import numpy as np
 import torch
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 from torch.compiler import is_compiling
 
 from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
@@ -41,6 +44,26 @@ class _Watched:
     chosen: list[torch.Tensor] = field(factory=list)
 
 
+@frozen(eq=False)
+class _Held:
+    """A call of experts that was captured into a CUDA graph: its range, its layer, and what every launch overwrites."""
+
+    event_id: int
+    number: int
+    indices: torch.Tensor
+
+
+@frozen(eq=False)
+class _Launch:
+    """One launch of a captured step: which (-1: none is recorded), and the indices of all its calls, end to end."""
+
+    held: list[_Held]
+    replay: int
+    stage: int
+    step: int
+    chosen: torch.Tensor
+
+
 class ExpertsObserver:
     """Keeps what routers chose, call by call. ``enabled`` may be switched between calls; while off nothing is kept."""
 
@@ -57,6 +80,8 @@ class ExpertsObserver:
         self._watched: list[_Watched] = []
         self._calls = array("q")
         self._taken: list[tuple[QuickFrame | ScriptFrame, list[Any]]] = []
+        self._held: list[_Held] = []
+        self._launches: list[_Launch] = []
         shared.noted = self
 
     @property
@@ -96,8 +121,12 @@ class ExpertsObserver:
             if state.notes is not None:
                 state.notes += (number, len(state.log), indices)
             return
-        # What a CUDA graph is captured with is overwritten by every replay.
-        if not state.open or shared.muted or shared.is_capturing():
+        if not state.open or shared.muted:
+            return
+        if shared.capturing:
+            self._held.append(_Held(state.open[-1][0], number, indices))
+            return
+        if shared.is_capturing():  # into a graph whose launches nobody tells of
             return
         self._settle()
         event_id, stage = state.open[-1][:2]
@@ -118,21 +147,47 @@ class ExpertsObserver:
             for number, logged, indices in zip(notes[::3], notes[1::3], notes[2::3], strict=True):
                 self._keep(frame.event_at(logged // LOGGED), frame.stage, frame.step, number, indices)
 
+    def captures(self) -> None:
+        """Hear that a step is about to be captured into a CUDA graph: launches are of that one from now on."""
+        self._held = []
+
+    def launched(self, replay: int, stage: int, step: int) -> None:
+        """Hear that the step captured last was launched: copy what it chose before the next launch overwrites it."""
+        if self.enabled and self._held and len(self._launches) < self.MOST_CALLS and not self._shared.muted:
+            chosen = torch.cat([held.indices.reshape(-1) for held in self._held])
+            self._launches.append(_Launch(self._held, replay, stage, step, chosen))
+
     def clear(self) -> None:
         """Forget every call."""
         del self._calls[:]
         self._taken.clear()
+        self._launches.clear()
         for watched in self._watched:
             watched.chosen.clear()
 
-    def read(self) -> list[ExpertsCall]:
-        """Return how many rows each expert got, call by call, in the order of the calls. Waits for the device."""
+    def read(self, ids: Sequence[Mapping[int, int]] = ()) -> list[ExpertsCall]:
+        """Return how many rows each expert got: calls in their order, then those of launched graphs in theirs.
+
+        ``ids`` are, of each recorded launch, the event ids of its calls by those of the calls captured. Waits for the
+        device.
+        """
         self._settle()
-        counts = [_rows_per_expert(watched) for watched in self._watched]
-        return [
+        counts = [_rows_per_expert(watched.description, watched.layer, watched.chosen) for watched in self._watched]
+        calls = [
             self._call(counts[number][index], event_id, stage, step, number, rows)
             for event_id, stage, step, number, rows, index in self._noted()
         ]
+        return [*calls, *(call for launch in self._launches for call in self._launched_calls(launch, ids))]
+
+    def _launched_calls(self, launch: _Launch, ids: Sequence[Mapping[int, int]]) -> Iterator[ExpertsCall]:
+        known = ids[launch.replay] if 0 <= launch.replay < len(ids) else {}
+        each = torch.split(launch.chosen, [held.indices.numel() for held in launch.held])
+        for held, chosen in zip(launch.held, each, strict=True):
+            watched, rows = self._watched[held.number], held.indices.shape[0]
+            (counts,) = _rows_per_expert(watched.description, watched.layer, [chosen])
+            event_id = known.get(held.event_id, held.event_id)
+            call = self._call(counts, event_id, launch.stage, launch.step, held.number, rows)
+            yield evolve(call, captured_id=held.event_id)
 
     def _noted(self) -> Iterator[tuple[int, ...]]:
         return (tuple(self._calls[at : at + self.WIDTH]) for at in range(0, len(self._calls), self.WIDTH))
@@ -153,16 +208,16 @@ class ExpertsObserver:
         )
 
 
-def _rows_per_expert(watched: _Watched) -> list[list[int]]:
+def _rows_per_expert(description: RoutedExperts, layer: int, calls: Sequence[torch.Tensor]) -> list[list[int]]:
     """Return the histogram of every call of a layer, its indices brought over in one copy."""
-    if not watched.chosen:
+    if not calls:
         return []
-    experts = watched.description.experts
-    flat = torch.cat([chosen.reshape(-1) for chosen in watched.chosen]).cpu().numpy()
-    call = np.repeat(np.arange(len(watched.chosen)), [chosen.numel() for chosen in watched.chosen])
+    experts = description.experts
+    flat = torch.cat([chosen.reshape(-1) for chosen in calls]).cpu().numpy()
+    call = np.repeat(np.arange(len(calls)), [chosen.numel() for chosen in calls])
     if flat.size and (flat.min() < 0 or flat.max() >= experts):
-        raise ValueError(f"layer {watched.layer}: an expert's number outside 0 to {experts - 1}")
-    counted = np.bincount(call * experts + flat, minlength=len(watched.chosen) * experts)
+        raise ValueError(f"layer {layer}: an expert's number outside 0 to {experts - 1}")
+    counted = np.bincount(call * experts + flat, minlength=len(calls) * experts)
     histograms: list[list[int]] = counted.reshape(-1, experts).tolist()
     return histograms
 
@@ -178,9 +233,12 @@ def watched_experts(model: Any, bindings: list[Binding]) -> Iterator[tuple[Bindi
 
 
 def marks(calls: list[ExpertsCall]) -> list[str]:
-    """Return the announcements of what was observed: one per stage and step, for all layers together."""
+    """Return the announcements of what was observed: one per stage and step, for all layers together.
+
+    Of a launched graph they name the calls that were captured: what a report knows of a launch is its step.
+    """
     grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
     for call in calls:
         key = (_STAGES.index(call.stage), call.step, call.expert_bytes, call.expected_weight_bytes)
-        grouped[key].append((call.event_id, call.distinct))
+        grouped[key].append((call.event_id if call.captured_id is None else call.captured_id, call.distinct))
     return [experts_mark(*key, hits) for key, hits in grouped.items()]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from dsocr_nvtx.hooks.captures import Capture, Replay
+from dsocr_nvtx.hooks.captures import Capture, Replay, replayed_ids
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
@@ -77,13 +77,14 @@ class HookSession:
         if self.observer is None:
             return
         try:
-            calls = self.observer.read()
+            calls = self.observer.read(replayed_ids(self.stats.replays))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model's results stand
             self._fail("observer", error)
             return
-        told = len(self.stats.experts)
+        told = {(call.event_id, call.layer, call.step) for call in self.stats.experts}
         self.stats.experts[:] = calls
-        for text in marks(calls[told:]) if self._shared.emitter.active else ():
+        fresh = [call for call in calls if (call.event_id, call.layer, call.step) not in told]
+        for text in marks(fresh) if self._shared.emitter.active else ():
             self._shared.emitter.mark(text)
 
     def detach(self) -> None:
@@ -123,12 +124,14 @@ class HookSession:
         """Capture a step of a stage into a CUDA graph: calls inside run nothing, and count as no step.
 
         Enter it when the capture has begun and leave it before it ends, so that ranges lie within; say `replayed`
-        before each launch.
+        before each launch, and `launched` after the step.
         """
         if self.off:
             yield
             return
         first, shared = self.stats.rows.kept, self._shared
+        if self.observer is not None:
+            self.observer.captures()
         shared.capturing = True
         try:
             with self.step(stage):
@@ -157,6 +160,17 @@ class HookSession:
                 self.stats.replays.append(replay)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             self._fail("replay", error)
+
+    def launched(self) -> None:
+        """Say, after the step, that its graph was launched: what its routers chose is kept, with one copy."""
+        if self.observer is None or self._capture is None:
+            return
+        try:
+            stage = self._capture.stage
+            replay = len(self.stats.replays) - 1 if self._shared.rows is not None else -1
+            self.observer.launched(replay, stage, max(self._shared.counters.steps[stage], 0))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            self._fail("observer", error)
 
     def _tell(self, capture: Capture, kv_len: int, event_id: int, step: int) -> None:
         """Announce the model's cost, and with it the cache's length; where that is not enough, how others grow."""

@@ -51,7 +51,7 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         tabling = aside.submit(
             kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges, who
         )
-        weights = observed_weights(nvtx, trace.announcements, costs, ranges, where)
+        weights = observed_weights(every, trace.announcements, where)
         table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin, who)
         kernels = tabling.result()
     accounting = account(trace, kernels, every, found, measured)

@@ -41,13 +41,14 @@ class Ranges:
     """All ranges of a join: as NVTX rows, their costs, their forest, and the origin of each row.
 
     Rows of replayed ranges come after those of the report, and so do their positions in the forest; they last no time
-    on the host.
+    on the host. ``captured_event`` is the event id of the call that a replayed row repeats, -1 for other rows.
     """
 
     nvtx: pa.Table
     costs: RangeCosts
     forest: Forest
     origin: Ints
+    captured_event: Ints
 
 
 def template_nodes(operations: pa.Table, when: Ints, graph_nodes: pa.Table) -> Ints:
@@ -104,7 +105,7 @@ def replay(
     """
     origin = np.zeros(len(trace.nvtx), np.int64)
     origin[ranges.order[within >= 0]] = list(Origin).index(Origin.CAPTURED)
-    plain = Ranges(trace.nvtx, costs, ranges, origin)
+    plain = Ranges(trace.nvtx, costs, ranges, origin, np.full(len(trace.nvtx), -1))
     if not (within >= 0).any():
         return plain, found
     called = numbers(trace.launches, "start_ns")
@@ -190,6 +191,7 @@ def _with_rows(trace: Trace, announced: Announced, plain: Ranges, made: _Made) -
         RangeCosts(np.concatenate([values, replayed]), np.concatenate([origin, replayed_source])),
         extended,
         np.concatenate([plain.origin, np.full(len(source), list(Origin).index(Origin.REPLAYED))]),
+        np.concatenate([plain.captured_event, plain.costs.field("event_id")[source]]),
     )
 
 

@@ -55,6 +55,7 @@ def certain_costs(ranges: pa.Table, own: dict[str, Ints]) -> dict[str, Ints]:
     kind, kinds = coded(ranges, "kind")
     level, levels = coded(ranges, "level")
     experts = np.isin(kind, [code for code, word in enumerate(kinds) if word == LayerKind.EXPERTS])
+    experts &= ~of_origin(ranges, "captured")  # they ran nothing
     coarse = np.isin(level, [code for code, word in enumerate(levels) if word != Level.OP])
     module, modules = coded(ranges, "module")
     routed = np.isin(module, [code for code, word in enumerate(modules) if word in ("decoder", "model")])
@@ -69,6 +70,7 @@ def experts_source(ranges: pa.Table) -> str:
         return "expected"
     kind, kinds = coded(ranges, "kind")
     experts = np.isin(kind, [code for code, word in enumerate(kinds) if word == LayerKind.EXPERTS])
+    experts &= ~of_origin(ranges, "captured")  # they ran nothing
     return "observed" if known(ranges, "observed_weight_bytes")[experts].all() else "observed in part"
 
 

@@ -31,6 +31,10 @@ class StepSession(Protocol):
         """Hear, inside a step, that the graph captured last is about to be launched with so many keys."""
         ...
 
+    def launched(self) -> None:
+        """Hear, after the step, that the graph was launched."""
+        ...
+
     def muted(self) -> AbstractContextManager[object]:
         """Return a context whose calls are no part of the run."""
         ...
@@ -249,6 +253,7 @@ class Graphed(Static):
             self.graph.replay()
             self.held += 1
             self._look()
+        session.launched()
 
 
 def _allocate(cache: StaticCache, network: Network, pages: int, device: torch.device) -> None:

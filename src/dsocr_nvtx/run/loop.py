@@ -28,6 +28,9 @@ class Unobserved:
     def replayed(self, kv_len: int) -> None:
         """Do nothing."""
 
+    def launched(self) -> None:
+        """Do nothing."""
+
     def muted(self) -> AbstractContextManager[object]:
         """Return a context that does nothing."""
         return nullcontext()

@@ -52,6 +52,10 @@ class StageClock:
         """Pass on."""
         self.session.replayed(kv_len)
 
+    def launched(self) -> None:
+        """Pass on."""
+        self.session.launched()
+
     def muted(self) -> AbstractContextManager[object]:
         """Pass on."""
         return self.session.muted()

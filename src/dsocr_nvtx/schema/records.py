@@ -200,7 +200,8 @@ class RangeRecord:
 class ExpertsCall:
     """What one call of routed experts hit, as counted on the device; ``event_id`` is the range that its cost lies in.
 
-    That is the range of the experts themselves, or of what contains them where ranges are coarser.
+    That is the range of the experts themselves, or of what contains them where ranges are coarser. ``captured_id``: of
+    a call that a launched CUDA graph made again, the range in which it was captured.
     """
 
     event_id: int
@@ -212,6 +213,7 @@ class ExpertsCall:
     expected_experts: float
     expected_weight_bytes: int
     expert_bytes: int
+    captured_id: int | None = None
 
     @property
     def distinct(self) -> int:
