@@ -9,6 +9,7 @@ from attrs import evolve
 from dsocr_nvtx.errors import Unavailable, UsageError
 from dsocr_nvtx.run.calibrate import dilation_of, unprofiled_steps, without_tools
 from dsocr_nvtx.run.capture import capture
+from dsocr_nvtx.run.drawing import draw_page
 from dsocr_nvtx.run.workload import RunOptions
 
 OPTIONS = RunOptions(config="tiny", device="cpu", mode="tiny", max_new_tokens=3, warmup=0)
@@ -45,3 +46,16 @@ def test_no_tool_reaches_the_unprofiled_run() -> None:
 def test_dilation_is_profiled_over_unprofiled_where_both_are_known() -> None:
     found = dilation_of({"decode": 30, "vision": 5}, {"decode": 20})
     assert found == {"decode": {"profiled_ns": 30, "unprofiled_ns": 20, "ratio": 1.5}}
+
+
+def test_one_batch_of_several_pages_is_compared_with_itself(tmp_path: Path) -> None:
+    names = []
+    for seed in range(2):
+        names.append(str(tmp_path / f"{seed}.png"))
+        draw_page(300, 400, seed).save(names[-1])
+    options = evolve(OPTIONS, pages=tuple(names), calibrate=True)
+    directory = capture(evolve(options, batch=2, out=tmp_path / "run"))
+    told = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    assert set(told["dilation"]) == {"vision", "prefill", "decode"}
+    with pytest.raises(UsageError, match="--calibrate compares one batch with itself"):
+        capture(evolve(options, batch=1, out=tmp_path / "other"))

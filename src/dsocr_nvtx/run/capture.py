@@ -56,10 +56,12 @@ class _Recorded:
 def capture(options: RunOptions) -> Path:
     """Make the run that is asked for and return its directory. Everything a user should know goes to stderr.
 
-    Several pages, and processes that a launcher started as ranks, go through a queue (`dsocr_nvtx.run.many`).
+    Several pages, and processes that a launcher started as ranks, go through a queue (`dsocr_nvtx.run.many`); pages
+    that ``calibrate`` compares with themselves do not, if they are one batch.
     """
     rank = launched_rank()
-    if rank is not None or len(options.pages) > 1:
+    is_one_batch = options.calibrate and len(options.pages) == options.batch
+    if rank is not None or (len(options.pages) > 1 and not is_one_batch):
         from dsocr_nvtx.run.many import capture_many
 
         return capture_many(options, rank)

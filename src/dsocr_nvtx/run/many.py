@@ -66,7 +66,7 @@ def capture_many(options: RunOptions, launched: Rank | None) -> Path:
 
 def _target(options: RunOptions, launched: Rank | None) -> Path:
     if options.calibrate:
-        raise UsageError("--calibrate repeats a single page: it does not go with several pages or ranks")
+        raise UsageError("--calibrate compares one batch with itself: let --batch be the number of pages; no ranks")
     if launched is None:
         return options.out or default_directory()
     if options.out is None:
