@@ -123,9 +123,14 @@ def build(folder: Path, out: Path) -> None:
     for name in [name for name in WORKLOADS if (folder / f"{name}.sqlite").exists()]:
         joined = join(folder, name)
         rows += [{"workload": name, **row} for row in summary(joined)]
-        if not name.endswith(("b", "c")):
+        if not name.endswith(("b", "c", "512")):
             command("-m", "dsocr_nvtx.cli", "report", str(joined), "-o", str(out / f"review-{name}.html"),
                     "--title", f"DeepSeek-OCR on an H200: {name}", "--force")  # fmt: skip
+    command("-m", "dsocr_nvtx.cli", "report", str(folder / f"graph-{PAGES}.dsocr"), "-o", str(out / "roofline.svg"),
+            "--title", "DeepSeek-OCR, sixteen pages, CUDA-graph decode, one NVIDIA H200", "--force")  # fmt: skip
+    for one, other in (("eager-1", "graph-1"), ("static-1", "static-1b")):
+        command("-m", "dsocr_nvtx.cli", "diff", str(folder / f"{one}.dsocr"), str(folder / f"{other}.dsocr"),
+                "-o", str(out / f"diff-{one}-{other}.html"), quiet=True)  # fmt: skip
     (out / "review.md").write_text(page(rows), encoding="utf-8")
 
 

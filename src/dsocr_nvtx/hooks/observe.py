@@ -12,6 +12,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from dsocr_nvtx.analytic.experts import DeepseekV2MoE, RoutedExperts
 from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
 from dsocr_nvtx.hooks.quick import QuickFrame
-from dsocr_nvtx.hooks.scripts import ScriptFrame
+from dsocr_nvtx.hooks.scripts import ScriptFrame, Words
 from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.wrappers import Watch
 from dsocr_nvtx.schema.payload import experts_mark
@@ -172,22 +173,27 @@ class ExpertsObserver:
         device.
         """
         self._settle()
-        counts = [_rows_per_expert(watched.description, watched.layer, watched.chosen) for watched in self._watched]
+        counts = [_rows_per_expert(watched) for watched in self._watched]
         calls = [
             self._call(counts[number][index], event_id, stage, step, number, rows)
             for event_id, stage, step, number, rows, index in self._noted()
         ]
-        return [*calls, *(call for launch in self._launches for call in self._launched_calls(launch, ids))]
+        return [*calls, *self._launched_calls(ids)]
 
-    def _launched_calls(self, launch: _Launch, ids: Sequence[Mapping[int, int]]) -> Iterator[ExpertsCall]:
-        known = ids[launch.replay] if 0 <= launch.replay < len(ids) else {}
-        each = torch.split(launch.chosen, [held.indices.numel() for held in launch.held])
-        for held, chosen in zip(launch.held, each, strict=True):
-            watched, rows = self._watched[held.number], held.indices.shape[0]
-            (counts,) = _rows_per_expert(watched.description, watched.layer, [chosen])
-            event_id = known.get(held.event_id, held.event_id)
-            call = self._call(counts, event_id, launch.stage, launch.step, held.number, rows)
-            yield evolve(call, captured_id=held.event_id)
+    def _launched_calls(self, ids: Sequence[Mapping[int, int]]) -> Iterator[ExpertsCall]:
+        """Yield the calls of launched graphs; what all launches of one capture chose is brought over in one copy."""
+        for held, launches in groupby(self._launches, key=lambda launch: launch.held):
+            several = list(launches)
+            chosen = torch.stack([launch.chosen for launch in several]).cpu().numpy()
+            edges = np.cumsum([0, *(call.indices.numel() for call in held)]).tolist()
+            for launch, row in zip(several, chosen, strict=True):
+                known = ids[launch.replay] if 0 <= launch.replay < len(ids) else {}
+                for call, start, end in zip(held, edges[:-1], edges[1:], strict=True):
+                    watched, rows = self._watched[call.number], call.indices.shape[0]
+                    (counts,) = _histograms(watched, row[start:end], np.zeros(end - start, np.int64), 1)
+                    event_id = known.get(call.event_id, call.event_id)
+                    told = self._call(counts, event_id, launch.stage, launch.step, call.number, rows)
+                    yield evolve(told, captured_id=call.event_id)
 
     def _noted(self) -> Iterator[tuple[int, ...]]:
         return (tuple(self._calls[at : at + self.WIDTH]) for at in range(0, len(self._calls), self.WIDTH))
@@ -208,18 +214,24 @@ class ExpertsObserver:
         )
 
 
-def _rows_per_expert(description: RoutedExperts, layer: int, calls: Sequence[torch.Tensor]) -> list[list[int]]:
+def _rows_per_expert(watched: _Watched) -> list[list[int]]:
     """Return the histogram of every call of a layer, its indices brought over in one copy."""
-    if not calls:
+    if not watched.chosen:
         return []
-    experts = description.experts
-    flat = torch.cat([chosen.reshape(-1) for chosen in calls]).cpu().numpy()
-    call = np.repeat(np.arange(len(calls)), [chosen.numel() for chosen in calls])
-    if flat.size and (flat.min() < 0 or flat.max() >= experts):
-        raise ValueError(f"layer {layer}: an expert's number outside 0 to {experts - 1}")
-    counted = np.bincount(call * experts + flat, minlength=len(calls) * experts)
-    histograms: list[list[int]] = counted.reshape(-1, experts).tolist()
-    return histograms
+    flat = torch.cat([chosen.reshape(-1) for chosen in watched.chosen]).cpu().numpy()
+    call = np.repeat(np.arange(len(watched.chosen)), [chosen.numel() for chosen in watched.chosen])
+    return _histograms(watched, flat, call, len(watched.chosen))
+
+
+def _histograms(watched: _Watched, chosen: Words, call: Words, calls: int) -> list[list[int]]:
+    """Return how many rows each expert got in each call, of what was chosen and in which call."""
+    experts = watched.description.experts
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= experts):
+        raise ValueError(f"layer {watched.layer}: an expert's number outside 0 to {experts - 1}")
+    found: list[list[int]] = (
+        np.bincount(call * experts + chosen, minlength=calls * experts).reshape(-1, experts).tolist()
+    )
+    return found
 
 
 def watched_experts(model: Any, bindings: list[Binding]) -> Iterator[tuple[Binding, RoutedExperts]]:
