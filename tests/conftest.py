@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import settings
 
-from dsocr_nvtx.cli.join import demo
+from dsocr_nvtx.cli.join import demo, join_report
 from dsocr_nvtx.schema.files import read_table, write_table
+from tests.bench.generate import RANGES_PER_STEP, Size, generate
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -37,6 +38,15 @@ def demo_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo.dsocr"
     demo(out, force=False)
     return out
+
+
+@pytest.fixture(scope="session")
+def long_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the join of a generated report of 512 decode steps."""
+    folder = tmp_path_factory.mktemp("long")
+    generate(folder / "long.sqlite", Size(kernels=51_200, calls=51_200, ranges=512 * RANGES_PER_STEP))
+    join_report(folder / "long.sqlite", run=None, out=None, hardware=None, ceilings=None, force=False)
+    return folder / "long.dsocr"
 
 
 @pytest.fixture(scope="session")

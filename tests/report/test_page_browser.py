@@ -117,6 +117,17 @@ def test_the_keyboard_reaches_everything(opens: Opens, demo_out: Path) -> None:
     assert _shown(page) == len((cell.get_attribute("data-rows") or "").split())
 
 
+def test_a_run_of_512_tokens_is_drawn_whole(opens: Opens, long_out: Path) -> None:
+    page = opens(long_out)
+    (step,) = page.locator("#steps figcaption").all()
+    assert step.inner_text().startswith("decode: 512 steps, 3 averaged to a bar.")
+    assert page.locator("svg.steps g").count() == 171  # 512 / 3, the last bar of two
+    total = sum(read_table(long_out / "stages.arrow")["wall_ns"].to_pylist())
+    assert int(page.locator("#count").get_attribute("data-wall-ns") or "") == total
+    page.locator("#plot .points a").first.dispatch_event("click")
+    assert page.locator("#kernels tbody tr").count() > 0
+
+
 def test_light_and_dark(opens: Opens, demo_out: Path) -> None:
     page = opens(demo_out)
     paper = "getComputedStyle(document.body).backgroundColor"

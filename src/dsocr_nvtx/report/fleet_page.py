@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 from attrs import field, frozen
-from jinja2 import Environment, PackageLoader
 
 from dsocr_nvtx.fleet.engine import Fleet
 from dsocr_nvtx.fleet.spread import SLOW
 from dsocr_nvtx.fleet.state import Folders
+from dsocr_nvtx.report.page import asset, environment
 from dsocr_nvtx.schema.files import replacing
 
 MOST_ROWS: Final = 1000
@@ -133,22 +133,21 @@ def _sentences(every: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def write_fleet_pages(found: Fleet) -> Path:
     """Write the fleet's page and one page for each rank that it shows; return the former's path."""
-    environment = Environment(
-        loader=PackageLoader("dsocr_nvtx.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )  # fmt: skip
+    made, style = environment(), asset("review.css")
     model, folders = fleet_model(found), Folders(found.out)
     shown = sorted({row.report for row in model.rows})
     wanted = {f"{name}.html" for name in shown}
     for old in (found.out / "rank-pages").glob("*.html"):
         if old.name not in wanted:
             old.unlink()
-    page = environment.get_template("rank.html")
+    page = made.get_template("rank.html.j2")
     for name in shown:
         rows = pq.read_table(folders.part("roofline", name), columns=list(_SHOWN), partitioning=None).to_pylist()
         _write(
-            found.out / "rank-pages" / f"{name}.html", page.render(name=name, path=found.states[name].path, rows=rows)
+            found.out / "rank-pages" / f"{name}.html",
+            page.render(name=name, path=found.states[name].path, rows=rows, style=style),
         )
-    _write(found.out / PAGE, environment.get_template("fleet.html").render(model=model))
+    _write(found.out / PAGE, made.get_template("fleet.html.j2").render(model=model, style=style))
     return found.out / PAGE
 
 
