@@ -115,10 +115,10 @@ def allowances(row: Series, limits: Limits) -> Allowances:
     relative, launching = limits.busy_allowed * row.base, limits.launch_ns * row.launch_spread
     idle_base = (typical(row.idle[0]) + typical(row.idle[1])) / 2
     idle = limits.idle_allowed * idle_base + limits.idle_call_ns * row.call_spread
-    idle *= limits.once_factor if row.once else 1.0
     return Allowances(
         busy=relative + launching if row.is_row else float(np.hypot(relative, launching)),
-        idle=idle + (limits.once_stall_ns if row.once else 0.0),
+        # What ran once may differ by more between runs of one code, but a larger change is not the same for that.
+        idle=idle * limits.once_factor + limits.once_stall_ns if row.once else idle,
         busy_min=_smallest(row, limits),
         idle_min=idle,
     )
