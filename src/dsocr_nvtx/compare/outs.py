@@ -1,5 +1,6 @@
 """What `join` wrote, opened to be compared; and what must agree, or be said, before two of them are."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,13 @@ class Out:
         """How many processes and devices ran hooked calls."""
         device = numbers(self.ranges, "device", -1) if "device" in self.ranges.column_names else 0
         return len(np.unique(numbers(self.ranges, "pid") * 4096 + device))
+
+    @property
+    def gpus(self) -> set[str]:
+        """The identities of the GPUs, empty where the report does not tell them."""
+        if "gpu_uuid" not in self.rows.column_names:
+            return set()
+        return {str(uuid) for uuid in self.rows["gpu_uuid"].unique().to_pylist() if uuid}
 
     @property
     def decode_mode(self) -> str:
@@ -96,13 +104,24 @@ _DIFFERS = {
 }
 
 
+def _rates(out: Out) -> object:
+    """Return the roofs as numbers, None where the metadata has none: where they were measured is no difference."""
+    try:
+        told = json.loads(out.about.get("ceilings", ""))
+    except ValueError:
+        return None
+    return {name: value for name, value in told.items() if name != "source"} if isinstance(told, dict) else None
+
+
 def warnings(a: Out, b: Out) -> list[str]:
     """Return a line for each circumstance that differs between the runs and may explain a change."""
     lines = []
     for name, text in _DIFFERS.items():
         one, two = (out.about.get(name) or "unknown" for out in (a, b))
-        if one != two:
+        if one != two and (name != "roofs" or _rates(a) is None or _rates(a) != _rates(b)):
             lines.append(text.format(a=one, b=two))
+    if a.gpus and b.gpus and a.gpus != b.gpus:
+        lines.append("A and B ran on different GPUs of one kind, maybe on different hosts: idle time is not comparable")
     if a.decode_mode != b.decode_mode:
         words = {"graph": "replays a CUDA graph", "calls": "launches every kernel by itself"}
         lines.append(f"decode modes differ: A {words[a.decode_mode]}, B {words[b.decode_mode]}")

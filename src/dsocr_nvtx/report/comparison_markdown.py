@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dsocr_nvtx.compare.comparison import Comparison
 from dsocr_nvtx.compare.gate import Gate
 from dsocr_nvtx.compare.lines import Line, place
+from dsocr_nvtx.compare.rules import Rule
 from dsocr_nvtx.report import changes
 
 _MOST_ROWS = 10
@@ -31,7 +32,7 @@ def gate_markdown(found: Gate) -> str:
     head = ("rule", "outcome", "baseline", "now", "measured (interval)", "why")
     rows = [
         (
-            one.rule.text, one.outcome, changes.value_text(one, one.baseline), changes.value_text(one, one.value),
+            one.rule, one.outcome, changes.value_text(one, one.baseline), changes.value_text(one, one.value),
             changes.measured_text(one), one.reason,
         )
         for one in found.rulings
@@ -73,4 +74,11 @@ def _mover(row: Line) -> Sequence[object]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
-    yield from (f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows)
+    yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows)
+
+
+def _cell(value: object) -> str:
+    """Return a rule as code, which people read and copy, and any other text escaped."""
+    if isinstance(value, Rule) and not set(value.text) & set("`|\\\n\r"):
+        return f"`{value.text}`"
+    return escaped(value.text if isinstance(value, Rule) else value)

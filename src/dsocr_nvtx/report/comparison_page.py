@@ -18,6 +18,7 @@ def comparison_page(found: Comparison) -> str:
     ]
     return made.get_template("comparison.html.j2").render(
         found=found,
+        stages=sorted(found.stages, key=lambda stage: -abs(stage.total.contribution)),
         about=[*about, ("level", found.a.level)],
         notes=[*found.warnings, *(note for stage in found.stages for note in stage.notes)],
         style=asset("review.css"),
