@@ -155,7 +155,7 @@ def summary(joined: Path) -> list[dict[str, Any]]:
     found = []
     for stage in opened.roofline.stages.to_pylist():
         parts = budget(row for row in opened.roofline.rows.to_pylist() if row["stage"] == stage["stage"])
-        steps = stage_steps(opened.ranges, stage["stage"])
+        steps = stage_steps(opened.ranges, stage)
         each = {name: ns / 1e6 / max(stage["steps"], 1) for name, ns in parts.items()}
         times = {rung["rung"]: rung["step_ns"] / 1e6 for rung in rungs if rung["stage"] == stage["stage"]}
         found.append({
@@ -180,7 +180,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         idle = sum(row[f"idle_{cause}"] for cause in ("host", "launch", "sync", "memory"))
         values = {**row, **row["rungs"], "idle": idle}
-        cells = ["" if values[key] is None else f"{values[key]:.2f}" for key in COLUMNS.values()]
+        cells = ["" if values.get(key) is None else f"{values[key]:.2f}" for key in COLUMNS.values()]
         lines.append(f"| {row['workload']} | {row['stage']} | {row['bound']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -30,6 +30,10 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "hook", "join", "roofline"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def hook(
     model: "nn.Module", *, level: str = "op", observe_experts: bool = False
 ) -> "AbstractContextManager[HookSession]":

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dsocr_nvtx.join.accounting import Accounting, Count
 from dsocr_nvtx.join.measure import DeviceTime
-from dsocr_nvtx.report.terminal import show
+from dsocr_nvtx.report.terminal import as_plain, show
 from dsocr_nvtx.roofline.points import Roofline
 from tests.builders.tables import Row
 from tests.roofline.test_roofline_points import points, timed
@@ -117,13 +117,17 @@ def test_tables_fit_the_terminal_and_none_is_cut(width: int) -> None:
 
 def test_the_accounting_is_all_there() -> None:
     text = page(points(ROWS))
-    assert text.splitlines()[-6:] == [
+    assert text.splitlines()[-9:] == [
         "",
         "roofs: round, by hand; level op",
         "1,234 GPU operations, 130.00 ms; between the first and the last hooked call 99.12% of that time has a range, "
         "50.00% a leaf range",
-        "not attributed, outside: 34 operations, 1.00 ms",
         "2 ranges have no cost in this report: their work is missing",
+        "not attributed, outside: 34 operations, 1.00 ms",
+        "how much the profiler slowed this run is not known: record with run --calibrate, join with --run; idle time "
+        "includes what watching added",
+        "experts hit are expected: without observing, uniform routing is assumed and bytes are an estimate",
+        "50.0% of the operation time is in containers or between ranges, not in a leaf range",
         "GPU 0: 300.00 ms from the first operation or hooked call to the last, of which 4.00 ms idle outside every "
         "range",
     ]
@@ -153,3 +157,13 @@ def test_rows_of_several_processes_say_whose_they_are() -> None:
     nameless = page(points([timed(0, 30 * MS, pid=71), timed(0, 20 * MS, pid=72)]))
     assert "pid 71: decode is" in nameless
     assert "rank" not in page(points(rows[:1]))
+
+
+def test_processes_are_told_apart_in_headings_and_in_json() -> None:
+    rows = [timed(0, 5 * MS, 5 * MS, pid=pid, stage="decode") for pid in (1, 2)]
+    found = points(rows)
+    text = page(found)
+    assert "decode (rank 0, process 1, GPU 0)" in text
+    assert "decode (rank 0, process 2, GPU 0)" in text
+    wall = as_plain(found, ACCOUNTS, losses=1)["budget"]["wall"]  # type: ignore[index]
+    assert list(wall.values())[:2] == [10 * MS, 10 * MS]

@@ -49,6 +49,11 @@ def test_a_verdict_by_hand() -> None:
     )
 
 
+def test_a_middle_step_is_told_where_the_mean_is_another() -> None:
+    assert "2.50 ms a step (1.00 the middle one), " in words.verdict({**STAGE, "median_step_ns": 1_000_000})
+    assert "2.50 ms a step, " in words.verdict({**STAGE, "median_step_ns": 2_400_000})
+
+
 @pytest.mark.parametrize(
     ("bound", "text"),
     [

@@ -121,3 +121,9 @@ def test_the_table_says_its_rule_and_sources() -> None:
     assert about["tax"].startswith("tax kernels: class data_movement")
     assert "ceilings" in about["replay_gap"]
     assert isinstance(table, pa.Table)
+
+
+def test_a_stage_that_is_replayed_has_no_rungs_of_launching() -> None:
+    kernels = filled(KERNELS, [{**row, "graph_node_id": 7} for row in THREE])
+    table = ladder(kernels, filled(STAGES, [STAGE]), LAUNCHING)
+    assert table["rung"].to_pylist() == ["now", "fused", "roof"]

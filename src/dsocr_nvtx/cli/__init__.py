@@ -1,5 +1,7 @@
 """The command line: opening and closing files, exit codes, and nothing worth testing on its own."""
 
+import os
+import signal
 import sys
 
 from dsocr_nvtx.errors import DsocrError
@@ -13,6 +15,10 @@ def main() -> None:
         app(prog_name="dsocr-nvtx")
     except DsocrError as error:
         sys.exit(_say(str(error), error.exit_code))
+    except BrokenPipeError:
+        # Whoever read the output has enough of it, as `head` does: the shell's code for that, and no word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         # Disk full, no permission: the file that was being written is gone, what stood there before still stands.
         text = f"{error.filename or 'file system'}: {error.strerror or error}"

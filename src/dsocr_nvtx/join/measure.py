@@ -63,7 +63,7 @@ class Measured:
     longest: list[LongGap]
 
 
-_LONGEST = 5
+_LONGEST = 40
 
 
 def measure(

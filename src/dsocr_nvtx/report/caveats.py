@@ -53,6 +53,13 @@ def _missing(accounting: Accounting) -> Iterator[Caveat]:
         yield Caveat(accounting.graphs.note, is_grave=True)
     yield from (Caveat(text) for text in unattributed(accounting))
     yield from (Caveat(text) for text in words.other_share(accounting.classes))
+    for device in accounting.devices:
+        unowned = device.idle_ns.get("none", 0)
+        if device.wall_ns and unowned > 0.05 * device.wall_ns:
+            yield Caveat(
+                f"GPU {device.device} is idle outside every range for {words.milliseconds(unowned)} ms, "
+                f"{unowned / device.wall_ns:.0%} of its wall time: no stage has it"
+            )
 
 
 def _contradictions(found: Roofline) -> Iterator[Caveat]:

@@ -91,7 +91,7 @@ def chart(rows: Sequence[Mapping[str, object]], roofs: Ceilings, dtype: str) -> 
 
 def _rates(roofs: Ceilings, dtype: str) -> tuple[list[_Rate], list[_Rate]]:
     sheet = DATASHEET.get(roofs.device)
-    flat = [_Rate("vector float32", roofs.vector, 1.0, -5)]
+    flat = [_Rate("vector float32", roofs.vector, 0.35, -5)]
     steep = [_Rate("DRAM", roofs.bandwidth, 0.5, 16)]
     if (peak := roofs.tensor_peak(dtype)) is not None:
         flat.append(_Rate(f"matrix {dtype}", peak, 1.0, -5))
@@ -100,7 +100,7 @@ def _rates(roofs: Ceilings, dtype: str) -> tuple[list[_Rate], list[_Rate]]:
     if sheet is not None and sheet.source != roofs.source:
         steep.append(_Rate("datasheet DRAM", sheet.bandwidth, 0.2, 16, is_nominal=True))
         if (peak := sheet.tensor_peak(dtype)) is not None:
-            flat.append(_Rate(f"datasheet {dtype}", peak, 0.45, -5, is_nominal=True))
+            flat.append(_Rate(f"datasheet {dtype}", peak, 0.3, -5, is_nominal=True))
     return flat, steep
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.report import words
+from dsocr_nvtx.report.sections import RUNG_WORDS, milliseconds_of
 from dsocr_nvtx.roofline.evidence import Steps
 
 Row = Mapping[str, object]
@@ -47,6 +48,7 @@ class StepBars:
     """The steps of a stage in order, ``each`` of them to a bar; ``highest`` is the tallest bar in words."""
 
     stage: str
+    who: str
     bars: tuple[Bar, ...]
     steps: int
     each: int
@@ -126,7 +128,7 @@ def _cell(numbers: list[int] | None, lost: int, most: int, place: tuple[str, int
     )
 
 
-def step_bars(steps: Steps) -> StepBars | None:
+def step_bars(steps: Steps, who: str = "") -> StepBars | None:
     """Return the bars of a stage with more than one step."""
     count = len(steps.step)
     if count < 2:
@@ -148,7 +150,7 @@ def step_bars(steps: Steps) -> StepBars | None:
         f"{(at + 0.5) / len(bars) * 100:.2f},{100 - (k - low * 0.98) / (high - low * 0.98 or 1) * 92:.2f}"
         for at, k in enumerate(kv_len.tolist())
     )
-    return StepBars(steps.stage, tuple(bars), count, each, words.milliseconds(highest), low, int(kv_len[-1]), line)
+    return StepBars(steps.stage, who, tuple(bars), count, each, words.milliseconds(highest), low, int(kv_len[-1]), line)
 
 
 def _bar(name: str, busy: float, wall: float, kv_len: int, highest: float) -> Bar:
@@ -198,20 +200,11 @@ def rungs(table: Sequence[Row]) -> list[Rung]:
             Rung(
                 stage=str(row["stage"]),
                 name=RUNG_WORDS.get(str(row["rung"]), str(row["rung"])),
-                step=f"{likely / steps / 1e6:,.3f}",
-                bounds="" if low == high else f"{low / steps / 1e6:,.3f} to {high / steps / 1e6:,.3f}",
+                step=milliseconds_of(likely / steps),
+                bounds="" if low == high else f"{milliseconds_of(low / steps)} to {milliseconds_of(high / steps)}",
                 speedup=words.decimal(row["speedup"], 1) + "x" if row["speedup"] is not None else "-",
                 percent=round(min(likely / whole, 1) * 100, 2) if whole else 0.0,
                 assumes=str(row["assumes"]),
             )
         )
     return found
-
-
-RUNG_WORDS = {
-    "now": "as measured",
-    "no_stall": "if the host never stalled",
-    "graph": "if launches were free",
-    "fused": "and tax kernels fused away",
-    "roof": "at the roof",
-}

@@ -44,6 +44,10 @@ class Opened:
 
 def open_joined(folder: Path) -> Opened:
     """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
+    if (folder / "fleet.json").exists():
+        raise Refused(folder, "a data set of many reports", "open its fleet.html, or join one report alone")
+    if folder.is_file():
+        raise Refused(folder, "a file, not the directory that join wrote", REMEDY)
     accounting, source = _accounting(folder / "join.json")
     rows, stages = joined_table(folder, "roofline"), joined_table(folder, "stages")
     about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}

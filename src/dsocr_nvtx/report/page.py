@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,12 +20,14 @@ from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.chart import HEIGHT, WIDTH, chart
 from dsocr_nvtx.report.opened import Opened
-from dsocr_nvtx.roofline.evidence import KernelShare, Steps, kernel_shares, stage_steps
+from dsocr_nvtx.roofline.evidence import KernelShare, kernel_shares, stage_steps
 from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.tax import TAX_RULE
 
 MOST_ROWS = 1200
 """Rows that a page lists, those that lose most; the others are added up in one line, which says how many they are."""
+MOST_FIGURES = 8
+"""Stages whose steps are drawn, those with most steps."""
 MOST_KERNELS = 6
 """Kernels by name that a row shows."""
 LONGEST_NAME = 200
@@ -32,7 +35,7 @@ LONGEST_NAME = 200
 
 _COLUMNS = (
     "calls", "launches", "wall_ns", "busy_owned_ns", "tax_ns", "idle_owned_ns", "roofline_ns", "lost_ns", "efficiency",
-    "achieved_tflops", "achieved_gbps", "intensity",
+    "achieved_tflops", "achieved_gbps", "intensity", "idle_host_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns",
 )  # fmt: skip
 
 
@@ -52,7 +55,6 @@ def review_page(opened: Opened, title: str = "") -> str:
     every, stages = found.rows.to_pylist(), found.stages.to_pylist()
     listed, shown = _listed(every), sections.several(every)
     kernels, ranges = opened.kernels, opened.ranges
-    steps = {str(stage["stage"]): stage_steps(ranges, str(stage["stage"])) for stage in stages}
     observed, energy = opened.beside("experts"), opened.beside("energy")
     climbed = ladder(kernels, found.stages).to_pylist()
     shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges, MOST_KERNELS)
@@ -60,18 +62,18 @@ def review_page(opened: Opened, title: str = "") -> str:
     return environment().get_template("review.html.j2").render(
         title=title or _title(opened),
         about=_about(opened),
-        cards=sections.cards(stages, every, steps),
+        cards=sections.cards(stages, every, climbed, opened.accounting.stalls),
         caveats=caveats(found, opened.accounting),
-        stages=[" ".join(filter(None, (str(s["stage"]), sections.who(s, shown=shown)))) for s in stages],
+        stages=sections.stage_labels(stages),
         budget=sections.budget_lines(stages, every, opened.accounting),
         meanings=sections.PART_WORDS,
         stalls=sections.stall_lines(opened.accounting),
         chart=drawn, width=WIDTH, height=HEIGHT,
         rungs=drawings.rungs(climbed),
-        assumed=dict.fromkeys((drawings.RUNG_WORDS[rung["rung"]], rung["assumes"]) for rung in climbed),
+        assumed=dict.fromkeys((sections.RUNG_WORDS[rung["rung"]], rung["assumes"]) for rung in climbed),
         tax_rule=TAX_RULE,
         heats=drawings.heat_maps(listed.rows),
-        steps=[bars for one in _by_length(steps) if (bars := drawings.step_bars(one)) is not None],
+        steps=_step_figures(stages, ranges),
         traffic=sections.traffic(stages),
         experts=drawings.experts(observed.to_pylist()) if observed is not None else [],
         energy=sections.energy_lines(energy.to_pylist()) if energy is not None else [],
@@ -105,8 +107,14 @@ def _listed(every: Sequence[Mapping[str, object]]) -> _Listed:
     return _Listed(rows, len(rest), *(sum(int(str(row[name])) for row in rest) for name in ("wall_ns", "lost_ns")))
 
 
-def _by_length(steps: Mapping[str, Steps]) -> list[Steps]:
-    return sorted(steps.values(), key=lambda one: -len(one.step))
+def _step_figures(stages: Sequence[Mapping[str, object]], ranges: pa.Table) -> list[drawings.StepBars]:
+    """Return the steps of the stages that have most, each process and GPU for itself."""
+    shown = sections.several(stages)
+    figures = [
+        drawings.step_bars(stage_steps(ranges, stage), sections.who(stage, shown=shown))
+        for stage in sorted(stages, key=lambda stage: -int(str(stage["steps"])))[:MOST_FIGURES]
+    ]
+    return [figure for figure in figures if figure is not None]
 
 
 def _main_dtype(opened: Opened) -> str:

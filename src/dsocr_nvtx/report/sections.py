@@ -3,9 +3,8 @@
 Exact numbers stand beside the words wherever a total is shown, so that a reader (and a test) can add them up again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.join.accounting import Accounting
@@ -13,7 +12,6 @@ from dsocr_nvtx.join.stalls import Stall
 from dsocr_nvtx.report import words
 from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.roofline.budget import OUTSIDE, PARTS, budget, outside
-from dsocr_nvtx.roofline.evidence import Steps
 
 Row = Mapping[str, object]
 
@@ -51,6 +49,7 @@ class Card:
     bound: str
     sentence: str
     detail: str
+    advice: tuple[str, ...]
     parts: tuple[Part, ...]
 
 
@@ -102,15 +101,22 @@ def who(row: Row, *, shown: bool) -> str:
     return f"rank {row['rank']}, process {row['pid']}, GPU {row['device']}" if shown else ""
 
 
-def cards(stages: Sequence[Row], rows: Sequence[Row], steps: Mapping[str, Steps]) -> list[Card]:
-    """Return a card for each stage, its verdict first."""
+def stage_labels(stages: Sequence[Row]) -> list[str]:
+    """Return a name for each row of a STAGES table: the stage, and whose it is where there are several."""
+    shown = several(stages)
+    return [" ".join(filter(None, (str(s["stage"]), f"({who(s, shown=shown)})" if shown else ""))) for s in stages]
+
+
+def cards(stages: Sequence[Row], rows: Sequence[Row], rungs: Sequence[Row], stalls: Sequence[Stall]) -> list[Card]:
+    """Return a card for each stage: its verdict first, last what would help by the ladder and the stalls."""
     return [
         Card(
             stage=str(stage["stage"]),
             who=who(stage, shown=several(stages)),
             bound=str(stage["bound"] or "open"),
             sentence=words.verdict(stage),
-            detail=_detail(stage, _of(stage, rows), steps.get(str(stage["stage"]))),
+            detail=_detail(stage, _of(stage, rows)),
+            advice=tuple(advice(stage, _of(stage, rungs), stalls)),
             parts=_parts(budget(_of(stage, rows))),
         )
         for stage in stages
@@ -122,18 +128,44 @@ def _of(stage: Row, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if all(row[key] == stage[key] for key in keys)]
 
 
-def _detail(stage: Row, rows: Sequence[Row], steps: Steps | None) -> str:
-    """Return what the verdict leaves open: the row that loses most, the middle step, the tax, what watching cost."""
+def _detail(stage: Row, rows: Sequence[Row]) -> str:
+    """Return what the verdict leaves open: the row that loses most, and the tax."""
     said = []
     worst = max(rows, key=lambda row: _number(row["lost_ns"]), default=None)
     busy, tax, wall = (_number(stage[name]) for name in ("busy_owned_ns", "tax_ns", "wall_ns"))
     if worst is not None and wall:
         said.append(f"most is lost in {words.place(worst)}, {_number(worst['lost_ns']) / wall:.0%} of the stage")
-    if steps is not None and len(steps.step) > 1:
-        said.append(f"the middle step takes {words.milliseconds(float(np.median(steps.busy_ns + steps.idle_ns)))} ms")
     if busy:
         said.append(f"{tax / busy:.0%} of busy time is tax kernels")
     return "; ".join(said)
+
+
+def advice(stage: Row, rungs: Sequence[Row], stalls: Sequence[Stall]) -> Iterator[str]:
+    """Yield what would help a stage most: a remedy for a stall that we know, and what the ladder says to expect."""
+    names = [stall.next_operation or "" for stall in stalls if stall.stage == stage["stage"] == "decode"]
+    if any("cudnn" in name and "sdpa" in name for name in names):
+        yield "cuDNN plans its attention anew for each KV length: run --no-cudnn-sdpa, or --decode static or graph"
+    steps = {str(rung["rung"]): rung for rung in rungs}
+    wanted = ("no_stall", "graph") if stage["bound"] in ("host", None) else ("fused",)
+    for name in wanted:
+        rung = steps.get(name)
+        if rung is not None and rung["step_ns"] is not None and rung["speedup"] is not None:
+            text = f"{RUNG_WORDS[name]}: {milliseconds_of(rung['step_ns'])} ms a step"
+            yield f"{text}, {_number(rung['speedup']):,.1f}x faster"
+
+
+def milliseconds_of(ns: object) -> str:
+    """Return nanoseconds as milliseconds with a digit more, as the ladder has them."""
+    return f"{_number(ns) / 1e6:,.3f}"
+
+
+RUNG_WORDS = {
+    "now": "as measured",
+    "no_stall": "if the host never stalled",
+    "graph": "if launches were free, as in a CUDA graph",
+    "fused": "and tax kernels fused away",
+    "roof": "at the roof",
+}
 
 
 def _parts(found: Mapping[str, int]) -> tuple[Part, ...]:

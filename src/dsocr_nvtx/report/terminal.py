@@ -8,9 +8,9 @@ from rich.text import Text
 
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
-from dsocr_nvtx.report.caveats import caveats, contradictions, costless, unattributed
+from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.columns import Column, count, decimal, nanoseconds, percentage, table
-from dsocr_nvtx.report.sections import budget_lines
+from dsocr_nvtx.report.sections import budget_lines, stage_labels
 from dsocr_nvtx.roofline.points import Roofline
 
 _COLOURS = {"host": "yellow", "compute": "green", "memory": "cyan", "latency": "magenta"}
@@ -89,7 +89,7 @@ def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:
 def as_plain(found: Roofline, accounting: Accounting, *, losses: int) -> dict[str, object]:
     """Return what `show` prints as plain data: whole nanoseconds, and every caveat."""
     stages, rows = found.stages.to_pylist(), found.rows.to_pylist()
-    columns = [*(str(stage["stage"]) for stage in stages), "outside", "total"]
+    columns = [*stage_labels(stages), "outside", "total"]
     return {
         "level": found.level,
         "roofs": {"device": found.roofs.device, "source": found.roofs.source},
@@ -107,7 +107,7 @@ def _budget(stages: Sequence[words.Record], rows: Sequence[words.Record], accoun
     """Return the time budget: a line per part, a column per stage; parts that take no time anywhere are left out."""
     made = Table(title="\nTime budget (ms)", title_justify="left", box=None, header_style="bold", pad_edge=False)
     made.add_column("part", no_wrap=True)
-    for title in (*(str(stage["stage"]) for stage in stages), "outside", "total"):
+    for title in (*stage_labels(stages), "outside", "total"):
         made.add_column(title, justify="right", no_wrap=True)
     for line in budget_lines(stages, rows, accounting):
         if any(line.values) or line.key == "wall":
@@ -124,14 +124,11 @@ def _accounts(found: Roofline, accounting: Accounting) -> list[str]:
         f"and the last hooked call {accounting.covered:.2%} of that time has a range, "
         f"{accounting.covered_by_leaves:.2%} a leaf range",
     ]
-    lines += unattributed(accounting)
-    if accounting.graphs.note:
-        lines.append(accounting.graphs.note)
-    lines += [*contradictions(found), *costless(accounting)]
+    lines += [one.text for one in caveats(found, accounting)]
     for device in accounting.devices:
         unowned = device.idle_ns.get("none", 0)
         lines.append(
             f"GPU {device.device}: {words.milliseconds(device.wall_ns)} ms from the first operation or hooked call to "
             f"the last, of which {words.milliseconds(unowned)} ms idle outside every range"
         )
-    return [*lines, *words.stalls(accounting.stalls), *words.other_share(accounting.classes)]
+    return [*lines, *words.stalls(accounting.stalls)]

@@ -50,10 +50,12 @@ def verdict(stage: Record) -> str:
         "None": f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself",
     }[str(stage["bound"])]
     floor = _number(stage["roofline_ns"])
-    per_step = wall / max(_number(stage["steps"]), 1) / 1e6
+    per_step = wall / max(_number(stage["steps"]), 1)
+    middle = stage.get("median_step_ns")
+    usual = f" ({milliseconds(middle)} the middle one)" if middle and abs(per_step / _number(middle) - 1) > 0.1 else ""
     times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
     judged = "not judged" if stage["bound"] is None else bound(stage["bound"])
-    return f"{stage['stage']} is {judged}: {what}; {per_step:,.2f} ms a step, {times}"
+    return f"{stage['stage']} is {judged}: {what}; {milliseconds(per_step)} ms a step{usual}, {times}"
 
 
 _CAUSE_WORDS = {

@@ -1,6 +1,6 @@
 """What stands behind a row: its kernels by name, and a stage's steps one after another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -56,10 +56,13 @@ def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table, most: int
     ]
 
 
-def stage_steps(ranges: pa.Table, stage: str) -> Steps:
-    """Return the steps of a stage of a MEASURED table; calls that were captured into a CUDA graph ran nothing."""
+def stage_steps(ranges: pa.Table, stage: Mapping[str, object]) -> Steps:
+    """Return the steps of one row of a STAGES table; calls that were captured into a CUDA graph ran nothing."""
     code, words = coded(ranges, "stage")
-    mine = np.flatnonzero(code == words.index(stage)) if stage in words else np.array([], np.int64)
+    own = code == (words.index(str(stage["stage"])) if stage["stage"] in words else -1)
+    own &= numbers(ranges, "pid") == stage["pid"]
+    own &= numbers(ranges, "device", -1) == (-1 if stage["device"] is None else stage["device"])
+    mine = np.flatnonzero(own)
     group, first = groups(numbers(ranges, "step")[mine])
     kv_len = np.zeros(len(first), np.int64)
     np.maximum.at(kv_len, group, numbers(ranges, "kv_len")[mine])
@@ -67,7 +70,7 @@ def stage_steps(ranges: pa.Table, stage: str) -> Steps:
         np.bincount(group, numbers(ranges, name)[mine], len(first)).astype(np.int64)
         for name in ("busy_owned_ns", "idle_owned_ns")
     )
-    return Steps(stage, numbers(ranges, "step")[mine[first]], kv_len, busy, idle)
+    return Steps(str(stage["stage"]), numbers(ranges, "step")[mine[first]], kv_len, busy, idle)
 
 
 def rows_of(rows: pa.Table, ranges: pa.Table, keys: Sequence[str] = ROW_KEYS) -> Ints:

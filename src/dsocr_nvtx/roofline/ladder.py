@@ -114,6 +114,7 @@ def _rungs(
     now, all_busy, floor = (_integer(stage, name) for name in ("wall_ns", "busy_owned_ns", "roofline_ns"))
     count, left = int(np.count_nonzero(mine)), int(np.count_nonzero(mine & ~fused))
     useful = all_busy - int(busy[fused].sum())
+    replayed = bool(count and np.count_nonzero(mine & known(kernels, "graph_node_id")) * 2 > count)
     for rung, work, operations, gap, text in (
         ("now", now, count, None, "as measured, under the profiler"),
         (
@@ -133,7 +134,8 @@ def _rungs(
         ("fused", useful, left, gaps.replay, "the same, and tax kernels fused into their neighbours at no cost"),
         ("roof", floor, 0, None, "every call at the roof that binds it, nothing between calls"),
     ):
-        yield _row(stage, rung, work, operations, gap, text, now)
+        if not (replayed and rung in ("no_stall", "graph")):  # it is a graph already
+            yield _row(stage, rung, work, operations, gap, text, now)
 
 
 def _row(

@@ -203,8 +203,10 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
     wall = _total(group, numbers(ranges, "wall_ns"), count) / 1e9
     matrix_seconds = np.divide(own["tensor_flops"], peak, where=peak > 0, out=np.zeros(len(peak)))
     traffic = own["weight_bytes"] + own["kv_read_bytes"] + own["kv_write_bytes"]
-    _, one = groups(group, numbers(ranges, "step"))
+    each, one = groups(group, numbers(ranges, "step"))
+    steps = _total(each, numbers(ranges, "wall_ns"), len(one))
     return {
+        "median_step_ns": [float(np.median(steps[group[one] == stage])) for stage in range(count)],
         "dilation": [None] * count,
         "steps": np.bincount(group[one], minlength=count),
         "tokens": _total(group, tokens_of(ranges), count),

@@ -25,7 +25,9 @@ _SPREAD = (
 
 def _merged(schema: pa.Schema) -> pa.Schema:
     """Return the schema of one report's rows added up over ranks: no place, and the spread behind."""
-    same = [item for item in schema if item.name not in (*_PLACE, "above_roof", "dilation", "throttle")]
+    same = [
+        item for item in schema if item.name not in (*_PLACE, "above_roof", "median_step_ns", "dilation", "throttle")
+    ]
     above = column("above_roof", _I64, "", "ranks whose row is a contradiction, above the roofs at the highest clock")
     return pa.schema([*same, above, *_SPREAD])
 

@@ -19,6 +19,8 @@
     ["of roof", share(row.efficiency)], ["tax kernels", share(row.busy_owned_ns ? row.tax_ns / row.busy_owned_ns : null)],
     ["TFLOP/s", row.achieved_tflops ?? "–"], ["GB/s", row.achieved_gbps ?? "–"], ["FLOP/B", row.intensity ?? "–"],
     ["calls", count(row.calls)], ["launches", count(row.launches)],
+    ...[["host code", row.idle_host_ns], ["launch calls", row.idle_launch_ns], ["synchronising", row.idle_sync_ns],
+      ["allocation, copies", row.idle_memory_ns]].filter(([, ns]) => ns > 0).map(([name, ns]) => [`idle: ${name}`, `${ms(ns)} ms`]),
   ];
   const element = (tag, text, className) => {
     const made = document.createElement(tag);
