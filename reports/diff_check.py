@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from attrs import evolve
 
-from dsocr_nvtx.cli.join import judged, write_tables
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison, compare
 from dsocr_nvtx.compare.judging import residuals
 from dsocr_nvtx.compare.lines import Line
@@ -29,6 +28,7 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.columns import Ints, numbers
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.report.changes import headline
+from dsocr_nvtx.roofline.joined import JoinedReport, judged, write_tables
 from dsocr_nvtx.roofline.least import Floats
 
 TIMES = ("start_ns", "end_ns", "time_ns")
@@ -37,7 +37,8 @@ TIMES = ("start_ns", "end_ns", "time_ns")
 def out_of(trace: Trace, joined: Joined) -> Out:
     """Return what `join` writes of a trace."""
     with tempfile.TemporaryDirectory() as folder:
-        write_tables(Path(folder), trace, joined, lambda: judged(trace, joined, None, None, "report"), force=True)
+        whole = JoinedReport(trace=trace, joined=joined, judge=lambda: judged(trace, joined, None, None, "report"))
+        write_tables(Path(folder), whole, force=True)
         return read_out(Path(folder))
 
 

@@ -41,6 +41,7 @@ def test_a_report_is_joined_and_held_against_its_roofs(capture: Path) -> None:
     shown = found._repr_html_()
     assert "decoder.0 attention" in shown
     assert "NVIDIA H200" in shown
+    assert found.rows.schema.metadata[b"device"] == b"NVIDIA H200"  # as the command line writes it
     faster = dsocr_nvtx.roofline(joined, hardware="NVIDIA H100 80GB HBM3")
     assert faster.found.roofs.device == "NVIDIA H100 80GB HBM3"
 

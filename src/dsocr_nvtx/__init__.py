@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dsocr_nvtx.hooks import HookSession
-    from dsocr_nvtx.notebook import JoinedReport, RooflineReport
+    from dsocr_nvtx.notebook import ReportTables, RooflineReport
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "hook", "join", "roofline"]
@@ -48,7 +48,7 @@ def hook(
     return attach(model, level=level, observe_experts=observe_experts)
 
 
-def join(report: "str | Path") -> "JoinedReport":
+def join(report: "str | Path") -> "ReportTables":
     """Return the GPU operations and hooked calls of a report, each operation with the call that launched it.
 
     ``report`` is what `dsocr-nvtx join` takes: a ``.nsys-rep``, its SQLite export, a folder of its Arrow or Parquet
@@ -60,7 +60,7 @@ def join(report: "str | Path") -> "JoinedReport":
 
 
 def roofline(
-    joined: "JoinedReport | str | Path", *, hardware: str | None = None, ceilings: "str | Path | None" = None
+    joined: "ReportTables | str | Path", *, hardware: str | None = None, ceilings: "str | Path | None" = None
 ) -> "RooflineReport":
     """Return the roofline of a join, of a report, or of a directory that `dsocr-nvtx join` wrote.
 

@@ -3,28 +3,25 @@
 from pathlib import Path
 
 import pyarrow as pa
-from attrs import field, frozen
+from attrs import frozen
 
 from dsocr_nvtx.errors import UsageError
-from dsocr_nvtx.ingest.report import read_report
-from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.accounting import Accounting
-from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.report import notebook
 from dsocr_nvtx.report.opened import open_joined
-from dsocr_nvtx.roofline.ceilings import roofs_of
-from dsocr_nvtx.roofline.points import Roofline, roofline
+from dsocr_nvtx.roofline.joined import JoinedReport, joined_report, judged
+from dsocr_nvtx.roofline.points import Roofline
 
 
 @frozen(eq=False, repr=False)
-class JoinedReport:
+class ReportTables:
     """A joined report: ``kernels`` and ``ranges`` are Arrow tables (KERNELS and MEASURED of `schema.tables`)."""
 
     name: str
     kernels: pa.Table
     ranges: pa.Table
     accounting: Accounting
-    trace: Trace = field(alias="trace")
+    whole: JoinedReport
 
     def __repr__(self) -> str:
         """Return one line: how many operations and calls, and how many operations no call owns."""
@@ -61,16 +58,15 @@ class RooflineReport:
         return notebook.roofline_html(self.found, self.accounting)
 
 
-def join_report(report: Path) -> JoinedReport:
+def join_report(report: Path) -> ReportTables:
     """Return a joined report; see `dsocr_nvtx.join`."""
-    trace = read_report(report)
-    joined: Joined = join(trace, str(report))
-    return JoinedReport(report.name, joined.kernels, joined.ranges, joined.accounting, trace)
+    whole = joined_report(report)
+    return ReportTables(report.name, whole.joined.kernels, whole.joined.ranges, whole.joined.accounting, whole)
 
 
-def roofline_of(joined: "JoinedReport | str | Path", hardware: str | None, ceilings: Path | None) -> RooflineReport:
+def roofline_of(joined: "ReportTables | str | Path", hardware: str | None, ceilings: Path | None) -> RooflineReport:
     """Return a roofline; see `dsocr_nvtx.roofline`."""
-    if not isinstance(joined, JoinedReport):
+    if not isinstance(joined, ReportTables):
         path = Path(joined)
         if (path / "join.json").is_file():
             if hardware is not None or ceilings is not None:
@@ -78,6 +74,5 @@ def roofline_of(joined: "JoinedReport | str | Path", hardware: str | None, ceili
             opened = open_joined(path)
             return RooflineReport(opened.roofline, opened.accounting)
         joined = join_report(path)
-    roofs = roofs_of(joined.trace.devices.values(), hardware, ceilings)
-    found = roofline(joined.kernels, joined.ranges, roofs, joined.trace.source, where=joined.name)
+    found = judged(joined.whole.trace, joined.whole.joined, hardware, ceilings, joined.name)
     return RooflineReport(found, joined.accounting)

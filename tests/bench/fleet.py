@@ -85,7 +85,7 @@ def single_join(folder: Path, number: int) -> tuple[float, float]:
     begun, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
         whole = joined_report(folder / f"rank-{number}.sqlite")
-        write_tables(Path(out) / "one", whole.trace, whole.joined, whole.judge, force=False)
+        write_tables(Path(out) / "one", whole, force=False)
     return time.perf_counter() - begun, time.process_time() - cpu
 
 

@@ -33,25 +33,16 @@ def bare_read(report: Path) -> str:
 
 def join_all(report: Path) -> str:
     """Read, join and write every table."""
-    from dsocr_nvtx.cli import join as cli
     from dsocr_nvtx.ingest.heap import keep_freed_memory
-    from dsocr_nvtx.ingest.report import read_report
-    from dsocr_nvtx.join.engine import join
+    from dsocr_nvtx.roofline.joined import joined_report, write_tables
 
     keep_freed_memory()
 
     def work() -> str:
-        trace = read_report(report)
-        joined = join(trace, str(report))
+        whole = joined_report(report)
         with tempfile.TemporaryDirectory() as folder:
-            cli.write_tables(
-                Path(folder) / "out",
-                trace,
-                joined,
-                lambda: cli.judged(trace, joined, None, None, str(report)),
-                force=False,
-            )
-        return f"{joined.accounting.buckets['attributed'].operations:,} operations to ranges"
+            write_tables(Path(folder) / "out", whole, force=False)
+        return f"{whole.joined.accounting.buckets['attributed'].operations:,} operations to ranges"
 
     return _timed(work)
 

@@ -97,9 +97,9 @@ def test_a_filter_of_time_is_refused_rather_than_ignored(tmp_path: Path) -> None
 
 
 def test_a_python_without_numpy_is_said_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "dsocr_nvtx.cli.join", None)
+    monkeypatch.setitem(sys.modules, "dsocr_nvtx.roofline.joined", None)
     assert main(["report.sqlite"]) == 1
-    assert "has no dsocr_nvtx.cli.join; set DSOCR_PYTHON" in capsys.readouterr().out
+    assert "has no dsocr_nvtx.roofline.joined; set DSOCR_PYTHON" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

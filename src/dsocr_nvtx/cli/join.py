@@ -6,14 +6,10 @@ from pathlib import Path
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.heap import keep_freed_memory
-from dsocr_nvtx.ingest.report import read_report
-from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.terminal import show
-from dsocr_nvtx.roofline.joined import MARKER, joined_report, judged, write_tables
+from dsocr_nvtx.roofline.joined import MARKER, joined_report, write_tables
 from dsocr_nvtx.schema.files import check_directory, write_text
-
-__all__ = ["demo", "join_report", "judged", "write_tables"]
 
 
 def join_report(
@@ -24,7 +20,7 @@ def join_report(
     check_directory(target, MARKER, force=force)
     keep_freed_memory()
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
-    found = write_tables(target, whole.trace, whole.joined, whole.judge, whole.beside, force=force)
+    found = write_tables(target, whole, force=force)
     console = wide_console()
     show(console, found, whole.joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
@@ -36,15 +32,14 @@ def demo(out: Path | None, *, force: bool) -> None:
     from dsocr_nvtx.report.page import review_page
 
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
-        trace = read_report(path)
-    joined = join(trace, path.name)
-    found = judged(trace, joined, None, None, path.name)
+        whole = joined_report(path)
+    found = whole.judge()
     if out is not None:
-        write_tables(out, trace, joined, lambda: found, force=force)
+        write_tables(out, whole, force=force)
         write_text(review_page(open_joined(out)), out / "review.html")
     console = wide_console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
-    show(console, found, joined.accounting)
+    show(console, found, whole.joined.accounting)
     console.print(
         "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
     )

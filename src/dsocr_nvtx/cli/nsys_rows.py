@@ -46,12 +46,9 @@ def _refuse(text: str) -> int:
 
 
 def _lines(export: Path, hardware: str | None, ceilings: Path | None) -> Iterator[str]:
-    from dsocr_nvtx.cli.join import judged
-    from dsocr_nvtx.ingest.report import read_report
-    from dsocr_nvtx.join.engine import join
+    from dsocr_nvtx.roofline.joined import joined_report
 
-    trace = read_report(export)
-    rows = judged(trace, join(trace, str(export)), hardware, ceilings, str(export)).rows.to_pylist()
+    rows = joined_report(export, hardware=hardware, ceilings=ceilings).judge().rows.to_pylist()
     names = ", ".join(name for name, _, _ in _SHOWN)
     yield f"sql CREATE TEMP TABLE dsocr_roofline ({names})"
     for at in range(0, len(rows), _AT_A_TIME):

@@ -86,16 +86,10 @@ def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
     return {**trace.source, "dsocr_nvtx": __version__, "device": devices, **ranks}
 
 
-def write_tables(
-    target: Path, trace: Trace, joined: Joined, judge: Callable[[], Roofline],
-    beside: Mapping[str, pa.Table] | None = None, *, force: bool,
-) -> Roofline:  # fmt: skip
-    """Write every table into a directory; return what ``judge`` found, which works while the large ones are written.
-
-    ``beside`` are the run's own tables, written as they are.
-    """
+def write_tables(target: Path, whole: JoinedReport, *, force: bool) -> Roofline:
+    """Write every table into a directory; return the verdict, which is found while the large ones are written."""
     with replacing_directory(target, MARKER, force=force) as folder:
-        return fill_tables(JoinedReport(trace=trace, joined=joined, judge=judge, beside=beside or {}), _inside(folder))
+        return fill_tables(whole, _inside(folder))
 
 
 def _inside(folder: Path) -> Callable[[str], Path]:
