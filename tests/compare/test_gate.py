@@ -112,6 +112,32 @@ def test_a_stage_that_is_gone_keeps_no_rule() -> None:
     assert outcome("decode.busy_ns<=+3%", gone, steady(1000)) == Outcome.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("metric", ["efficiency", "mfu", "mbu"])
+@pytest.mark.parametrize("bound", [">=-3%", "<=+3%", ">=-90%"])
+def test_a_rate_over_all_steps_says_nothing_of_the_paired_ones(metric: str, bound: str) -> None:
+    """Longer caches have more to read: the same code is no less efficient for its shorter run."""
+    short, long = (steady(100_000, steps=steps) for steps in (16, 32))
+    for now, baseline in ((short, long), (long, short)):
+        [ruling] = gate(now, baseline, [parse_rule(f"decode.{metric}{bound}")]).rulings
+        assert ruling.outcome == Outcome.INCONCLUSIVE
+        assert "only 16 stand beside each other" in ruling.reason
+    assert outcome(f"decode.{metric}>=-3%", long, long) == Outcome.PASS
+
+
+def test_a_rate_over_steps_says_nothing_where_times_are_per_token() -> None:
+    a, b = (out_of([model_call(s, tokens=n), call(1000, step=s)]) for s, n in ((0, 1), (0, 2)))
+    [ruling] = gate(b, a, [parse_rule("decode.mfu>=-99%")]).rulings
+    assert ruling.outcome == Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("metric", ["busy_ns", "wall_ns", "launches"])
+def test_a_stage_without_a_paired_step_keeps_no_rule(metric: str) -> None:
+    """The baseline only captured its decode step: nothing in it stands beside a step that ran."""
+    captured = out_of([call(1000, origin="captured")])
+    [ruling] = gate(steady(1000), captured, [parse_rule(f"decode.{metric}<=+3%")]).rulings
+    assert (ruling.outcome, ruling.reason) == (Outcome.INCONCLUSIVE, "no step stands beside another")
+
+
 def test_a_baseline_without_such_time_is_inconclusive_and_none_in_either_is_no_change() -> None:
     assert outcome("decode.idle_ns<=+3%", steady(100, 10_000_000), steady(100)) == Outcome.INCONCLUSIVE
     assert outcome("decode.idle_ns<=+3%", steady(100), steady(100)) == Outcome.PASS
