@@ -1,7 +1,8 @@
 """A gate: rules held against a run, with the noise counted. A rule passes or fails only if that is sure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 
 import numpy as np
@@ -77,8 +78,17 @@ def gate(out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits |
     limits = limits or Limits()
     itself = compare(out, out, limits)
     found = compare(baseline, out, limits) if baseline is not None else itself
-    rulings = [_relative(rule, found) if rule.relative else _absolute(rule, itself, limits) for rule in rules]
-    return Gate(rulings=rulings, comparison=found)
+    parts = out.by_process() if any(_is_of_one(rule) for rule in rules) else {}
+    alone = {name: compare(part, part, limits) for name, part in parts.items()} if len(parts) > 1 else {}
+
+    def ruled(rule: Rule) -> Ruling:
+        if rule.relative:
+            return _together(_relative(rule, found), found)
+        if alone and _is_of_one(rule):
+            return _worst(rule, itself, alone, limits)
+        return _together(_absolute(rule, itself, limits), itself)
+
+    return Gate(rulings=[ruled(rule) for rule in rules], comparison=found)
 
 
 def gate_table(found: Gate) -> pa.Table:
@@ -122,6 +132,33 @@ def _relative(rule: Rule, found: Comparison) -> Ruling:
     return _ruled(bare, change, low, high, unlike)
 
 
+def _is_of_one(rule: Rule) -> bool:
+    """Return whether a rule bounds a time itself: ranks work side by side, so each has to keep it."""
+    return rule.metric in TIMES and not rule.relative
+
+
+def _worst(rule: Rule, itself: Comparison, alone: Mapping[str, Comparison], limits: Limits) -> Ruling:
+    """Return the ruling of the process and device that keeps a bound worst; of equals that of the slowest."""
+    _matching(rule, itself)
+    found = []
+    for name, part in alone.items():
+        with suppress(Refused):  # this one has no such rows, and another has
+            found.append((name, _absolute(rule, part, limits)))
+    worst = (Outcome.PASS, Outcome.INCONCLUSIVE, Outcome.FAIL)
+    name, ruling = max(found, key=lambda one: (worst.index(one[1].outcome), one[1].value))
+    return _also(ruling, f"{name}: the worst of {len(found)}")
+
+
+def _together(ruling: Ruling, found: Comparison) -> Ruling:
+    """Return a ruling that says so where its values are over several processes."""
+    count = max(found.a.processes, found.b.processes)
+    return _also(ruling, f"{count} processes and devices together") if count > 1 else ruling
+
+
+def _also(ruling: Ruling, reason: str) -> Ruling:
+    return evolve(ruling, reason=f"{ruling.reason}; {reason}" if ruling.reason else reason)
+
+
 def _absolute(rule: Rule, itself: Comparison, limits: Limits) -> Ruling:
     stage, rows = _matching(rule, itself)
     scale = scale_of(rule, itself.b, stage, rows)
@@ -132,10 +169,8 @@ def _absolute(rule: Rule, itself: Comparison, limits: Limits) -> Ruling:
     value, low, high = (value_of(rule, time, scale) for time in (usual, max(usual - wide, 0.0), usual + wide))
     if rule.metric in RATES:
         low, high = high, low
-    bare = Ruling(
-        rule=rule, outcome=Outcome.INCONCLUSIVE, unit=unit_of(rule), baseline=None, value=value, measured=value,
-        low=low, high=high,
-    )  # fmt: skip
+    unsure, unit = Outcome.INCONCLUSIVE, unit_of(rule)
+    bare = Ruling(rule=rule, outcome=unsure, unit=unit, baseline=None, value=value, measured=value, low=low, high=high)
     return _ruled(bare, value, low, high, "")
 
 
