@@ -94,6 +94,8 @@ class Conveyor:
         for group in queue:
             if begun is None:
                 if options.warmup and not self._tried(group, self._warm_up):
+                    if self.lost:
+                        break
                     continue
                 self._open(window)
                 begun = time.perf_counter()
