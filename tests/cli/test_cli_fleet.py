@@ -58,3 +58,12 @@ def test_a_pattern_without_a_match_is_refused(dsocr: Commands, tmp_path: Path) -
     done = dsocr("join", tmp_path / "*.nsys-rep", "-o", tmp_path / "out")
     assert done.code == 3
     assert "no report matches the pattern" in done.err
+
+
+@pytest.mark.parametrize("run", ["nowhere", "reports"])
+def test_a_wrong_run_directory_is_refused_before_anything_is_written(
+    dsocr: Commands, reports: Path, tmp_path: Path, run: str
+) -> None:
+    done = dsocr("join", *sorted(reports.iterdir()), "--run", tmp_path / run, "-o", tmp_path / "out", "--workers", 1)
+    assert (done.code, "no rank's run directory" in done.err) == (3, True), done
+    assert not (tmp_path / "out").exists()
