@@ -107,7 +107,10 @@ class Conveyor:
             self.session.publish_experts()  # while the profiler still listens
 
     def _load(self, path: str) -> Page:
-        return load_page(path) if self.options.pages else drawn_page(self.options.seed + self.rank.rank)
+        page = load_page(path) if self.options.pages else drawn_page(self.options.seed + self.rank.rank)
+        if page.note:
+            self.progress.say(page.note)
+        return page
 
     def _open(self, window: ExitStack) -> None:
         self.progress.stage("recording", len(self.records))
