@@ -10,6 +10,7 @@
 # ranks; it grows with their number, and a rank that dies takes the report with it.
 # --range records only what lies between the CUDA profiler's start and stop; with --one, up to the first rank's stop.
 # Afterwards: dsocr-nvtx join 'REPORT.*.nsys-rep' --run run -o fleet
+# With --one: dsocr-nvtx join REPORT.nsys-rep
 set -euo pipefail
 
 report=report

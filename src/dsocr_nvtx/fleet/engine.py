@@ -18,6 +18,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.fleet.crew import ATTEMPTS, Crew, work_through
 from dsocr_nvtx.fleet.inputs import Input
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
+from dsocr_nvtx.fleet.notes import cautions
 from dsocr_nvtx.fleet.recorded import check_runs, recorded_runs
 from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, write_state
@@ -67,6 +68,11 @@ class Fleet:
     def failed(self) -> list[ReportState]:
         """Reports that could not be joined."""
         return [state for state in self.states.values() if not state.done]
+
+    @property
+    def cautions(self) -> list[str]:
+        """What to read with care, a line each."""
+        return cautions(self.ranks, (state.level for state in self.states.values() if state.done))
 
 
 @frozen(kw_only=True)
