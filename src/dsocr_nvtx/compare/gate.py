@@ -152,7 +152,8 @@ def _worst(rule: Rule, itself: Comparison, alone: Mapping[str, Comparison], limi
 def _together(ruling: Ruling, found: Comparison) -> Ruling:
     """Return a ruling that says so where its values are over several processes."""
     count = max(found.a.processes, found.b.processes)
-    return _also(ruling, f"{count} processes and devices together") if count > 1 else ruling
+    what = "a mean" if ruling.rule.metric in RATES else "a sum"
+    return _also(ruling, f"{what} over {count} processes and devices") if count > 1 else ruling
 
 
 def _also(ruling: Ruling, reason: str) -> Ruling:
