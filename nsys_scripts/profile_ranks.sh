@@ -9,7 +9,8 @@
 # --one: nsys runs around torchrun, follows its processes and writes one report, REPORT.nsys-rep, with one clock for all
 # ranks; it grows with their number, and a rank that dies takes the report with it.
 # --range records only what lies between the CUDA profiler's start and stop; with --one, up to the first rank's stop.
-# Afterwards: dsocr-nvtx join REPORT.0.nsys-rep
+# Afterwards: dsocr-nvtx join 'REPORT.*.nsys-rep' --run run -o fleet
+# With --one: dsocr-nvtx join REPORT.nsys-rep
 set -euo pipefail
 
 report=report
@@ -29,9 +30,8 @@ done
 [ -n "$ranks" ] || { echo "usage: $0 -n RANKS [-o REPORT] [--one] [--range] [COMMAND ...]" >&2; exit 2; }
 if [ $# -eq 0 ] || [ "${1#-}" != "$1" ]; then
     [ ${#range[@]} -eq 0 ] || set -- "$@" --capture-range
-    # Each rank on a GPU of its own, and a run directory of its own; only the rank itself knows which.
-    # shellcheck disable=SC2016
-    set -- sh -c 'exec "$0" -m dsocr_nvtx.run --device "cuda:$LOCAL_RANK" --out "run.$RANK" "$@"' "${PYTHON:-python3}" "$@"
+    # The run takes the GPU of its LOCAL_RANK, and writes run/rank-N.
+    set -- "${PYTHON:-python3}" -m dsocr_nvtx.run --out run "$@"
 fi
 
 flags=(

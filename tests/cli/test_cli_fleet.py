@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Commands
-from tests.fleet.reports import write_report
+from tests.fleet.reports import write_report, write_uneven
 
 
 @pytest.fixture
@@ -58,3 +58,22 @@ def test_a_pattern_without_a_match_is_refused(dsocr: Commands, tmp_path: Path) -
     done = dsocr("join", tmp_path / "*.nsys-rep", "-o", tmp_path / "out")
     assert done.code == 3
     assert "no report matches the pattern" in done.err
+
+
+@pytest.mark.parametrize("run", ["nowhere", "reports"])
+def test_a_wrong_run_directory_is_refused_before_anything_is_written(
+    dsocr: Commands, reports: Path, tmp_path: Path, run: str
+) -> None:
+    done = dsocr("join", *sorted(reports.iterdir()), "--run", tmp_path / run, "-o", tmp_path / "out", "--workers", 1)
+    assert (done.code, "no rank's run directory" in done.err) == (3, True), done
+    assert not (tmp_path / "out").exists()
+
+
+def test_unequal_reports_of_rank_0_are_told_with_the_usual_time(dsocr: Commands, tmp_path: Path) -> None:
+    folder = write_uneven(tmp_path / "reports")
+    done = dsocr("join", folder / "*.sqlite", "-o", tmp_path / "out", "--workers", 1)
+    assert "usual ms" in done.out
+    assert "32.00" in done.out
+    assert "note: decode steps differ, 2 to 4 a rank" in done.out
+    assert "decode: r2 takes " in done.out
+    assert "rank 0" not in done.out

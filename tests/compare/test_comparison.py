@@ -370,3 +370,14 @@ def test_the_table_has_units_and_every_row() -> None:
     assert table.schema.metadata[b"level"] == b"op"
     total = sum(stage.total.contribution for stage in found.stages)
     assert pa.compute.sum(table["contribution_ns"]).as_py() == total
+
+
+def test_a_stage_of_which_no_step_could_be_paired_is_not_the_same() -> None:
+    captured = out_of([call(1000, 50, origin="captured")])
+    ran = out_of([call(1000, 50, step=step) for step in range(12)])
+    for a, b in ((captured, ran), (ran, captured)):
+        [stage] = compare(a, b).stages
+        assert (stage.total.verdict, stage.total.reason) == (Verdict.INCONCLUSIVE, "no step stands beside another")
+        assert {row.verdict for row in stage.rows} == {Verdict.INCONCLUSIVE}
+    [itself] = compare(captured, captured).stages
+    assert itself.total.verdict == Verdict.SAME

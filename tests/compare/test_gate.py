@@ -112,6 +112,72 @@ def test_a_stage_that_is_gone_keeps_no_rule() -> None:
     assert outcome("decode.busy_ns<=+3%", gone, steady(1000)) == Outcome.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("metric", ["efficiency", "mfu", "mbu"])
+@pytest.mark.parametrize("bound", [">=-3%", "<=+3%", ">=-90%"])
+def test_a_rate_over_all_steps_says_nothing_of_the_paired_ones(metric: str, bound: str) -> None:
+    """Longer caches have more to read: the same code is no less efficient for its shorter run."""
+    short, long = (steady(100_000, steps=steps) for steps in (16, 32))
+    for now, baseline in ((short, long), (long, short)):
+        [ruling] = gate(now, baseline, [parse_rule(f"decode.{metric}{bound}")]).rulings
+        assert ruling.outcome == Outcome.INCONCLUSIVE
+        assert "only 16 stand beside each other" in ruling.reason
+    assert outcome(f"decode.{metric}>=-3%", long, long) == Outcome.PASS
+
+
+def test_a_rate_over_steps_says_nothing_where_times_are_per_token() -> None:
+    a, b = (out_of([model_call(s, tokens=n), call(1000, step=s)]) for s, n in ((0, 1), (0, 2)))
+    [ruling] = gate(b, a, [parse_rule("decode.mfu>=-99%")]).rulings
+    assert ruling.outcome == Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("metric", ["busy_ns", "wall_ns", "launches"])
+def test_a_stage_without_a_paired_step_keeps_no_rule(metric: str) -> None:
+    """The baseline only captured its decode step: nothing in it stands beside a step that ran."""
+    captured = out_of([call(1000, origin="captured")])
+    [ruling] = gate(steady(1000), captured, [parse_rule(f"decode.{metric}<=+3%")]).rulings
+    assert (ruling.outcome, ruling.reason) == (Outcome.INCONCLUSIVE, "no step stands beside another")
+
+
+def ranks(*busy: int, steps: int = 10) -> Out:
+    """Return a run of several processes, each with a busy time of its own."""
+    return out_of([call(ns, step=step, pid=7 + at) for at, ns in enumerate(busy) for step in range(steps)])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("decode.busy_ns<=130us", Outcome.PASS),
+        ("decode.busy_ns<=110us", Outcome.FAIL),
+        ("decode.wall_ns<=120us", Outcome.INCONCLUSIVE),
+        ("decode.mlp.0.busy_ns<=110us", Outcome.FAIL),
+    ],
+)
+def test_every_rank_keeps_a_bound_on_time_and_the_worst_is_named(rule: str, expected: str) -> None:
+    [ruling] = gate(ranks(100_000, 120_000, 90_000), None, [parse_rule(rule)]).rulings
+    assert (ruling.outcome, ruling.value) == (expected, 120_000)
+    assert ruling.reason.endswith("process 8: the worst of 3")
+
+
+def test_what_is_over_several_ranks_together_says_so() -> None:
+    run = ranks(100_000, 100_000)
+    rules = [parse_rule(rule) for rule in ("decode.busy_ns<=+3%", "decode.launches<=2", "decode.efficiency>0")]
+    rulings = gate(run, run, rules).rulings
+    assert [ruling.value for ruling in rulings[:2]] == [200_000, 2]
+    assert {ruling.outcome for ruling in rulings} == {Outcome.PASS}
+    over = "over 2 processes and devices"
+    assert [ruling.reason for ruling in rulings] == [f"a sum {over}", f"a sum {over}", f"a mean {over}"]
+    assert gate(ranks(100_000), None, rules[1:]).rulings[0].reason == ""
+
+
+def test_a_rank_without_such_rows_is_no_rank_of_the_rule() -> None:
+    calls = [call(100_000, step=step, pid=7) for step in range(10)]
+    run = out_of([*calls, *(call(900_000, step=step, pid=8, stage="prefill") for step in range(10))])
+    [ruling] = gate(run, None, [parse_rule("decode.busy_ns<=110us")]).rulings
+    assert (ruling.outcome, ruling.value) == (Outcome.PASS, 100_000)
+    with pytest.raises(Refused, match="no stage vision"):
+        gate(run, None, [parse_rule("vision.busy_ns<=110us")])
+
+
 def test_a_baseline_without_such_time_is_inconclusive_and_none_in_either_is_no_change() -> None:
     assert outcome("decode.idle_ns<=+3%", steady(100, 10_000_000), steady(100)) == Outcome.INCONCLUSIVE
     assert outcome("decode.idle_ns<=+3%", steady(100), steady(100)) == Outcome.PASS

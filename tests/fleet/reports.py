@@ -27,6 +27,14 @@ def write_report(path: Path, rank: int = 0, *, world: int = 8, steps: int = 2, b
     return file.write(path)
 
 
+def write_uneven(folder: Path) -> Path:
+    """Write reports of three ranks 0: the median of wall time is 20 ms, of busy and of idle time 16 ms each."""
+    folder.mkdir()
+    for at, (busy, pace, steps) in enumerate(((2, 10, 2), (8, 10, 2), (8, 30, 4))):
+        write_report(folder / f"r{at}.sqlite", 0, busy=busy * 10**6, pace=pace * 10**6, steps=steps)
+    return folder
+
+
 def deadly(number: int) -> int:
     """Return the square of a number; 3 kills its process."""
     if number == 3:

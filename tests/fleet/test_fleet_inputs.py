@@ -29,6 +29,17 @@ def test_a_report_named_twice_counts_once(tmp_path: Path) -> None:
     assert len(inputs_of([tmp_path / "a.sqlite", tmp_path / "*.sqlite"])) == 1
 
 
+def test_one_file_under_several_names_counts_once_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "r0.sqlite").touch()
+    (tmp_path / "z.sqlite").symlink_to(tmp_path / "r0.sqlite")
+    given = [Path("r0.sqlite"), tmp_path / "r0.sqlite", Path("sub/../r0.sqlite"), tmp_path / "z.sqlite"]
+    found = inputs_of(given)
+    assert [one.name for one in found] == ["r0"]
+    assert found == inputs_of(given[::-1])
+
+
 @pytest.mark.parametrize("name", ["a b=c.sqlite", "100%.sqlite", "ä\n.sqlite.xz", "..sqlite"])
 def test_names_are_fit_for_a_directory(tmp_path: Path, name: str) -> None:
     (found,) = inputs_of([tmp_path / name])

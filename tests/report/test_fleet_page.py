@@ -13,7 +13,7 @@ from dsocr_nvtx.fleet.engine import Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.report import fleet_page
 from dsocr_nvtx.report.fleet_page import fleet_model, write_fleet_pages
-from tests.fleet.reports import write_report
+from tests.fleet.reports import write_report, write_uneven
 
 
 class Links(HTMLParser):
@@ -91,6 +91,25 @@ def test_a_slow_rank_is_a_sentence(tmp_path: Path) -> None:
     assert sentence.startswith("decode: rank 2 (rank-2, node-1) takes 3.00 times the usual time")
     assert sentence.endswith("its GPU waited longer")
     assert model.rows[0].cells["decode"].heat == 4
+
+
+def test_the_usual_time_that_ranks_are_held_against_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    found = joined(write_uneven(tmp_path / "reports"), tmp_path / "out")
+    (stage,) = fleet_model(found).stages
+    assert (stage["usual_wall_ns"], stage["median_wall_ns"]) == (32_000_000, 20_000_000)
+    page = write_fleet_pages(found).read_text()
+    assert "<th>usual ms</th>" in page
+    assert "<td>32.00</td>" in page
+    assert "<td>20.00</td>" not in page
+
+
+def test_ranks_without_numbers_go_by_their_reports_and_unequal_steps_are_told(tmp_path: Path) -> None:
+    found = joined(write_uneven(tmp_path / "reports"), tmp_path / "out")
+    model, page = fleet_model(found), write_fleet_pages(found).read_text()
+    assert [sentence.split(" takes ")[0] for sentence in model.outliers] == ["decode: r2 (node-0)"]
+    assert "rank 0" not in page
+    assert "<th>rank</th>" not in page
+    assert "<li>decode steps differ, 2 to 4 a rank: read more work and waiting with care</li>" in page
 
 
 def test_the_page_has_a_bound_whatever_the_fleet_has(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

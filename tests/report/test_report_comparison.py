@@ -99,6 +99,19 @@ def test_the_terminal_says_what_moved_and_no_name_moves_its_cursor() -> None:
     assert "note: devices differ" in text
 
 
+def test_rows_of_one_side_are_counted_apart_everywhere() -> None:
+    both = [call(100_000, step=step) for step in range(10)]
+    gone, new = (
+        [call(50_000, step=step, kind=kind, layer=layer) for step in range(10) for layer in layers]
+        for kind, layers in (("norm", (0,)), ("gate", (0, 1)))
+    )
+    found = compare(out_of([*both, *gone]), out_of([*both, *new]))
+    text = "4 rows: 0 better, 0 worse, 1 same, 0 inconclusive; 1 only in A; 2 only in B"
+    assert text in shown(found)
+    assert text in comparison_markdown(found)
+    assert text in Tags(comparison_page(found)).text
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_every_width_shows_the_verdict(width: int) -> None:
     assert "worse" in shown(hostile(), width)

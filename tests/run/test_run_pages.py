@@ -8,6 +8,7 @@ from PIL import Image
 from dsocr_nvtx.analytic.page import tile_grid
 from dsocr_nvtx.errors import Refused, Unavailable
 from dsocr_nvtx.run import pages
+from dsocr_nvtx.run.capture import RunOptions, capture
 from dsocr_nvtx.run.drawing import draw_page
 from dsocr_nvtx.run.pages import drawn_page, load_page
 
@@ -65,6 +66,34 @@ def test_a_pdf_gives_the_page_asked_for(tmp_path: Path) -> None:
     _pdf(tmp_path / "a.pdf", 2)
     assert load_page(str(tmp_path / "a.pdf")).image.size == (400, 800)
     assert load_page(f"{tmp_path / 'a.pdf'}#2").image.size == (600, 800)
+
+
+def test_a_pdf_of_several_pages_without_a_number_says_which_page_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("pypdfium2")
+    _pdf(tmp_path / "one.pdf", 1)
+    _pdf(tmp_path / "three.pdf", 3)
+    source = str(tmp_path / "three.pdf")
+    assert load_page(source).note == f"{source}: page 1 of 3; name {source}#2 for others"
+    assert [load_page(str(tmp_path / name)).note for name in ("one.pdf", "three.pdf#1", "three.pdf#2")] == ["", "", ""]
+    with pytest.raises(Refused, match="none is number 0"):
+        load_page(f"{source}#0")
+
+
+@pytest.mark.parametrize("more", [(), ("three.pdf#2",)])
+def test_a_run_says_on_stderr_which_page_of_a_pdf_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    pytest.importorskip("pypdfium2")
+    monkeypatch.chdir(tmp_path)
+    _pdf(tmp_path / "three.pdf", 3)
+    capture(
+        RunOptions(
+            device="cpu", config="tiny", mode="tiny", max_new_tokens=2, hooks=False, warmup=0,
+            pages=("three.pdf", *more), out=tmp_path / "run",
+        )
+    )  # fmt: skip
+    said = capsys.readouterr().err.splitlines()
+    assert said.count("three.pdf: page 1 of 3; name three.pdf#2 for others") == 1
 
 
 def test_a_pdf_page_that_does_not_exist_is_refused(tmp_path: Path) -> None:

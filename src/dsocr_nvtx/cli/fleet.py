@@ -4,9 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,6 +13,7 @@ from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of, is_pattern
+from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness, usual_times
 from dsocr_nvtx.fleet.state import ReportState
 from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.fleet_page import write_fleet_pages
@@ -82,11 +81,16 @@ def _show(console: Console, found: Fleet) -> None:
         + (f"; {found.forgotten} no longer named, and taken away" if found.forgotten else ""),
         highlight=False,
     )
-    console.print(_stages(found.stages))
-    for row in _slow(found.ranks):
+    named = has_ranks(found.ranks)
+    console.print(_stages(found, named=named))
+    console.print("usual: the ranks' median busy time and median idle time together", style="dim", highlight=False)
+    for line in found.cautions:
+        console.print(_line(f"note: {line}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for row in by_slowdown(found.ranks)[:_SHOWN]:
         parts = ", ".join(f"{name} {row[f'{name}_ns'] / 1e6:+,.2f} ms" for name in ("work", "device", "waiting"))
-        text = f"{row['stage']}: rank {row['rank']} ({row['report']}) takes {row['slowdown']:.2f}x the usual time: "
-        console.print(_line(f"{text}{row['cause']} ({parts})"), highlight=False, markup=False, soft_wrap=True)
+        who = rank_name(row["rank"], row["report"], named=named)
+        text = f"{row['stage']}: {who} takes {slowness(row)}: {row['cause']} ({parts})"
+        console.print(_line(text), highlight=False, markup=False, soft_wrap=True)
     for state in failed[:_SHOWN]:
         console.print(_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
     if failed:
@@ -94,7 +98,8 @@ def _show(console: Console, found: Fleet) -> None:
     console.print(f"\ntables: {found.out}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _stages(stages: pa.Table) -> Table:
+def _stages(found: Fleet, *, named: bool) -> Table:
+    usual = usual_times(found.ranks)
     text = Table(box=None, header_style="bold", pad_edge=False)
     for name in (
         "stage",
@@ -105,21 +110,15 @@ def _stages(stages: pa.Table) -> Table:
         "of roof",
         "slowest",
         "its ms",
-        "median ms",
+        "usual ms",
         "imbalance",
     ):
         text.add_column(name, justify="left" if name in ("stage", "slowest") else "right", no_wrap=True)
-    for row in stages.to_pylist():
+    for row in found.stages.to_pylist():
         times = [f"{row[name] / 1e6:,.2f}" for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns")]
         roof = f"{row['efficiency']:.1%}" if row["efficiency"] is not None else "-"
-        spread = [f"{row[name] / 1e6:,.2f}" for name in ("slowest_wall_ns", "median_wall_ns")]
+        spread = [f"{ns / 1e6:,.2f}" for ns in (row["slowest_wall_ns"], usual[row["stage"]])]
         imbalance = f"{row['imbalance']:.3f}" if row["imbalance"] is not None else "-"
-        who = _line(f"rank {row['slowest_rank']} ({row['slowest_report']})")
+        who = _line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
         text.add_row(row["stage"], f"{row['ranks']:,}", *times, roof, who, *spread, imbalance)
     return text
-
-
-def _slow(ranks: pa.Table) -> list[dict[str, Any]]:
-    """Return the slowest ranks that are slow, the worst first."""
-    rows = [row for row in ranks.to_pylist() if row["cause"] != "none"]
-    return sorted(rows, key=lambda row: row["usual_wall_ns"] - row["wall_ns"])[:_SHOWN]

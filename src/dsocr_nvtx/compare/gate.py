@@ -1,12 +1,12 @@
 """A gate: rules held against a run, with the noise counted. A rule passes or fails only if that is sure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from attrs import evolve, frozen
 
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison, compare, judge_rows
@@ -14,12 +14,12 @@ from dsocr_nvtx.compare.judging import allowances
 from dsocr_nvtx.compare.lines import Line, Moved
 from dsocr_nvtx.compare.noise import ENOUGH_STEPS, repeated, typical
 from dsocr_nvtx.compare.outs import Out
+from dsocr_nvtx.compare.rates import scale_of, unit_of, unlike_steps, value_of
 from dsocr_nvtx.compare.rules import RATES, TIMES, Rule
-from dsocr_nvtx.compare.series import row_times, stage_series, usual_count
+from dsocr_nvtx.compare.series import NO_STEP, row_times, stage_series, usual_count
 from dsocr_nvtx.compare.steps import PARTS, Key
 from dsocr_nvtx.compare.verdicts import Limits
 from dsocr_nvtx.errors import Refused, UsageError
-from dsocr_nvtx.join.columns import numbers
 from dsocr_nvtx.roofline.least import Floats
 from dsocr_nvtx.schema.comparison import GATE
 from dsocr_nvtx.schema.tables import conform
@@ -78,8 +78,17 @@ def gate(out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits |
     limits = limits or Limits()
     itself = compare(out, out, limits)
     found = compare(baseline, out, limits) if baseline is not None else itself
-    rulings = [_relative(rule, found) if rule.relative else _absolute(rule, itself, limits) for rule in rules]
-    return Gate(rulings=rulings, comparison=found)
+    parts = out.by_process() if any(_is_of_one(rule) for rule in rules) else {}
+    alone = {name: compare(part, part, limits) for name, part in parts.items()} if len(parts) > 1 else {}
+
+    def ruled(rule: Rule) -> Ruling:
+        if rule.relative:
+            return _together(_relative(rule, found), found)
+        if alone and _is_of_one(rule):
+            return _worst(rule, itself, alone, limits)
+        return _together(_absolute(rule, itself, limits), itself)
+
+    return Gate(rulings=[ruled(rule) for rule in rules], comparison=found)
 
 
 def gate_table(found: Gate) -> pa.Table:
@@ -104,11 +113,12 @@ def _finite(value: float | None) -> float | None:
 def _relative(rule: Rule, found: Comparison) -> Ruling:
     stage, rows = _matching(rule, found)
     moved, unlike = _measured(rule, stage, rows, found.limits)
-    scale = _scale(rule, found.a, stage, rows), _scale(rule, found.b, stage, rows)
-    values = [_value(rule, time, one) for time, one in zip((moved.typical, moved.typical_b), scale, strict=True)]
+    unlike = unlike or unlike_steps(rule, stage)
+    scale = scale_of(rule, found.a, stage, rows), scale_of(rule, found.b, stage, rows)
+    values = [value_of(rule, time, one) for time, one in zip((moved.typical, moved.typical_b), scale, strict=True)]
     span = moved.interval
     bare = Ruling(
-        rule=rule, outcome=Outcome.INCONCLUSIVE, unit=_unit(rule), baseline=values[0], value=values[1], measured=0.0,
+        rule=rule, outcome=Outcome.INCONCLUSIVE, unit=unit_of(rule), baseline=values[0], value=values[1], measured=0.0,
         low=0.0, high=0.0,
     )  # fmt: skip
     if span is None or moved.relative is None:
@@ -122,20 +132,46 @@ def _relative(rule: Rule, found: Comparison) -> Ruling:
     return _ruled(bare, change, low, high, unlike)
 
 
+def _is_of_one(rule: Rule) -> bool:
+    """Return whether a rule bounds a time itself: ranks work side by side, so each has to keep it."""
+    return rule.metric in TIMES and not rule.relative
+
+
+def _worst(rule: Rule, itself: Comparison, alone: Mapping[str, Comparison], limits: Limits) -> Ruling:
+    """Return the ruling of the process and device that keeps a bound worst; of equals that of the slowest."""
+    _matching(rule, itself)
+    found = []
+    for name, part in alone.items():
+        with suppress(Refused):  # this one has no such rows, and another has
+            found.append((name, _absolute(rule, part, limits)))
+    worst = (Outcome.PASS, Outcome.INCONCLUSIVE, Outcome.FAIL)
+    name, ruling = max(found, key=lambda one: (worst.index(one[1].outcome), one[1].value))
+    return _also(ruling, f"{name}: the worst of {len(found)}")
+
+
+def _together(ruling: Ruling, found: Comparison) -> Ruling:
+    """Return a ruling that says so where its values are over several processes."""
+    count = max(found.a.processes, found.b.processes)
+    what = "a mean" if ruling.rule.metric in RATES else "a sum"
+    return _also(ruling, f"{what} over {count} processes and devices") if count > 1 else ruling
+
+
+def _also(ruling: Ruling, reason: str) -> Ruling:
+    return evolve(ruling, reason=f"{ruling.reason}; {reason}" if ruling.reason else reason)
+
+
 def _absolute(rule: Rule, itself: Comparison, limits: Limits) -> Ruling:
     stage, rows = _matching(rule, itself)
-    scale = _scale(rule, itself.b, stage, rows)
+    scale = scale_of(rule, itself.b, stage, rows)
     times = _times(rule, stage, rows)
     bound = repeated(times) if len(times) >= ENOUGH_STEPS else None
     usual = bound.change if bound else typical(times)
     wide = (bound.half if bound else 0.0) + _allowance(rule, stage, rows, limits)
-    value, low, high = (_value(rule, time, scale) for time in (usual, max(usual - wide, 0.0), usual + wide))
+    value, low, high = (value_of(rule, time, scale) for time in (usual, max(usual - wide, 0.0), usual + wide))
     if rule.metric in RATES:
         low, high = high, low
-    bare = Ruling(
-        rule=rule, outcome=Outcome.INCONCLUSIVE, unit=_unit(rule), baseline=None, value=value, measured=value, low=low,
-        high=high,
-    )  # fmt: skip
+    unsure, unit = Outcome.INCONCLUSIVE, unit_of(rule)
+    bare = Ruling(rule=rule, outcome=unsure, unit=unit, baseline=None, value=value, measured=value, low=low, high=high)
     return _ruled(bare, value, low, high, "")
 
 
@@ -171,7 +207,7 @@ def _measured(rule: Rule, stage: StageComparison, rows: list[int], limits: Limit
     pair = stage.pair
     if rule.metric == "launches":
         a, b = (usual_count(side, "launches", rows) for side in (pair.a, pair.b))
-        return Moved.exact(a, b), ""
+        return Moved.exact(a, b), "" if pair.steps else NO_STEP
     metric = RATES.get(rule.metric, rule.metric)
     parts = TIMES[metric]
     idle = parts if parts not in (PARTS, PARTS[:1]) else PARTS[1:]
@@ -210,39 +246,3 @@ def _allowance(rule: Rule, stage: StageComparison, rows: list[int], limits: Limi
     parts = TIMES[RATES.get(rule.metric, rule.metric)]
     allowed = allowances(stage_series(stage.pair, rows, [part for part in parts if part != "busy"]), limits)
     return allowed.busy * ("busy" in parts) + allowed.idle * (parts != PARTS[:1])
-
-
-def _scale(rule: Rule, out: Out, stage: StageComparison, rows: list[int]) -> float:
-    """Return what a rate has above its time, per step: tokens, least time, or the share times the time."""
-    if rule.metric not in RATES:
-        return 1.0
-    mine = out.stages.filter(pc.equal(out.stages["stage"].cast(pa.string()), rule.stage))
-    if rule.metric == "efficiency":
-        return _least(out, stage, rows)
-    if rule.metric == "tokens_per_s":
-        return 1e9 * stage.tokens_per_unit
-    shares = mine[rule.metric].combine_chunks().fill_null(0.0).to_numpy(zero_copy_only=False)
-    return float((shares * numbers(mine, "wall_ns")).sum() / max(numbers(mine, "steps").max(initial=1), 1))
-
-
-def _least(out: Out, stage: StageComparison, rows: list[int]) -> float:
-    keys = {(stage.pair.keys[row].module, stage.pair.keys[row].kind, stage.pair.keys[row].layer) for row in rows}
-    table = out.rows.select(["stage", "module", "kind", "layer", "roofline_ns"]).to_pylist()
-    least = sum(
-        row["roofline_ns"]
-        for row in table
-        if row["stage"] == stage.stage
-        and (row["module"], row["kind"], -1 if row["layer"] is None else row["layer"]) in keys
-    )
-    mine = out.stages.filter(pc.equal(out.stages["stage"].cast(pa.string()), stage.stage))
-    return float(least) / max(int(numbers(mine, "steps").max(initial=1)), 1)
-
-
-def _value(rule: Rule, time: float, scale: float) -> float:
-    if rule.metric not in RATES:
-        return time
-    return scale / time if time else math.inf
-
-
-def _unit(rule: Rule) -> str:
-    return "ns" if rule.metric in TIMES else "tokens/s" if rule.metric == "tokens_per_s" else ""

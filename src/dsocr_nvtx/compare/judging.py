@@ -145,7 +145,7 @@ def _moved(row: Series, times: tuple[Floats, Floats], single: float, allowance: 
     a, b = times
     bound = _bound(a, b, single)
     verdict = judge(bound.change, bound.half, allowance=allowance, smallest=smallest)
-    if row.comparable and (bound.change or bound.half):
+    if row.comparable and (bound.change or bound.half or not len(a)):
         verdict = Verdict.INCONCLUSIVE
     if (a == b).all():
         allowance = 0.0  # the same run, or a row that took no time: there is nothing to allow for

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import coded, known, numbers
+from dsocr_nvtx.join.columns import Ints, coded, known, numbers
 from dsocr_nvtx.schema.files import read_table
 
 REMEDY = "name the directory that dsocr-nvtx join wrote"
@@ -35,8 +35,22 @@ class Out:
     @property
     def processes(self) -> int:
         """How many processes and devices ran hooked calls."""
-        device = numbers(self.ranges, "device", -1) if "device" in self.ranges.column_names else 0
-        return len(np.unique(numbers(self.ranges, "pid") * 4096 + device))
+        return len(np.unique(np.stack(self._places()), axis=1).T)
+
+    def _places(self) -> tuple[Ints, Ints]:
+        pid = numbers(self.ranges, "pid")
+        return pid, numbers(self.ranges, "device", -1) if "device" in self.ranges.column_names else np.zeros_like(pid)
+
+    def by_process(self) -> dict[str, "Out"]:
+        """Return the run as each process and device saw it, by a name to print; roofline rows and stages stay whole."""
+        pid, device = self._places()
+        places = np.unique(np.stack([pid, device]), axis=1).T.tolist()
+        return {
+            f"process {one}{f', device {ordinal}' * (ordinal >= 0)}": evolve(
+                self, ranges=self.ranges.filter(pa.array((pid == one) & (device == ordinal)))
+            )
+            for one, ordinal in places
+        }
 
     @property
     def gpus(self) -> set[str]:

@@ -10,6 +10,9 @@ from dsocr_nvtx.compare.steps import COUNTS, PARTS, Key
 from dsocr_nvtx.join.columns import Ints
 from dsocr_nvtx.roofline.least import Floats
 
+NO_STEP = "no step stands beside another"
+"""Why nothing can be said of a stage whose steps ran in one of the runs alone."""
+
 
 def row_series(pair: StagePair) -> list[Series]:
     """Return the series of each row that runs in steps."""
@@ -98,6 +101,8 @@ def usual_count(side: Side, name: str, rows: Sequence[int]) -> float:
 
 def _unlike(pair: StagePair, rows: Sequence[int]) -> str:
     """Return why rows are no equal work in both runs, or nothing."""
+    if rows and not pair.steps:
+        return NO_STEP
     for side, other in ((pair.a, "B"), (pair.b, "A")):
         if rows and not any(side.present[row] for row in rows):
             return f"only in {other}"

@@ -18,7 +18,8 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.fleet.crew import ATTEMPTS, Crew, work_through
 from dsocr_nvtx.fleet.inputs import Input
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
-from dsocr_nvtx.fleet.recorded import recorded_runs
+from dsocr_nvtx.fleet.notes import cautions
+from dsocr_nvtx.fleet.recorded import check_runs, recorded_runs
 from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, write_state
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
@@ -68,6 +69,11 @@ class Fleet:
         """Reports that could not be joined."""
         return [state for state in self.states.values() if not state.done]
 
+    @property
+    def cautions(self) -> list[str]:
+        """What to read with care, a line each."""
+        return cautions(self.ranks, (state.level for state in self.states.values() if state.done))
+
 
 @frozen(kw_only=True)
 class Plan:
@@ -84,12 +90,14 @@ class Plan:
 
 
 def plan_fleet(inputs: Sequence[Input], out: Path, options: FleetOptions) -> Plan:
-    """Return what has to be done. Refused: a directory that is neither empty nor a fleet's."""
+    """Return what has to be done. Refused: a directory that is neither empty nor a fleet's, and one without runs."""
     folders = Folders(out)
     if out.exists() and not out.is_dir():
         raise Refused(out, "a file", "name a directory")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise Refused(out, f"a directory without {MARKER}, so no fleet's", "name another")
+    if options.run is not None:
+        check_runs(options.run)
     settings = options.settings()
     known, tasks = {}, []
     for one in inputs:

@@ -29,19 +29,21 @@ def is_pattern(path: Path) -> bool:
 
 
 def inputs_of(given: Sequence[Path]) -> list[Input]:
-    """Return the reports that paths and patterns name, each once, in the order of their names.
+    """Return the reports that paths and patterns name, each file once, in the order of their names.
 
     A name is the file's without its suffix. Where two would share it, or something in it had to be replaced, a part of
     the path's hash is added: names do not depend on the order. Refused: a pattern that nothing matches.
     """
-    paths: dict[Path, None] = {}
+    every: list[Path] = []
     for one in given:
         found = sorted(Path(name) for name in glob(str(one), recursive=True)) if is_pattern(one) else [one]
         if not found:
             raise Refused(str(one), "no report matches the pattern", "give the reports' paths, or quote the pattern")
-        paths |= dict.fromkeys(found)
-    if not paths:
+        every += found
+    if not every:
         raise UsageError("no report given")
+    # Of several names of one file the first in order, so that the order given does not matter.
+    paths = {path.resolve(): path for path in sorted(every, reverse=True)}.values()
     stems = {path: _stem(path) for path in paths}
     shared = Counter(stems.values())
     named = [Input(stem if shared[stem] == 1 else f"{stem}-{_digest(path)}", path) for path, stem in stems.items()]

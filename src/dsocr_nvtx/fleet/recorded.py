@@ -21,16 +21,27 @@ class RecordedRun:
     throttle: str | None = None
 
 
+def check_runs(directory: Path) -> None:
+    """Refuse a directory that holds no rank's directory: known before any report is joined."""
+    if not any(folder.is_dir() and folder.name[5:].isdecimal() for folder in directory.glob("rank-*")):
+        raise _none(directory, "no rank's run directory (rank-0, rank-1, ...)")
+
+
 def recorded_runs(directory: Path, ranks: Iterable[int]) -> dict[int, RecordedRun]:
     """Return rank -> what its directory under ``directory`` says; ranks without one are left out.
 
     Refused: a directory that holds none of the ranks' directories.
     """
-    present = {rank: folder for rank in set(ranks) if (folder := rank_directory(directory, rank)).is_dir()}
+    wanted = sorted(set(ranks))
+    present = {rank: folder for rank in wanted if (folder := rank_directory(directory, rank)).is_dir()}
     if not present:
-        remedy = "give the directory that the ranks' runs were written into"
-        raise Refused(directory, "no rank's run directory (rank-0, rank-1, ...)", remedy)
+        named = ", ".join(map(str, wanted[:8])) + ", ..." * (len(wanted) > 8)
+        raise _none(directory, f"no run directory of a rank that is in the reports ({named})")
     return {rank: _read(folder) for rank, folder in present.items()}
+
+
+def _none(directory: Path, found: str) -> Refused:
+    return Refused(directory, found, "give the directory that the ranks' runs were written into")
 
 
 def _read(folder: Path) -> RecordedRun:

@@ -1,6 +1,7 @@
 """Changes between two runs as people read them: signs, units, and where a stage's time went."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison
@@ -79,9 +80,11 @@ def moved_layers(found: Comparison) -> Iterator[tuple[str, Line]]:
 
 
 def counts_text(found: Comparison) -> str:
-    """Return how many rows have each verdict."""
-    counts = found.counts()
-    return f"{sum(counts.values())} rows: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+    """Return how many rows of both runs have each verdict, and how many rows only one of them has."""
+    verdicts = Counter(row.verdict for row in found.rows if row.present == "both")
+    text = f"{len(found.rows)} rows: " + ", ".join(f"{verdicts[name]} {name}" for name in Verdict)
+    alone = Counter(row.present for row in found.rows)
+    return text + "".join(f"; {alone[side]} only in {side}" for side in ("A", "B") if alone[side])
 
 
 def limits_text(found: Comparison) -> str:

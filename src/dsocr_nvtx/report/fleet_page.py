@@ -5,7 +5,7 @@ ranks, so that its size has a bound whatever the fleet's.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from attrs import field, frozen
 
 from dsocr_nvtx.fleet.engine import Fleet
+from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness, usual_times
 from dsocr_nvtx.fleet.spread import SLOW
 from dsocr_nvtx.fleet.state import Folders
 from dsocr_nvtx.report.page import asset, environment
@@ -56,13 +57,18 @@ class Row:
 
 @frozen(kw_only=True)
 class FleetModel:
-    """What the page shows: stages with their spread, rows slowest first, outliers as sentences, what failed."""
+    """What the page shows: stages with their spread, rows slowest first, outliers as sentences, what failed.
+
+    ``named``: whether the reports have ranks other than 0; else a rank goes by its report.
+    """
 
     reports: int
     ranks: int
     stages: tuple[Mapping[str, Any], ...]
     rows: tuple[Row, ...]
     outliers: tuple[str, ...]
+    cautions: tuple[str, ...]
+    named: bool
     failed: tuple[tuple[str, str], ...]
     slow: float = SLOW
 
@@ -70,18 +76,25 @@ class FleetModel:
 def fleet_model(found: Fleet) -> FleetModel:
     """Return what the page of a fleet shows."""
     by_rank: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    every = found.ranks.to_pylist()
-    for row in every:
+    named, usual = has_ranks(found.ranks), usual_times(found.ranks)
+    for row in found.ranks.to_pylist():
         by_rank[row["report"], row["pid"]].append(row)
     rows = sorted((_row(cells) for cells in by_rank.values()), key=lambda row: -row.wall_ms)
     return FleetModel(
         reports=len(found.states),
         ranks=len(rows),
-        stages=tuple(found.stages.to_pylist()),
+        stages=tuple(_stage(row, usual[row["stage"]], named=named) for row in found.stages.to_pylist()),
         rows=tuple(rows[:MOST_ROWS]),
-        outliers=tuple(_sentences(every)),
+        outliers=tuple(_sentences(by_slowdown(found.ranks), named=named)),
+        cautions=tuple(found.cautions),
+        named=named,
         failed=tuple((state.name, state.error) for state in found.failed),
     )
+
+
+def _stage(row: Mapping[str, Any], usual: int, *, named: bool) -> Mapping[str, Any]:
+    slowest = rank_name(row["slowest_rank"], row["slowest_report"], named=named)
+    return {**row, "slowest": slowest, "usual_wall_ns": usual}
 
 
 def _row(cells: list[dict[str, Any]]) -> Row:
@@ -112,9 +125,8 @@ _WORDS: Final = {
 }  # fmt: skip
 
 
-def _sentences(every: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return one sentence per slow rank and stage, those that lose most first."""
-    slow = sorted((r for r in every if r["cause"] != "none"), key=lambda r: r["usual_wall_ns"] - r["wall_ns"])
+def _sentences(slow: Sequence[Mapping[str, Any]], *, named: bool) -> list[str]:
+    """Return one sentence per slow rank and stage."""
     found = []
     for row in slow[:OUTLIERS]:
         clock = ""
@@ -123,8 +135,8 @@ def _sentences(every: Iterable[Mapping[str, Any]]) -> list[str]:
             clock = f" (SM clock {row['sm_clock_mhz']:,.0f} MHz{held})"
         beyond = (row["wall_ns"] - row["usual_wall_ns"]) / 1e6
         found.append(
-            f"{row['stage']}: rank {row['rank']} ({row['report']}{', ' + row['host'] if row['host'] else ''}) takes "
-            f"{row['slowdown']:.2f} times the usual time, {beyond:,.2f} ms more: {_WORDS[row['cause']]}{clock}"
+            f"{row['stage']}: {rank_name(row['rank'], row['report'], row['host'], named=named)} takes "
+            f"{slowness(row)}, {beyond:,.2f} ms more: {_WORDS[row['cause']]}{clock}"
         )
     if len(slow) > OUTLIERS:
         found.append(f"and {len(slow) - OUTLIERS:,} more")

@@ -94,6 +94,8 @@ class Conveyor:
         for group in queue:
             if begun is None:
                 if options.warmup and not self._tried(group, self._warm_up):
+                    if self.lost:
+                        break
                     continue
                 self._open(window)
                 begun = time.perf_counter()
@@ -105,7 +107,10 @@ class Conveyor:
             self.session.publish_experts()  # while the profiler still listens
 
     def _load(self, path: str) -> Page:
-        return load_page(path) if self.options.pages else drawn_page(self.options.seed + self.rank.rank)
+        page = load_page(path) if self.options.pages else drawn_page(self.options.seed + self.rank.rank)
+        if page.note:
+            self.progress.say(page.note)
+        return page
 
     def _open(self, window: ExitStack) -> None:
         self.progress.stage("recording", len(self.records))

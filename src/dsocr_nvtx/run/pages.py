@@ -27,10 +27,11 @@ IMAGE_FAULTS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 @frozen
 class Page:
-    """One page: its pixels in RGB, and where they came from."""
+    """One page: its pixels in RGB, and where they came from; ``note``: what a user should know of that, or nothing."""
 
     name: str
     image: Image.Image
+    note: str = ""
 
 
 def drawn_page(seed: int = 0) -> Page:
@@ -40,7 +41,10 @@ def drawn_page(seed: int = 0) -> Page:
 
 
 def load_page(source: str) -> Page:
-    """Return the page in a file; ``report.pdf#3`` is the third page of a PDF, without a number it is the first."""
+    """Return the page in a file; ``report.pdf#3`` is the third page of a PDF.
+
+    Without a number it is the first, and the page's note says how many there are.
+    """
     path, number = _split(source)
     try:
         with path.open("rb") as file:
@@ -49,15 +53,18 @@ def load_page(source: str) -> Page:
         raise Refused(path, error.strerror or "not readable", "give a PNG, JPEG or PDF file") from error
     if not head:
         raise Refused(path, "an empty file", "give a PNG, JPEG or PDF file")
-    image = _pdf_image(path, number) if head.startswith(b"%PDF") else _raster_image(path)
-    return Page(source, _checked(path, image))
+    if not head.startswith(b"%PDF"):
+        return Page(source, _checked(path, _raster_image(path)))
+    image, count = _pdf_image(path, 1 if number is None else number)
+    note = f"{source}: page 1 of {count}; name {source}#2 for others" if number is None and count > 1 else ""
+    return Page(source, _checked(path, image), note)
 
 
-def _split(source: str) -> tuple[Path, int]:
+def _split(source: str) -> tuple[Path, int | None]:
     name, mark, number = source.rpartition("#")
     if mark and number.isdecimal() and not Path(source).exists():
         return Path(name), int(number)
-    return Path(source), 1
+    return Path(source), None
 
 
 def _raster_image(path: Path) -> Image.Image:
@@ -76,7 +83,8 @@ def _raster_image(path: Path) -> Image.Image:
         raise Refused(path, found, "give a PNG, JPEG or PDF file") from error
 
 
-def _pdf_image(path: Path, number: int) -> Image.Image:
+def _pdf_image(path: Path, number: int) -> tuple[Image.Image, int]:
+    """Return a page of a PDF, and how many there are."""
     try:
         import pypdfium2
     except ImportError as error:
@@ -86,7 +94,7 @@ def _pdf_image(path: Path, number: int) -> Image.Image:
     except pypdfium2.PdfiumError as error:
         raise Refused(path, f"not a readable PDF ({error})", "give a whole PDF without a password") from error
     try:
-        return _render(path, document, number)
+        return _render(path, document, number), len(document)
     finally:
         document.close()
 

@@ -97,6 +97,8 @@ def prepare(options: RunOptions, progress: RunProgress) -> Workload:
     """Return the workload of a run. Everything that can be refused is looked at before the model is built."""
     setup = set_up(options)
     pages = _pages(options)
+    for note in filter(None, (page.note for page in pages)):
+        progress.say(note)
     batch = batch_of(options, setup, pages, (options.batch or 1) if len(pages) == 1 else 1)
     grid, tokens = _grid_text(batch.views), batch.prompt.shape[1]
     progress.say(f"{_pages_text(batch.names)}: {options.mode}, {grid}, {tokens} prompt tokens")
