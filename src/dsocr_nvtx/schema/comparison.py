@@ -74,7 +74,7 @@ GATE = pa.schema(
         column("low", _F64, "", "measured is above this, noise and allowance counted; null: no limit", null=True),
         column("high", _F64, "", "measured is below this, noise and allowance counted; null: no limit", null=True),
         column("bound", _F64, "", "the rule's bound, as measured: a share, or a value"),
-        column("reason", pa.string(), "", "why it is inconclusive or fails"),
+        column("reason", pa.string(), "", "why it is inconclusive or fails, or what its value is of"),
     ]
 )
 """``gate -o``: one row per rule."""
