@@ -122,7 +122,7 @@ class Tap:
                 state.frame = outer
                 raise
         elif state.lesson is not None:
-            state.lesson.append(Learned(event_id, parent, self, slot, None))
+            state.lesson.append(Learned(event_id, parent, self, slot, None, slot.key or (), slot.array.copy()))
         return opened
 
     def leave(self, state: State, opened: Opened) -> None:
@@ -159,7 +159,7 @@ class Tap:
         parent = state.open[-1][0]
         state.rest = (self, (event_id, parent, slot.number, stage, step, None, None, perf_counter_ns()))
         if state.lesson is not None:
-            state.lesson.append(Learned(event_id, parent, self, slot, after))
+            state.lesson.append(Learned(event_id, parent, self, slot, after, (), slot.array.copy()))
 
     def tell(self, slot: Slot, key: Key, event_id: int, step: int, *, growing: bool = False) -> bool:
         """Announce the cost of a call that no range will be opened for: a graph's launch stands for it.
