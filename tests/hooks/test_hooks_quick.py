@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.hooks.shapes import ModelReader
 from dsocr_nvtx.schema.records import Cost, RangeRecord, Stage
+from tests.builders.emitters import Listener
 from tests.hooks.networks import network, run
 
 
@@ -126,6 +127,40 @@ def test_a_forward_like_the_one_before_is_not_read_and_the_cache_is_let_go(
         del cache
         assert alive() is None
     assert session.errors == []
+
+
+class _Slim:
+    """A cache of one's own around transformers' one, that no weak reference can be made to."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: DynamicCache) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_forward_that_cannot_be_remembered_has_its_range(
+    model: Any, fault: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose cache takes no weak reference: the next is read, and every range is closed."""
+
+    def fail(*_given: object) -> None:
+        raise ValueError("in the hook")
+
+    if fault:
+        monkeypatch.setattr("dsocr_nvtx.hooks.tap.repeat_of", fail)
+    with hook(model, emitter=(listener := Listener())) as session, torch.no_grad():
+        cache = _Slim(DynamicCache(config=model.config.text_config))
+        for stage, tokens in [("prefill", 5), *[("decode", 1)] * 6]:
+            with session.step(stage):
+                model(input_ids=torch.ones(1, tokens).long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            assert listener.stack == []
+    records = [record for record in session.stats.records if record.path == "model"]
+    assert [record.shape.kv_len for record in records] == list(range(5, 12))
+    assert session.errors == (["model: ValueError: in the hook"] if fault else [])
 
 
 @pytest.mark.parametrize("change", ["experts", "logits", "batch", "stage"])

@@ -72,16 +72,27 @@ class Tap:
             if self.shared.muted:
                 return self._rehearsed(inner, state, args, kwargs)
             opened = self.enter(state, args, kwargs)
-            if self.place.is_model:
-                state.last = repeat_of(self, state, opened[3], kwargs) if state.token is not None and not args else None
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             fail(error)
             return inner(*args, **kwargs)
+        if self.place.is_model:
+            self._remember(fail, state, opened[3], None if args else kwargs)
         try:
             return inner(*args, **kwargs)
         finally:
             try:
                 self.leave(state, opened)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                fail(error)
+
+    def _remember(
+        self, fail: Callable[[Exception], None], state: State, stage: int, kwargs: dict[str, Any] | None
+    ) -> None:
+        """Keep what the next forward may have in common with this one, if anything: else the next is read."""
+        state.last = None
+        if state.token is not None and kwargs is not None:
+            try:
+                state.last = repeat_of(self, state, stage, kwargs)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                 fail(error)
 
