@@ -1,5 +1,6 @@
 """Calls that are only timed are recorded as others are: the same costs, in the same places, inside the same calls."""
 
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -192,3 +193,29 @@ def test_a_forward_unlike_the_one_before_is_read(model: Any, change: str) -> Non
     with hook(model, events=True) as slow:
         assert found == decode(slow)
     assert quick.errors == slow.errors == []
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_first_forward_that_fails_makes_no_other_known(model: Any, listens: bool) -> None:
+    """Else the experts of the next would belong to whatever call ends before the one that was never seen."""
+    mixture = model.model.language_model.layers[1].mlp
+
+    def fail(*_given: object) -> None:
+        raise RuntimeError("no memory")
+
+    with hook(model, observe_experts=True, emitter=Listener(active=listens)) as session, torch.no_grad():
+        for attempt in range(2):
+            cache = DynamicCache(config=model.config.text_config)
+            handle = mixture.register_forward_pre_hook(fail) if attempt == 0 else None
+            for _ in range(1 if handle else 4):
+                with session.step("decode"), suppress(RuntimeError):
+                    model(input_ids=torch.ones(1, 1).long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            if handle is not None:
+                assert not session._shared.forwards.known
+                assert not session._shared.forwards.scripts
+                handle.remove()
+    paths = {record.event_id: record.path for record in session.stats.records}
+    charged = [(call.step, paths[call.event_id]) for call in session.stats.experts]
+    assert sorted(charged) == [(step, f"decoder.{layer}.moe.experts") for step in range(1, 5) for layer in (1, 2)]
+    assert session._shared.forwards.strays == {}
+    assert session.errors == []

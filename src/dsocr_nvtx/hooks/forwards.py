@@ -52,10 +52,15 @@ class Forwards:
         if state.token is not None:
             state.notes = [] if shared.noted is not None and shared.noted.wanted else None
 
-    def end(self, state: State, opened: Opened) -> None:
-        """End a forward, its own range closed: what was logged in it is kept."""
+    def end(self, state: State, opened: Opened, *, whole: bool) -> None:
+        """End a forward, its own range closed: what was logged in it is kept.
+
+        One that is not ``whole``, as it failed half-way, makes none known: calls are missing from it.
+        """
+        if not whole:
+            state.lesson = None
         if self.times:
-            self._end_timed(state, opened)
+            self._end_timed(state, opened, whole=whole)
         elif state.scripted is not None:
             self._end_script(state, state.scripted)
         elif state.lesson is not None:
@@ -202,12 +207,12 @@ class Forwards:
         script.announce(shared.emitter.mark, only_growing=True)
         script.epoch, self.told[stage] = shared.counters.epoch, script
 
-    def _end_timed(self, state: State, opened: Opened) -> None:
+    def _end_timed(self, state: State, opened: Opened, *, whole: bool) -> None:
         if state.frame is None:
             return
         event_id, _, _, stage, step, *_ = opened
         if state.token is None:
-            if not self.shared.every_event:
+            if whole and not self.shared.every_event:
                 self.known.add(token_of(state.frame[0], stage))
             return
         log = array("q", state.log)

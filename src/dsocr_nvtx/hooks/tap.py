@@ -77,11 +77,14 @@ class Tap:
             return inner(*args, **kwargs)
         if self.place.is_model:
             self._remember(fail, state, opened[3], None if args else kwargs)
+        whole = False
         try:
-            return inner(*args, **kwargs)
+            result = inner(*args, **kwargs)
+            whole = True
+            return result
         finally:
             try:
-                self.leave(state, opened)
+                self.leave(state, opened, whole=whole)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                 fail(error)
 
@@ -136,8 +139,11 @@ class Tap:
             state.lesson.append(Learned(event_id, parent, self, slot, None, slot.key or (), slot.array.copy()))
         return opened
 
-    def leave(self, state: State, opened: Opened) -> None:
-        """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
+    def leave(self, state: State, opened: Opened, *, whole: bool = True) -> None:
+        """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next.
+
+        ``whole``: the call ended well, so that all calls inside it were seen.
+        """
         if state.rest is not None:
             self.forwards.close_rest(state)
         if state.script_rest is not None:
@@ -146,7 +152,7 @@ class Tap:
         self.pop()
         state.open.pop()
         if self.place.is_model:
-            self.forwards.end(state, opened)
+            self.forwards.end(state, opened, whole=whole)
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
         if self.keep is not None:
             events = (event, self.shared.event()) if event is not None else None
