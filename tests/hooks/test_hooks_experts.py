@@ -8,7 +8,7 @@ from weakref import ref
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from dsocr_nvtx.analytic import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.observed import own_calls
@@ -254,3 +254,26 @@ def test_what_was_recorded_keeps_no_module_alive(listens: bool) -> None:
     assert experts() is None
     assert len(session.stats.experts) == 2 * 6
     assert get_analytic_run_stats() is session.stats
+
+
+def test_captured_indices_live_until_the_next_capture() -> None:
+    """One capture per batch: what launches keep of earlier ones is a copy of what each chose."""
+    indices: list[Any] = []
+    gate = MODEL.model.language_model.layers[1].mlp.gate
+    handle = gate.register_forward_hook(lambda _m, _a, out: indices.append(ref(out[2])))
+    ids, batches = _ids(1), 3
+    with torch.inference_mode(), hook(MODEL, observe_experts=True) as session:
+        for _ in range(batches):
+            kv = StaticCache(config=CONFIG.text_config, max_cache_len=20)
+            with session.captured("decode"):
+                MODEL(input_ids=ids[:, :1], past_key_values=kv, use_cache=True, logits_to_keep=1)
+            for step in range(2):
+                with session.step("decode"):
+                    session.replayed(2 + step)
+                session.launched()
+            del kv
+            assert [one() is not None for one in indices] == [False] * (len(indices) - 1) + [True]
+    handle.remove()
+    assert indices[-1]() is None
+    assert session.errors == []
+    assert [call.distinct for call in session.stats.experts] == [TOP_K] * 2 * 2 * batches

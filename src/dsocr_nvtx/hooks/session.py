@@ -101,7 +101,7 @@ class HookSession:
         self.stats.rows.settle()
         self._shared.noted = None
         if self.observer is not None:
-            self.observer.watches.clear()
+            self.observer.release()
 
     def _fail(self, path: str, error: Exception) -> None:
         line = f"{path}: {type(error).__name__}: {error}"
