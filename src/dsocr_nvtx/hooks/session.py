@@ -114,6 +114,8 @@ class HookSession:
         return _Step(self, stage_called(stage))
 
     def _open(self, stage: Stage) -> Opened | None:
+        if self._shared.muted:
+            return None
         try:
             return self._steps[stage].enter(self._shared.threads.state, (), {})
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
