@@ -172,6 +172,8 @@ def test_wrong_names_are_refused_before_anything_is_attached(model: Any) -> None
         pass
     with pytest.raises(UsageError, match="no stage is called 'warmup'"), analytic_stage("warmup"):
         pass
+    with pytest.raises(Refused, match="int: no torch module; hook DeepSeek-OCR's whole model"), hook(3):  # type: ignore[arg-type]
+        pass
     other = nn.Linear(2, 2)
     other.config = model.config
     with pytest.raises(Refused, match="Linear: no attribute model"), hook(other):
