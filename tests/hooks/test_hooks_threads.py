@@ -15,7 +15,7 @@ from dsocr_nvtx.schema.payload import FIELD_INDEX
 from tests.builders.emitters import Listener
 from tests.hooks.networks import network
 
-_EVENT, _STEP, _KV = (FIELD_INDEX[name] for name in ("event_id", "step", "kv_len"))
+_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 _STEPS = 9
 
 
