@@ -1,17 +1,19 @@
 """Observed experts: counts equal the router's choices, at every level, and are told in marks and tables."""
 
+import gc
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from dsocr_nvtx.analytic import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.observed import own_calls
 from dsocr_nvtx.analytic.summary import run_summary
-from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.hooks import HookSession, get_analytic_run_stats, hook
 from dsocr_nvtx.hooks.bindings import bindings
 from dsocr_nvtx.hooks.observe import ExpertsObserver
 from dsocr_nvtx.hooks.parts import Binding
@@ -21,6 +23,7 @@ from dsocr_nvtx.schema.payload import parse_experts_mark
 from dsocr_nvtx.schema.records import ExpertsCall, Level, Stage
 from dsocr_nvtx.schema.tables import EXPERTS, RANGES
 from tests.builders.emitters import Listener
+from tests.hooks.networks import run
 
 CONFIG = tiny_config()
 MODEL: Any = random_model(CONFIG)
@@ -238,3 +241,39 @@ def test_the_vendors_method_is_watched_like_a_module() -> None:
         with session.step("decode"):
             watched(torch.zeros(2, 2), torch.tensor([[0, 7], [7, 3]]), torch.zeros(2, 2))
     assert [call.rows_per_expert for call in observer.read()] == [(1, 0, 0, 1, 0, 0, 0, 2)]
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_what_was_recorded_keeps_no_module_alive(listens: bool) -> None:
+    model: Any = random_model(CONFIG)
+    experts = ref(model.model.language_model.layers[2].mlp.experts)
+    with hook(model, observe_experts=True, emitter=Listener(active=listens)) as session:
+        run(model, session, tokens=6)
+    del model
+    gc.collect()
+    assert experts() is None
+    assert len(session.stats.experts) == 2 * 6
+    assert get_analytic_run_stats() is session.stats
+
+
+def test_captured_indices_live_until_the_next_capture() -> None:
+    """One capture per batch: what launches keep of earlier ones is a copy of what each chose."""
+    indices: list[Any] = []
+    gate = MODEL.model.language_model.layers[1].mlp.gate
+    handle = gate.register_forward_hook(lambda _m, _a, out: indices.append(ref(out[2])))
+    ids, batches = _ids(1), 3
+    with torch.inference_mode(), hook(MODEL, observe_experts=True) as session:
+        for _ in range(batches):
+            kv = StaticCache(config=CONFIG.text_config, max_cache_len=20)
+            with session.captured("decode"):
+                MODEL(input_ids=ids[:, :1], past_key_values=kv, use_cache=True, logits_to_keep=1)
+            for step in range(2):
+                with session.step("decode"):
+                    session.replayed(2 + step)
+                session.launched()
+            del kv
+            assert [one() is not None for one in indices] == [False] * (len(indices) - 1) + [True]
+    handle.remove()
+    assert indices[-1]() is None
+    assert session.errors == []
+    assert [call.distinct for call in session.stats.experts] == [TOP_K] * 2 * 2 * batches

@@ -1,5 +1,6 @@
 """Calls that are only timed are recorded as others are: the same costs, in the same places, inside the same calls."""
 
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -10,6 +11,7 @@ from transformers import DynamicCache
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.hooks.shapes import ModelReader
 from dsocr_nvtx.schema.records import Cost, RangeRecord, Stage
+from tests.builders.emitters import Listener
 from tests.hooks.networks import network, run
 
 
@@ -128,6 +130,40 @@ def test_a_forward_like_the_one_before_is_not_read_and_the_cache_is_let_go(
     assert session.errors == []
 
 
+class _Slim:
+    """A cache of one's own around transformers' one, that no weak reference can be made to."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: DynamicCache) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_forward_that_cannot_be_remembered_has_its_range(
+    model: Any, fault: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose cache takes no weak reference: the next is read, and every range is closed."""
+
+    def fail(*_given: object) -> None:
+        raise ValueError("in the hook")
+
+    if fault:
+        monkeypatch.setattr("dsocr_nvtx.hooks.tap.repeat_of", fail)
+    with hook(model, emitter=(listener := Listener())) as session, torch.no_grad():
+        cache = _Slim(DynamicCache(config=model.config.text_config))
+        for stage, tokens in [("prefill", 5), *[("decode", 1)] * 6]:
+            with session.step(stage):
+                model(input_ids=torch.ones(1, tokens).long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            assert listener.stack == []
+    records = [record for record in session.stats.records if record.path == "model"]
+    assert [record.shape.kv_len for record in records] == list(range(5, 12))
+    assert session.errors == (["model: ValueError: in the hook"] if fault else [])
+
+
 @pytest.mark.parametrize("change", ["experts", "logits", "batch", "stage"])
 def test_a_forward_unlike_the_one_before_is_read(model: Any, change: str) -> None:
     """The same calls, each priced with what it was really called with."""
@@ -157,3 +193,29 @@ def test_a_forward_unlike_the_one_before_is_read(model: Any, change: str) -> Non
     with hook(model, events=True) as slow:
         assert found == decode(slow)
     assert quick.errors == slow.errors == []
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_first_forward_that_fails_makes_no_other_known(model: Any, listens: bool) -> None:
+    """Else the experts of the next would belong to whatever call ends before the one that was never seen."""
+    mixture = model.model.language_model.layers[1].mlp
+
+    def fail(*_given: object) -> None:
+        raise RuntimeError("no memory")
+
+    with hook(model, observe_experts=True, emitter=Listener(active=listens)) as session, torch.no_grad():
+        for attempt in range(2):
+            cache = DynamicCache(config=model.config.text_config)
+            handle = mixture.register_forward_pre_hook(fail) if attempt == 0 else None
+            for _ in range(1 if handle else 4):
+                with session.step("decode"), suppress(RuntimeError):
+                    model(input_ids=torch.ones(1, 1).long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            if handle is not None:
+                assert not session._shared.forwards.known
+                assert not session._shared.forwards.scripts
+                handle.remove()
+    paths = {record.event_id: record.path for record in session.stats.records}
+    charged = [(call.step, paths[call.event_id]) for call in session.stats.experts]
+    assert sorted(charged) == [(step, f"decoder.{layer}.moe.experts") for step in range(1, 5) for layer in (1, 2)]
+    assert session._shared.forwards.strays == {}
+    assert session.errors == []

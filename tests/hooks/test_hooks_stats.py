@@ -55,6 +55,18 @@ def test_discard_starts_over(model: Any) -> None:
     assert steps == {0, 1}
 
 
+def test_pages_of_one_length_add_no_costs_to_remember(model: Any) -> None:
+    """What stands for a cost is kept for the session, as taps refer to it: once per shape, not once per call."""
+    kept = []
+    with hook(model) as session:
+        for _ in range(3):
+            run(model, session, tokens=6)
+            kept.append((len(session.stats.rows), len(session.stats.rows._late)))
+            session.discard()
+    assert kept[0][0] > kept[0][1] > 0
+    assert kept == kept[:1] * 3
+
+
 def test_host_times_nest(model: Any) -> None:
     with hook(model) as session:
         run(model, session, tokens=2)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.hooks.bindings import bindings
 from dsocr_nvtx.hooks.emit import Emitter, Silent, nvtx_emitter
 from dsocr_nvtx.hooks.events import EventRecorder
@@ -43,6 +43,8 @@ def hook(
     """
     if level not in set(Level):
         raise UsageError(f"no level is called {level!r}; say one of {', '.join(Level)}")
+    if not isinstance(model, nn.Module):
+        raise Refused(type(model).__name__, "no torch module", "hook DeepSeek-OCR's whole model")
     off = os.environ.get("DSOCR_NVTX") == "0"
     session = HookSession(
         Silent() if off else (emitter or nvtx_emitter()),

@@ -30,7 +30,7 @@ class Forwards:
     def __init__(self, shared: "Shared") -> None:
         self.shared = shared
         self.times = shared.rows is not None and not shared.emitter.active
-        self.scripts: dict[int, Script] = {}
+        self.scripts: dict[int | None, Script] = {}
         self.strays: dict[int, int] = {}
         self.known: set[int] = set()
         self.pending: list[tuple[Any, ...]] = []
@@ -52,19 +52,39 @@ class Forwards:
         if state.token is not None:
             state.notes = [] if shared.noted is not None and shared.noted.wanted else None
 
-    def end(self, state: State, opened: Opened) -> None:
-        """End a forward, its own range closed: what was logged in it is kept."""
+    def end(self, state: State, opened: Opened, *, whole: bool) -> None:
+        """End a forward, its own range closed: what was logged in it is kept.
+
+        One that is not ``whole``, as it failed half-way, makes none known: calls are missing from it.
+        """
+        if not whole:
+            state.lesson = None
         if self.times:
-            self._end_timed(state, opened)
+            self._end_timed(state, opened, whole=whole)
         elif state.scripted is not None:
             self._end_script(state, state.scripted)
         elif state.lesson is not None:
             self._learn(state, opened)
 
     def follows(self, tap: "Tap", last: Repeat, kv_len: int, event_id: int, step: int) -> bool:
-        """Open the range of a forward that repeats the last one; False, and nothing done, where it must be read."""
+        """Open the range of a forward that repeats the last one; False, and nothing done, where it must be read.
+
+        After True the script is this forward's until `end`; one that another thread follows is not waited for.
+        """
+        script: Script | None = last.script
+        follows = False
+        if script is None or not script.lock.acquire(blocking=False):
+            return False
+        try:
+            follows = self.scripts.get(last.token) is script and self._repeats(tap, last, kv_len, event_id, step)
+        finally:
+            if not follows:
+                script.lock.release()
+        return follows
+
+    def _repeats(self, tap: "Tap", last: Repeat, kv_len: int, event_id: int, step: int) -> bool:
         slot, script, epoch = tap.slots[last.stage], last.script, self.shared.counters.epoch
-        holds = script is not None and script.epoch == epoch and self.told.get(last.stage) is script
+        holds = script.epoch == epoch and self.told.get(last.stage) is script
         if not holds or slot is None or slot.key is not last.key or slot.growth is None or slot.round != epoch:
             return False
         slot.array += slot.growth * (kv_len - last.key[2])
@@ -128,16 +148,25 @@ class Forwards:
             state.script_rest = None
 
     def _begin_script(self, state: State, token: int, opened: Opened) -> None:
-        assert state.frame is not None  # noqa: S101 - callers have looked
-        event_id, _, _, stage, step, *_ = opened
-        script, kv, epoch = self.scripts.get(token), state.frame[1], self.shared.counters.epoch
-        if script is not None:
-            script.fill(state.next_id, max(step, 0), kv[0])
-            if script.epoch != epoch and not script.holds():
-                del self.scripts[token]
-                script = None
+        script = self.scripts.get(token)
         if script is None:
             state.lesson = [] if self.strays.get(token, 0) < self.MOST_STRAYS else None
+        elif script.lock.acquire(blocking=False):  # else another thread follows it, and this forward is read
+            try:
+                if self.scripts.get(token) is script:  # not forgotten since
+                    self._follow(state, token, script, opened)
+            finally:
+                if state.scripted is None:
+                    script.lock.release()
+
+    def _follow(self, state: State, token: int, script: Script, opened: Opened) -> None:
+        assert state.frame is not None  # noqa: S101 - callers have looked
+        event_id, _, _, stage, step, *_ = opened
+        kv, epoch = state.frame[1], self.shared.counters.epoch
+        script.fill(state.next_id, max(step, 0), kv[0])
+        if script.epoch != epoch and not script.holds():
+            del self.scripts[token]
+            state.lesson = []
             return
         if script.epoch != epoch or self.told.get(stage) is not script:
             script.announce(self.shared.emitter.mark, only_growing=False)
@@ -152,6 +181,7 @@ class Forwards:
             state.next_id = frame.first_id + state.at
         frame.log = array("q", state.log)
         state.scripted = state.token = None
+        frame.script.lock.release()
         self._keep(state, frame)
         state.log = []
 
@@ -159,25 +189,30 @@ class Forwards:
         assert state.frame is not None  # noqa: S101 - it was set where the forward began
         assert state.lesson is not None  # noqa: S101 - callers have looked
         shared, lesson, state.lesson = self.shared, state.lesson, None
-        script = learned(lesson, state.frame[1][0], shared.emitter.prepare)
+        token = token_of(state.frame[0], opened[3])
+        script = None if token in self.scripts else learned(lesson, state.frame[1][0], shared.emitter.prepare)
         if script is None:
             return
-        token = token_of(state.frame[0], opened[3])
+        with script.lock:
+            if self.scripts.setdefault(token, script) is script:  # else another thread learned it meanwhile
+                self._lay_out(state, token, script, opened)
+
+    def _lay_out(self, state: State, token: int, script: Script, opened: Opened) -> None:
+        shared, stage, step = self.shared, opened[3], max(opened[4], 0)
         if shared.rows is not None:
-            script.codes = [shared.rows.code(call.tap.place, call.slot.key or ()) for call in lesson]
+            script.codes = [shared.rows.code(call.tap.place, call.key) for call in script.calls]
         for tap, plan in script.plans().items():
             tap.plans[token] = plan
-        script.fill(state.next_id, max(opened[4], 0), script.kv_len)
+        script.fill(state.next_id, step, script.kv_len)
         script.announce(shared.emitter.mark, only_growing=True)
-        script.epoch, self.told[opened[3]] = shared.counters.epoch, script
-        self.scripts[token] = script
+        script.epoch, self.told[stage] = shared.counters.epoch, script
 
-    def _end_timed(self, state: State, opened: Opened) -> None:
+    def _end_timed(self, state: State, opened: Opened, *, whole: bool) -> None:
         if state.frame is None:
             return
         event_id, _, _, stage, step, *_ = opened
         if state.token is None:
-            if not self.shared.every_event:
+            if whole and not self.shared.every_event:
                 self.known.add(token_of(state.frame[0], stage))
             return
         log = array("q", state.log)

@@ -47,11 +47,15 @@ class _Watched:
 
 @frozen(eq=False)
 class _Held:
-    """A call of experts that was captured into a CUDA graph: its range, its layer, and what every launch overwrites."""
+    """A call of experts that was captured into a CUDA graph: its range, its layer, its rows and its indices' number.
+
+    Not the tensor that every launch overwrites: it is needed until the next capture only, launches are kept longer.
+    """
 
     event_id: int
     number: int
-    indices: torch.Tensor
+    rows: int
+    chosen: int
 
 
 @frozen(eq=False)
@@ -82,6 +86,7 @@ class ExpertsObserver:
         self._calls = array("q")
         self._taken: list[tuple[QuickFrame | ScriptFrame, list[Any]]] = []
         self._held: list[_Held] = []
+        self._overwritten: list[torch.Tensor] = []
         self._launches: list[_Launch] = []
         shared.noted = self
 
@@ -125,7 +130,8 @@ class ExpertsObserver:
         if not state.open or shared.muted:
             return
         if shared.capturing:
-            self._held.append(_Held(state.open[-1][0], number, indices))
+            self._held.append(_Held(state.open[-1][0], number, indices.shape[0], indices.numel()))
+            self._overwritten.append(indices)
             return
         if shared.is_capturing():  # into a graph whose launches nobody tells of
             return
@@ -150,12 +156,17 @@ class ExpertsObserver:
 
     def captures(self) -> None:
         """Hear that a step is about to be captured into a CUDA graph: launches are of that one from now on."""
-        self._held = []
+        self._held, self._overwritten = [], []
+
+    def release(self) -> None:
+        """Let go of the model's modules and of its graph's tensors; what was noted can still be read."""
+        self.watches.clear()
+        self._overwritten, self._held = [], []
 
     def launched(self, replay: int, stage: int, step: int) -> None:
         """Hear that the step captured last was launched: copy what it chose before the next launch overwrites it."""
         if self.enabled and self._held and len(self._launches) < self.MOST_CALLS and not self._shared.muted:
-            chosen = torch.cat([held.indices.reshape(-1) for held in self._held])
+            chosen = torch.cat([indices.reshape(-1) for indices in self._overwritten])
             self._launches.append(_Launch(self._held, replay, stage, step, chosen))
 
     def clear(self) -> None:
@@ -185,11 +196,11 @@ class ExpertsObserver:
         for held, launches in groupby(self._launches, key=lambda launch: launch.held):
             several = list(launches)
             chosen = torch.stack([launch.chosen for launch in several]).cpu().numpy()
-            edges = np.cumsum([0, *(call.indices.numel() for call in held)]).tolist()
+            edges = np.cumsum([0, *(call.chosen for call in held)]).tolist()
             for launch, row in zip(several, chosen, strict=True):
                 known = ids[launch.replay] if 0 <= launch.replay < len(ids) else {}
                 for call, start, end in zip(held, edges[:-1], edges[1:], strict=True):
-                    watched, rows = self._watched[call.number], call.indices.shape[0]
+                    watched, rows = self._watched[call.number], call.rows
                     (counts,) = _histograms(watched, row[start:end], np.zeros(end - start, np.int64), 1)
                     event_id = known.get(call.event_id, call.event_id)
                     told = self._call(counts, event_id, launch.stage, launch.step, call.number, rows)

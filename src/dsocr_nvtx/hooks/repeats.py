@@ -62,7 +62,7 @@ def repeat_of(tap: "Tap", state: State, stage: int, kwargs: dict[str, Any]) -> R
     plain = isinstance(getattr(ids, "shape", None), Size) and type(kwargs.get("logits_to_keep")) in (int, type(None))
     if not plain or not around or around[0][2].level is not Level.STAGE or not getattr(cache, "layers", None):
         return None
-    if hasattr(cache, "key_cache") or hasattr(cache.layers[0], "prefill_keys"):
+    if hasattr(cache, "key_cache") or hasattr(cache.layers[0], "prefill_keys") or not type(cache).__weakrefoffset__:
         return None
     held = cast("ModelReader", reader).caches.counted.get(cache) if slot.key[3] else None
     if slot.key[3] and held is None:

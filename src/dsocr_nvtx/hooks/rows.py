@@ -44,7 +44,7 @@ class Rows:
         self._priced: dict[Priced, int] = {}
         self._events: dict[int, tuple[Any, Any]] = {}
         self._captured: list[range] = []
-        self._late: list[tuple[Place, Key]] = []
+        self._late: dict[tuple[Place, Key], int] = {}
         self._codes: dict[tuple[Place, Key], int] = {}
         self._frames: list[QuickFrame | ScriptFrame] = []
         self.settle: Callable[[], None] = lambda: None
@@ -59,7 +59,8 @@ class Rows:
     def captured_since(self, first: int) -> list[Row]:
         """Note that all calls from the ``first`` kept one on were captured into a CUDA graph, and return them."""
         self._captured.append(range(first, self.kept))
-        return [self._row(index, list(self._places), list(self._priced)) for index in self._captured[-1]]
+        numbered = self._numbered()
+        return [self._row(index, *numbered) for index in self._captured[-1]]
 
     def place_number(self, place: Place) -> int:
         """Return the number that stands for a place."""
@@ -70,9 +71,11 @@ class Rows:
         return self._priced.setdefault(priced, len(self._priced))
 
     def late_number(self, place: Place, key: Key) -> int:
-        """Return a number that stands for the cost behind a key, which is worked out when it is asked for."""
-        self._late.append((place, key))
-        return -len(self._late)
+        """Return a number that stands for the cost behind a key, which is worked out when it is asked for.
+
+        It holds for the whole session, as taps keep it: `clear` does not forget it.
+        """
+        return self._late.setdefault((place, key), -1 - len(self._late))
 
     def code(self, place: Place, key: Key) -> int:
         """Return the number by which logs call a place with a key."""
@@ -100,8 +103,8 @@ class Rows:
         return self.kept + sum(map(len, self._frames))
 
     def __iter__(self) -> Iterator[Row]:
-        places, costs = list(self._places), list(self._priced)
-        yield from (self._row(index, places, costs) for index in range(self.kept))
+        kept, numbered = self.kept, self._numbered()
+        yield from (self._row(index, *numbered) for index in range(kept))
         known = [QuickCall(*call) for call in self._codes]
         for frame in self._frames:
             for event, parent, code, start, end in frame.calls():
@@ -111,18 +114,22 @@ class Rows:
                     end, frame.thread_id, None,
                 )  # fmt: skip
 
-    def _row(self, index: int, places: list[Place], costs: list[Priced]) -> Row:
+    def _numbered(self) -> tuple[list[Place], list[Priced], list[tuple[Place, Key]]]:
+        return list(self._places), list(self._priced), list(self._late)
+
+    def _row(self, index: int, places: list[Place], costs: list[Priced], late: list[tuple[Place, Key]]) -> Row:
         event, parent, place, priced, stage, step, start, end, thread = self._numbers[
             index * self.WIDTH : (index + 1) * self.WIDTH
         ]
         origin = "captured" if any(index in captured for captured in self._captured) else "call"
         return Row(
-            event, None if parent == NO_PARENT else parent, places[place], self._cost(priced, costs), stage, step,
+            event, None if parent == NO_PARENT else parent, places[place], _cost(priced, costs, late), stage, step,
             start, end, thread, self._events.get(index), origin,
         )  # fmt: skip
 
-    def _cost(self, number: int, costs: list[Priced]) -> Priced:
-        if number >= 0:
-            return costs[number]
-        place, key = self._late[-1 - number]
-        return place.price(key)
+
+def _cost(number: int, costs: list[Priced], late: list[tuple[Place, Key]]) -> Priced:
+    if number >= 0:
+        return costs[number]
+    place, key = late[-1 - number]
+    return place.price(key)

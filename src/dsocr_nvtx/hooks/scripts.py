@@ -7,6 +7,7 @@ learned anew.
 """
 
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,13 +29,18 @@ Plan = tuple[int, object, int, object]
 
 
 class Learned(NamedTuple):
-    """A range as it was pushed while a forward was learned; ``after``: the call that a container's work followed."""
+    """A range as it was pushed while a forward was learned; ``after``: the call that a container's work followed.
+
+    ``key`` and ``words`` are what its slot held then: other threads may have used the slot since.
+    """
 
     event_id: int
     parent_id: int
     tap: "Tap"
     slot: Slot
     after: "Tap | None"
+    key: Key
+    words: Words
 
 
 def growth(place: Place, key: Key) -> Words | None:
@@ -53,18 +59,22 @@ def alike(key: Key, other: Key) -> bool:
 
 
 class Script:
-    """The calls of a forward: the payload of each, in the order of their pushes, up to date for one step."""
+    """The calls of a forward: the payload of each, in the order of their pushes, up to date for one step.
+
+    ``lock`` is held by the forward that follows the script: its payloads are of one thread at a time.
+    """
 
     def __init__(
         self, lesson: list[Learned], kv_len: int, increments: Words, attributes: Callable[..., object]
     ) -> None:
         self.calls, self.kv_len, self.increments = lesson, kv_len, increments
+        self.lock = Lock()
         self.epoch = 0
         self.codes: list[int] = []
         first = lesson[0].event_id
         self.parents = [call.parent_id - first if call.parent_id >= first else -1 for call in lesson]
         self.order = np.arange(len(lesson))
-        self.records = np.stack([call.slot.array for call in lesson])
+        self.records = np.stack([call.words for call in lesson])
         stage = FIELD_INDEX["stage"]
         self.attributes = [
             attributes(call.tap.place.path, int(record[stage]), record)
@@ -93,7 +103,7 @@ class Script:
     def holds(self) -> bool:
         """Return whether what grew is what a call of the present KV length costs."""
         return all(
-            (record[_BATCH:] == call.tap.price(call_key(call.slot, self.kv_len)).words).all()
+            (record[_BATCH:] == call.tap.price((*call.key[:2], self.kv_len, *call.key[3:])).words).all()
             for call, record in zip(self.calls, self.records, strict=True)
             if call.tap.place.grows
         )
@@ -113,12 +123,6 @@ class Script:
             mark(growth_announcement(path, record, more) if grows else announcement(path, record))
 
 
-def call_key(slot: Slot, kv_len: int) -> Key:
-    """Return the key that a slot of a growing place would have with so many keys in the cache."""
-    assert slot.key is not None  # noqa: S101 - it was priced when it was learned
-    return (*slot.key[:2], kv_len, *slot.key[3:])
-
-
 def learned(lesson: list[Learned], kv_len: int, attributes: Callable[..., object]) -> Script | None:
     """Return the script of a forward, or None where it has none.
 
@@ -128,7 +132,7 @@ def learned(lesson: list[Learned], kv_len: int, attributes: Callable[..., object
     ids = [call.event_id for call in lesson]
     if not lesson or len(set(calls)) < len(calls) or ids != list(range(ids[0], ids[0] + len(ids))):
         return None
-    increments = [growth(call.tap.place, call.slot.key or ()) for call in lesson]
+    increments = [growth(call.tap.place, call.key) for call in lesson]
     found = [one for one in increments if one is not None]
     return Script(lesson, kv_len, np.stack(found), attributes) if len(found) == len(lesson) else None
 

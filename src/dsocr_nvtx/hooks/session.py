@@ -88,13 +88,20 @@ class HookSession:
             self._shared.emitter.mark(text)
 
     def detach(self) -> None:
-        """Take every range away, newest first, so that what was there before is there again."""
+        """Take every range away, newest first, so that what was there before is there again.
+
+        What was recorded stays to be read, and keeps no module of the model alive.
+        """
         while self._attached:
             owner, method, before = self._attached.pop()
             if before is _ABSENT:
                 owner.__dict__.pop(method, None)
             else:
                 setattr(owner, method, before)
+        self.stats.rows.settle()
+        self._shared.noted = None
+        if self.observer is not None:
+            self.observer.release()
 
     def _fail(self, path: str, error: Exception) -> None:
         line = f"{path}: {type(error).__name__}: {error}"
@@ -107,6 +114,8 @@ class HookSession:
         return _Step(self, stage_called(stage))
 
     def _open(self, stage: Stage) -> Opened | None:
+        if self._shared.muted:
+            return None
         try:
             return self._steps[stage].enter(self._shared.threads.state, (), {})
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on

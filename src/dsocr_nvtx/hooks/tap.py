@@ -72,16 +72,30 @@ class Tap:
             if self.shared.muted:
                 return self._rehearsed(inner, state, args, kwargs)
             opened = self.enter(state, args, kwargs)
-            if self.place.is_model:
-                state.last = repeat_of(self, state, opened[3], kwargs) if state.token is not None and not args else None
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
             fail(error)
             return inner(*args, **kwargs)
+        if self.place.is_model:
+            self._remember(fail, state, opened[3], None if args else kwargs)
+        whole = False
         try:
-            return inner(*args, **kwargs)
+            result = inner(*args, **kwargs)
+            whole = True
+            return result
         finally:
             try:
-                self.leave(state, opened)
+                self.leave(state, opened, whole=whole)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                fail(error)
+
+    def _remember(
+        self, fail: Callable[[Exception], None], state: State, stage: int, kwargs: dict[str, Any] | None
+    ) -> None:
+        """Keep what the next forward may have in common with this one, if anything: else the next is read."""
+        state.last = None
+        if state.token is not None and kwargs is not None:
+            try:
+                state.last = repeat_of(self, state, stage, kwargs)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                 fail(error)
 
@@ -122,11 +136,14 @@ class Tap:
                 state.frame = outer
                 raise
         elif state.lesson is not None:
-            state.lesson.append(Learned(event_id, parent, self, slot, None))
+            state.lesson.append(Learned(event_id, parent, self, slot, None, slot.key or (), slot.array.copy()))
         return opened
 
-    def leave(self, state: State, opened: Opened) -> None:
-        """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next."""
+    def leave(self, state: State, opened: Opened, *, whole: bool = True) -> None:
+        """Close the range that ``enter`` opened, keep its row, and open the range of what its container does next.
+
+        ``whole``: the call ended well, so that all calls inside it were seen.
+        """
         if state.rest is not None:
             self.forwards.close_rest(state)
         if state.script_rest is not None:
@@ -135,7 +152,7 @@ class Tap:
         self.pop()
         state.open.pop()
         if self.place.is_model:
-            self.forwards.end(state, opened)
+            self.forwards.end(state, opened, whole=whole)
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
         if self.keep is not None:
             events = (event, self.shared.event()) if event is not None else None
@@ -159,7 +176,7 @@ class Tap:
         parent = state.open[-1][0]
         state.rest = (self, (event_id, parent, slot.number, stage, step, None, None, perf_counter_ns()))
         if state.lesson is not None:
-            state.lesson.append(Learned(event_id, parent, self, slot, after))
+            state.lesson.append(Learned(event_id, parent, self, slot, after, (), slot.array.copy()))
 
     def tell(self, slot: Slot, key: Key, event_id: int, step: int, *, growing: bool = False) -> bool:
         """Announce the cost of a call that no range will be opened for: a graph's launch stands for it.

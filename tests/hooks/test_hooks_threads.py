@@ -1,0 +1,104 @@
+"""Threads that decode with one hooked model: a tool hears of each what it hears where no other runs."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
+from typing import Any
+
+import pytest
+import torch
+from attrs import define, field
+from transformers import DynamicCache
+
+from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.schema.payload import FIELD_INDEX
+from tests.builders.emitters import Listener
+from tests.hooks.networks import network
+
+_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
+_STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return network()
+
+
+@define
+class Interrupted(Listener):
+    """Lets something else happen while one range is open, and keeps which thread pushed what."""
+
+    by_thread: dict[int, list[tuple[str, list[int]]]] = field(factory=dict)
+    path: str = ""
+    meanwhile: Callable[[], object] | None = None
+
+    def push(self, attributes: object) -> object:
+        """Keep the push; then, of the range that was asked for, do the other thing."""
+        super().push(attributes)
+        pushed, other = self.ranges[-1], self.meanwhile
+        self.by_thread.setdefault(get_ident(), []).append((pushed.path, pushed.values))
+        if other is not None and pushed.path == self.path:
+            self.meanwhile = None
+            other()
+        return None
+
+
+def _decode(model: Any, session: HookSession, prompt: int) -> Iterator[None]:
+    """Yield before every decode step of a text."""
+    cache = DynamicCache(config=model.config.text_config)
+
+    def forward(tokens: int) -> None:
+        ids = torch.ones(1, tokens, dtype=torch.int64)
+        with torch.no_grad():
+            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+    forward(prompt)
+    for _ in range(_STEPS):
+        yield
+        with session.step("decode"):
+            forward(1)
+
+
+def _told(ranges: list[tuple[str, list[int]]]) -> list[tuple[object, ...]]:
+    """Return what is told of ranges: ids by their distance from the first, steps apart, as all threads count them."""
+    first = ranges[0][1][_EVENT]
+    return [(path, v[_EVENT] - first, *v[_EVENT + 1 : _STEP], *v[_STEP + 1 :]) for path, v in ranges]
+
+
+@pytest.mark.parametrize("path", ["decode", "model", "decoder.0.attention", "decoder.1.moe.experts", "lm_head"])
+def test_two_threads_are_told_as_one_is(model: Any, path: str) -> None:
+    """In the middle of each step of one thread, from the one that is learned on, another takes a whole step."""
+    expected = []
+    for prompt in (5, 300):
+        with hook(model, emitter=(alone := Interrupted())) as session:
+            list(_decode(model, session, prompt))
+        expected.append(_told(alone.by_thread[get_ident()]))
+    listener = Interrupted(path=path)
+    with ThreadPoolExecutor(1) as other, hook(model, emitter=listener) as session:
+        mine, others = _decode(model, session, 5), _decode(model, session, 300)
+        next(mine)
+        other.submit(next, others).result()
+        for _ in range(_STEPS):
+            listener.meanwhile = lambda: other.submit(next, others, None).result()
+            next(mine, None)
+            assert listener.meanwhile is None
+    assert session.errors == []
+    assert [_told(ranges) for ranges in listener.by_thread.values()] == expected
+    scripts = session._shared.forwards.scripts
+    assert not any(script.lock.locked() for script in scripts.values())
+
+
+def test_a_forward_that_fails_lets_go_of_its_script(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("in the model")
+
+    with hook(model, emitter=Listener()) as session:
+        list(_decode(model, session, 5))
+        scripts = session._shared.forwards.scripts.values()
+        steps = _decode(model, session, 5)
+        next(steps)
+        monkeypatch.setattr(model.lm_head, "forward", fail)
+        with pytest.raises(RuntimeError, match="in the model"):
+            next(steps)
+        monkeypatch.undo()
+        assert [script.lock.locked() for script in scripts] == [False]
