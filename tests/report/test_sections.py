@@ -61,4 +61,4 @@ def test_steps_are_those_of_one_process_on_one_device() -> None:
         steps = stage_steps(filled(MEASURED, rows), stage)
         assert (steps.busy_ns + steps.idle_ns).tolist() == [10, 10, 10]
         assert steps.kv_len.tolist() == [100, 101, 102]
-    assert [stage["median_step_ns"] for stage in found] == [10.0, 10.0]
+    assert [stage["median_step_ns"] for stage in found] == [10, 10]

@@ -206,7 +206,7 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
     each, one = groups(group, numbers(ranges, "step"))
     steps = _total(each, numbers(ranges, "wall_ns"), len(one))
     return {
-        "median_step_ns": [float(np.median(steps[group[one] == stage])) for stage in range(count)],
+        "median_step_ns": [round(np.median(steps[group[one] == stage])) for stage in range(count)],
         "dilation": [None] * count,
         "steps": np.bincount(group[one], minlength=count),
         "tokens": _total(group, tokens_of(ranges), count),

@@ -310,7 +310,7 @@ STAGES = pa.schema(
         *_RATES,
         column("mfu", _F64, "", "tensor_flops / (wall_ns x datasheet dense peak of the dtype)", null=True),
         column("mbu", _F64, "", "(weight_bytes + KV bytes) / (wall_ns x datasheet bandwidth)", null=True),
-        column("median_step_ns", _F64, "ns", "median over the steps of a step's wall_ns", null=True),
+        column("median_step_ns", _I64, "ns", "median over the steps of a step's wall_ns"),
         column("dilation", _F64, "", "median step as profiled / median step without any tool", null=True),
         _THROTTLE,
     ]
