@@ -129,8 +129,8 @@ def build(folder: Path, out: Path) -> None:
     command("-m", "dsocr_nvtx.cli", "report", str(folder / f"graph-{PAGES}.dsocr"), "-o", str(out / "roofline.svg"),
             "--title", "DeepSeek-OCR, sixteen pages, CUDA-graph decode, one NVIDIA H200", "--force")  # fmt: skip
     for one, other in (("eager-1", "graph-1"), ("static-1", "static-1b")):
-        command("-m", "dsocr_nvtx.cli", "diff", str(folder / f"{one}.dsocr"), str(folder / f"{other}.dsocr"),
-                "-o", str(out / f"diff-{one}-{other}.html"), quiet=True)  # fmt: skip
+        command("-m", "dsocr_nvtx.cli", "diff", f"{one}.dsocr", f"{other}.dsocr",
+                "-o", str(out.resolve() / f"diff-{one}-{other}.html"), quiet=True, within=folder)  # fmt: skip
     (out / "review.md").write_text(page(rows), encoding="utf-8")
 
 
@@ -185,9 +185,10 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command(*words: str, quiet: bool = False) -> None:
+def command(*words: str, quiet: bool = False, within: Path | None = None) -> None:
     """Run a command of this package with this interpreter."""
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL if quiet else None)  # noqa: S603
+    said = subprocess.DEVNULL if quiet else None
+    subprocess.run([sys.executable, *words], check=True, stdout=said, cwd=within)  # noqa: S603
 
 
 if __name__ == "__main__":
