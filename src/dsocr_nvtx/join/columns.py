@@ -1,5 +1,6 @@
 """Arrow columns as numpy arrays, without copies where Arrow allows it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,14 @@ from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.schema.tables import is_repeated
 
 Ints = npt.NDArray[np.int64]
+
+
+def integer(row: Mapping[str, object], name: str) -> int:
+    """Return a whole number of a row that was read as Python values; `TypeError` for any other."""
+    value = row[name]
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is no whole number: {value!r}")
+    return value
 
 
 def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:

@@ -24,34 +24,15 @@ def caveats(found: Roofline, accounting: Accounting) -> list[Caveat]:
     return sorted(every, key=lambda one: not one.is_grave)
 
 
-def unattributed(accounting: Accounting) -> list[str]:
-    """Return a line for each bucket of operations that no hooked call owns."""
-    return [
-        f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations, "
-        f"{words.milliseconds(count.ns)} ms"
-        for bucket, count in accounting.buckets.items()
-        if bucket != "attributed" and count.operations
-    ]
-
-
-def contradictions(found: Roofline) -> list[str]:
-    """Return a line if rows lie above their roof, none otherwise."""
-    above = sum(row is True for row in found.rows["above_roof"].to_pylist())
-    text = f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
-    return [text] if above else []
-
-
-def costless(accounting: Accounting) -> list[str]:
-    """Return a line if ranges have no cost, none otherwise."""
-    none = accounting.cost_sources.get("none")
-    return [f"{none:,} ranges have no cost in this report: their work is missing"] if none else []
-
-
 def _missing(accounting: Accounting) -> Iterator[Caveat]:
-    yield from (Caveat(text, is_grave=True) for text in costless(accounting))
+    if none := accounting.cost_sources.get("none"):
+        yield Caveat(f"{none:,} ranges have no cost in this report: their work is missing", is_grave=True)
     if accounting.graphs.note:
         yield Caveat(accounting.graphs.note, is_grave=True)
-    yield from (Caveat(text) for text in unattributed(accounting))
+    for bucket, count in accounting.buckets.items():
+        if bucket != "attributed" and count.operations:
+            text = f"not attributed, {bucket.replace('_', ' ')}: {count.operations:,} operations"
+            yield Caveat(f"{text}, {words.milliseconds(count.ns)} ms")
     yield from (Caveat(text) for text in words.other_share(accounting.classes))
     for device in accounting.devices:
         unowned = device.idle_ns.get("none", 0)
@@ -63,7 +44,9 @@ def _missing(accounting: Accounting) -> Iterator[Caveat]:
 
 
 def _contradictions(found: Roofline) -> Iterator[Caveat]:
-    yield from (Caveat(text, is_grave=True) for text in contradictions(found))
+    if above := sum(row is True for row in found.rows["above_roof"].to_pylist()):
+        text = f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
+        yield Caveat(text, is_grave=True)
 
 
 def _withheld(found: Roofline) -> Iterator[Caveat]:

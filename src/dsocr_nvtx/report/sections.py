@@ -131,10 +131,10 @@ def _of(stage: Row, rows: Sequence[Row]) -> list[Row]:
 def _detail(stage: Row, rows: Sequence[Row]) -> str:
     """Return what the verdict leaves open: the row that loses most, and the tax."""
     said = []
-    worst = max(rows, key=lambda row: _number(row["lost_ns"]), default=None)
-    busy, tax, wall = (_number(stage[name]) for name in ("busy_owned_ns", "tax_ns", "wall_ns"))
+    worst = max(rows, key=lambda row: words.number(row["lost_ns"]), default=None)
+    busy, tax, wall = (words.number(stage[name]) for name in ("busy_owned_ns", "tax_ns", "wall_ns"))
     if worst is not None and wall:
-        said.append(f"most is lost in {words.place(worst)}, {_number(worst['lost_ns']) / wall:.0%} of the stage")
+        said.append(f"most is lost in {words.place(worst)}, {words.number(worst['lost_ns']) / wall:.0%} of the stage")
     if busy:
         said.append(f"{tax / busy:.0%} of busy time is tax kernels")
     return "; ".join(said)
@@ -151,12 +151,12 @@ def advice(stage: Row, rungs: Sequence[Row], stalls: Sequence[Stall]) -> Iterato
         rung = steps.get(name)
         if rung is not None and rung["step_ns"] is not None and rung["speedup"] is not None:
             text = f"{RUNG_WORDS[name]}: {milliseconds_of(rung['step_ns'])} ms a step"
-            yield f"{text}, {_number(rung['speedup']):,.1f}x faster"
+            yield f"{text}, {words.number(rung['speedup']):,.1f}x faster"
 
 
 def milliseconds_of(ns: object) -> str:
     """Return nanoseconds as milliseconds with a digit more, as the ladder has them."""
-    return f"{_number(ns) / 1e6:,.3f}"
+    return f"{words.number(ns) / 1e6:,.3f}"
 
 
 RUNG_WORDS = {
@@ -229,8 +229,8 @@ def traffic(stages: Sequence[Row]) -> list[Traffic]:
     """Return each stage's bytes by the model, and its rate over the stage's busy time."""
     found = []
     for stage in stages:
-        parts = {name: int(_number(stage[column])) for name, column in _TRAFFIC.items()}
-        total, moved = sum(parts.values()), int(_number(stage["op_bytes"]))
+        parts = {name: int(words.number(stage[column])) for name, column in _TRAFFIC.items()}
+        total, moved = sum(parts.values()), int(words.number(stage["op_bytes"]))
         rate = stage["achieved_gbps"]
         found.append(
             Traffic(
@@ -242,7 +242,7 @@ def traffic(stages: Sequence[Row]) -> list[Traffic]:
                 total=total,
                 op_bytes=moved,
                 ratio=f"{moved / total:.2f}x the lower bound" if total else "-",
-                rate="-" if rate is None else scaled(_number(rate) * 1e9, "B/s"),
+                rate="-" if rate is None else scaled(words.number(rate) * 1e9, "B/s"),
             )
         )
     return found
@@ -262,9 +262,3 @@ def energy_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         )
         for row in rows
     ]  # fmt: skip
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"not a number: {value!r}")
-    return float(value)

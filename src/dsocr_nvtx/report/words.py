@@ -16,17 +16,17 @@ _BOUND_WORDS = {
 
 def milliseconds(ns: object) -> str:
     """Return nanoseconds as milliseconds."""
-    return f"{_number(ns) / 1e6:,.2f}"
+    return f"{number(ns) / 1e6:,.2f}"
 
 
 def percent(share: object) -> str:
     """Return a share as a percentage, a dash where it is not known."""
-    return "-" if share is None else f"{_number(share):.1%}"
+    return "-" if share is None else f"{number(share):.1%}"
 
 
 def decimal(value: object, digits: int = 1) -> str:
     """Return a number with few digits, a dash where it is not known."""
-    return "-" if value is None else f"{_number(value):,.{digits}f}"
+    return "-" if value is None else f"{number(value):,.{digits}f}"
 
 
 def bound(value: object) -> str:
@@ -36,23 +36,23 @@ def bound(value: object) -> str:
 
 def verdict(stage: Record) -> str:
     """Return one sentence: what binds a stage, how much of its wall time that is, and how far the roof is."""
-    wall, busy, idle = (_number(stage[name]) for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns"))
+    wall, busy, idle = (number(stage[name]) for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns"))
     if not wall:
         return f"{stage['stage']}: no device time"
-    causes = {name: _number(stage[f"idle_{name}_ns"]) for name in ("host", "launch", "sync", "memory")}
+    causes = {name: number(stage[f"idle_{name}_ns"]) for name in ("host", "launch", "sync", "memory")}
     cause = max(causes, key=lambda name: causes[name])
     what = {
         "host": f"idle {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
         "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
         "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
         "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof, "
-        f"{_number(stage['tax_ns']) / max(busy, 1):.0%} of that in tax kernels",
+        f"{number(stage['tax_ns']) / max(busy, 1):.0%} of that in tax kernels",
         "None": f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself",
     }[str(stage["bound"])]
-    floor = _number(stage["roofline_ns"])
-    per_step = wall / max(_number(stage["steps"]), 1)
+    floor = number(stage["roofline_ns"])
+    per_step = wall / max(number(stage["steps"]), 1)
     middle = stage.get("median_step_ns")
-    usual = f" ({milliseconds(middle)} the middle one)" if middle and abs(per_step / _number(middle) - 1) > 0.1 else ""
+    usual = f" ({milliseconds(middle)} the middle one)" if middle and abs(per_step / number(middle) - 1) > 0.1 else ""
     times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
     judged = "not judged" if stage["bound"] is None else bound(stage["bound"])
     return f"{stage['stage']} is {judged}: {what}; {milliseconds(per_step)} ms a step{usual}, {times}"
@@ -72,7 +72,8 @@ def place(row: Record) -> str:
     return f"{row['module']}{layer} {row['kind']}"
 
 
-def _number(value: object) -> float:
+def number(value: object) -> float:
+    """Return a value of a row that has to be a number; `TypeError` for any other."""
     if not isinstance(value, int | float):
         raise TypeError(f"not a number: {value!r}")
     return float(value)

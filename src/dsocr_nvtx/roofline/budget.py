@@ -9,6 +9,7 @@ of its busy time; idle time by cause. Outside of rows: ``unattributed``, operati
 from collections.abc import Iterable, Mapping
 
 from dsocr_nvtx.join.accounting import Accounting
+from dsocr_nvtx.join.columns import integer
 
 PARTS = ("roofline", "inefficiency", "tax", "idle_host", "idle_launch", "idle_sync", "idle_memory")
 """Parts of a row's wall time."""
@@ -18,10 +19,10 @@ OUTSIDE = ("unattributed", "idle_none")
 
 def row_budget(row: Mapping[str, object]) -> dict[str, int]:
     """Return the parts of one row of a ROOFLINE table, in ns; they add up to its ``wall_ns``."""
-    busy, tax, floor = (_ns(row, name) for name in ("busy_owned_ns", "tax_ns", "roofline_ns"))
+    busy, tax, floor = (integer(row, name) for name in ("busy_owned_ns", "tax_ns", "roofline_ns"))
     roof = min(floor, busy)
     taxed = min(tax, busy - roof)
-    idle = {f"idle_{cause}": _ns(row, f"idle_{cause}_ns") for cause in ("host", "launch", "sync", "memory")}
+    idle = {f"idle_{cause}": integer(row, f"idle_{cause}_ns") for cause in ("host", "launch", "sync", "memory")}
     return {"roofline": roof, "inefficiency": busy - roof - taxed, "tax": taxed, **idle}
 
 
@@ -36,13 +37,6 @@ def budget(rows: Iterable[Mapping[str, object]]) -> dict[str, int]:
 
 def outside(rows: Iterable[Mapping[str, object]], accounting: Accounting) -> dict[str, int]:
     """Return what of the devices' wall time is in no row: busy without an owner, and idle outside every range."""
-    owned = sum(_ns(row, "busy_owned_ns") for row in rows)
+    owned = sum(integer(row, "busy_owned_ns") for row in rows)
     busy = sum(device.busy_ns for device in accounting.devices)
     return {"unattributed": busy - owned, "idle_none": sum(d.idle_ns.get("none", 0) for d in accounting.devices)}
-
-
-def _ns(row: Mapping[str, object], name: str) -> int:
-    value = row[name]
-    if not isinstance(value, int):
-        raise TypeError(f"{name} is no whole number: {value!r}")
-    return value

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import known, numbers
+from dsocr_nvtx.join.columns import integer, known, numbers
 from dsocr_nvtx.roofline.tax import TAX_RULE, taxed
 from dsocr_nvtx.schema.gauges import LADDER
 from dsocr_nvtx.schema.tables import conform
@@ -111,7 +111,7 @@ def _rungs(
     mine = _of_stage(kernels, stage)
     fused = mine & tax
     busy = numbers(kernels, "busy_owned_ns")
-    now, all_busy, floor = (_integer(stage, name) for name in ("wall_ns", "busy_owned_ns", "roofline_ns"))
+    now, all_busy, floor = (integer(stage, name) for name in ("wall_ns", "busy_owned_ns", "roofline_ns"))
     count, left = int(np.count_nonzero(mine)), int(np.count_nonzero(mine & ~fused))
     useful = all_busy - int(busy[fused].sum())
     replayed = bool(count and np.count_nonzero(mine & known(kernels, "graph_node_id")) * 2 > count)
@@ -143,7 +143,7 @@ def _row(
 ) -> dict[str, object]:
     times = [work + operations * (getattr(gap, name) if gap else 0.0) for name in ("low", "likely", "high")]
     unknown = gap is None and rung in ("no_stall", "graph", "fused")
-    steps, tokens = (_integer(stage, name) for name in ("steps", "tokens"))
+    steps, tokens = (integer(stage, name) for name in ("steps", "tokens"))
     return {
         **{name: stage[name] for name in ("pid", "device", "stage", "steps", "tokens")},
         "rung": rung,
@@ -165,10 +165,3 @@ def _of_stage(kernels: pa.Table, stage: Mapping[str, object]) -> npt.NDArray[np.
     if stage["device"] is not None:
         same &= numbers(kernels, "device") == stage["device"]
     return np.asarray(mine & same, bool)
-
-
-def _integer(stage: Mapping[str, object], name: str) -> int:
-    value = stage[name]
-    if not isinstance(value, int):
-        raise TypeError(f"{name} is no whole number: {value!r}")
-    return value
