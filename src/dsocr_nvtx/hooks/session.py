@@ -13,12 +13,13 @@ from dsocr_nvtx.hooks.captures import Capture, Replay, replayed_ids
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
-from dsocr_nvtx.hooks.places import Opened, Place, no_key, nothing
+from dsocr_nvtx.hooks.places import Place
 from dsocr_nvtx.hooks.shared import Shared
-from dsocr_nvtx.hooks.stage import begin_stage, end_stage, stage_called
+from dsocr_nvtx.hooks.stage import stage_called
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
+from dsocr_nvtx.hooks.steps import Step, StepTap
 from dsocr_nvtx.hooks.tap import Tap
-from dsocr_nvtx.schema.records import LayerKind, Level, Stage
+from dsocr_nvtx.schema.records import Stage
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class HookSession:
         self.observer: ExpertsObserver | None = None
         self._shared = Shared(emitter, self.stats.rows if record else None, make_event, every_event=events)
         self._attached: list[tuple[nn.Module, str, object]] = []
-        self._steps = {stage: Tap(_step_place(stage), self._shared) for stage in Stage}
+        self._steps = {stage: StepTap(stage, self._shared) for stage in Stage}
         self._rests: dict[str, Tap] = {}
         self._growing: list[Tap] = []
         self._capture: Capture | None = None
@@ -98,7 +99,6 @@ class HookSession:
                 owner.__dict__.pop(method, None)
             else:
                 setattr(owner, method, before)
-        self.stats.rows.settle()
         self._shared.noted = None
         if self.observer is not None:
             self.observer.release()
@@ -111,22 +111,8 @@ class HookSession:
 
     def step(self, stage: str) -> AbstractContextManager[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
-        return _Step(self, stage_called(stage))
-
-    def _open(self, stage: Stage) -> Opened | None:
-        if self._shared.muted:
-            return None
-        try:
-            return self._steps[stage].enter(self._shared.threads.state, (), {})
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            self._fail(str(stage), error)
-            return None
-
-    def _close(self, stage: Stage, opened: Opened) -> None:
-        try:
-            self._steps[stage].leave(self._shared.threads.state, opened)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            self._fail(str(stage), error)
+        found = stage_called(stage)
+        return Step(found, None if self.off else self._steps[found], self._fail)
 
     @contextmanager
     def captured(self, stage: str) -> Iterator[None]:
@@ -224,33 +210,4 @@ class HookSession:
         self.stats.write(directory)
 
 
-class _Step:
-    """One step of a stage: it runs around every token, so it is no generator, which would cost more than the range."""
-
-    __slots__ = ("_opened", "_session", "_stage", "_token")
-
-    def __init__(self, session: HookSession, stage: Stage) -> None:
-        self._session, self._stage = session, stage
-
-    def __enter__(self) -> None:
-        self._token = begin_stage(self._stage)
-        self._opened = None if self._session.off else self._session._open(self._stage)
-
-    def __exit__(self, *_error: object) -> None:
-        if self._opened is not None:
-            self._session._close(self._stage, self._opened)
-        end_stage(self._token)
-
-
 _ABSENT = object()
-
-
-def _step_place(stage: Stage) -> Place:
-    return Place(
-        path=str(stage),
-        kind=LayerKind.REST,
-        level=Level.STAGE,
-        layer=None,
-        read=no_key,
-        price=nothing,
-    )

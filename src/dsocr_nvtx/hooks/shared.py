@@ -8,11 +8,11 @@ import torch
 
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.forwards import Forwards
-from dsocr_nvtx.hooks.places import Threads
+from dsocr_nvtx.hooks.places import State, Threads
 from dsocr_nvtx.hooks.quick import QuickFrame
 from dsocr_nvtx.hooks.rows import Rows
 from dsocr_nvtx.hooks.scripts import ScriptFrame
-from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.schema.records import Level, Stage
 
 # None where this build of torch has no CUDA; then nothing makes events either.
 _is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", torch.cuda.is_available)
@@ -73,6 +73,13 @@ class Shared:
     def is_capturing(self) -> bool:
         """Return whether calls go into a CUDA graph now, the session's or a script's own."""
         return self.capturing or (self.make_event is not None and _is_capturing())
+
+    def begins(self, state: State, stage: int) -> bool:
+        """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""
+        for _, around, place, _ in state.open:
+            if around == stage and place.level is Level.STAGE:
+                return False
+        return not self.is_capturing()
 
     def event(self) -> Any:
         """Record a timing event on the current stream and return it."""

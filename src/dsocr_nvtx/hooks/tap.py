@@ -107,7 +107,7 @@ class Tap:
         try:
             around = state.open[-1] if state.open else None
             slot, stage, said = self._slot_for(state, around, args, kwargs)
-            begins = self.is_stage and self._begins(state, stage)
+            begins = self.is_stage and self.shared.begins(state, stage)
             if begins:
                 self.counters.begin_step(stage)
             step = self.counters.steps[stage]
@@ -253,13 +253,6 @@ class Tap:
         if self.place.is_model:
             return (_DECODE if key[1] == 1 and key[2] > 1 else _PREFILL), False
         return _UNKNOWN, False
-
-    def _begins(self, state: State, stage: int) -> bool:
-        """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""
-        for around in state.open:
-            if around[1] == stage and around[2].level is Level.STAGE:
-                return False
-        return not self.shared.is_capturing()
 
     def _rehearsed(self, inner: Callable[..., Any], state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call without a range, but price the call, so that a later one of its shape finds its cost ready."""
