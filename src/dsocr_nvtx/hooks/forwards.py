@@ -2,19 +2,16 @@
 
 from array import array
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsocr_nvtx.hooks.places import Key, Opened, State
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
 from dsocr_nvtx.hooks.repeats import Repeat
 from dsocr_nvtx.hooks.scripts import Script, ScriptFrame, learned
-from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
+from dsocr_nvtx.schema.payload import announcement
 
 if TYPE_CHECKING:
     from dsocr_nvtx.hooks.shared import Shared
-    from dsocr_nvtx.hooks.tap import Tap
-
-_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 
 
 class Forwards:
@@ -33,8 +30,6 @@ class Forwards:
         self.scripts: dict[int | None, Script] = {}
         self.strays: dict[int, int] = {}
         self.known: set[int] = set()
-        self.pending: list[tuple[Any, ...]] = []
-        """Forwards that repeated the one before, as they were logged: see `dsocr_nvtx.hooks.repeats`."""
         self.told: dict[int, object] = {}
         """By stage, whose announcements hold for calls that announce nothing themselves: a script's, or a capture's."""
 
@@ -66,54 +61,31 @@ class Forwards:
         elif state.lesson is not None:
             self._learn(state, opened)
 
-    def follows(self, tap: "Tap", last: Repeat, kv_len: int, event_id: int, step: int) -> bool:
+    def follows(self, last: Repeat, kv_len: int, first_id: int, step: int) -> bool:
         """Open the range of a forward that repeats the last one; False, and nothing done, where it must be read.
 
-        After True the script is this forward's until `end`; one that another thread follows is not waited for.
+        After True the script is this forward's until its lock is released; one that another thread follows is not
+        waited for.
         """
-        script: Script | None = last.script
-        follows = False
+        script, stage, emitter = last.script, last.stage, self.shared.emitter
         if script is None or not script.lock.acquire(blocking=False):
             return False
-        try:
-            follows = self.scripts.get(last.token) is script and self._repeats(tap, last, kv_len, event_id, step)
-        finally:
-            if not follows:
-                script.lock.release()
-        return follows
-
-    def _repeats(self, tap: "Tap", last: Repeat, kv_len: int, event_id: int, step: int) -> bool:
-        slot, script, epoch = tap.slots[last.stage], last.script, self.shared.counters.epoch
-        holds = script.epoch == epoch and self.told.get(last.stage) is script
-        if not holds or slot is None or slot.key is not last.key or slot.growth is None or slot.round != epoch:
+        epoch = self.shared.counters.epoch
+        if (
+            script.epoch != epoch
+            or self.told.get(stage) is not script
+            or self.scripts.get(last.token) is not script  # forgotten
+        ):
+            script.lock.release()
             return False
-        slot.array += slot.growth * (kv_len - last.key[2])
-        slot.key = last.key = (*last.key[:2], kv_len, *last.key[3:])
-        last.number = slot.number = (
-            self.shared.rows.late_number(tap.place, slot.key) if self.shared.rows is not None else 0
-        )
-        slot.words[_EVENT], slot.words[_STEP] = event_id, step
-        self.shared.emitter.mark(announcement(tap.place.path, slot.words.tolist()))
-        self.shared.emitter.push(slot.attributes)
+        try:
+            script.fill(first_id, step, kv_len)
+            emitter.mark(announcement(script.head.tap.place.path, script.head_words.tolist()))
+            emitter.push(script.head_attributes)
+        except BaseException:
+            script.lock.release()
+            raise
         return True
-
-    def settle(self) -> None:
-        """Keep what is pending as other forwards are kept."""
-        rows = self.shared.rows
-        assert rows is not None  # noqa: S101 - else nothing is pending
-        while self.pending:
-            try:
-                tap, key, kv, event_id, parent, stage, step, start, end, thread, first_id, log, notes = (
-                    self.pending.pop(0)
-                )
-            except IndexError:  # another thread took the last one
-                return
-            cost = rows.late_number(tap.place, (*key[:2], *kv, *key[4:]))
-            rows.append((event_id, parent, tap.number, cost, stage, step, start, end, thread), None)
-            frame = QuickFrame(first_id, event_id, stage, step, kv, thread, array("q", log))
-            rows.append_frame(frame)
-            if notes and self.shared.noted is not None:
-                self.shared.noted.take(frame, notes)
 
     def stray(self, state: State) -> None:
         """End a script, as a call came out of turn: what is open is open as any range is, and it is forgotten."""
@@ -150,7 +122,7 @@ class Forwards:
     def _begin_script(self, state: State, token: int, opened: Opened) -> None:
         script = self.scripts.get(token)
         if script is None:
-            state.lesson = [] if self.strays.get(token, 0) < self.MOST_STRAYS else None
+            state.lesson = [] if self.strays.get(token, 0) < self.MOST_STRAYS else None  # the tap notes itself first
         elif script.lock.acquire(blocking=False):  # else another thread follows it, and this forward is read
             try:
                 if self.scripts.get(token) is script:  # not forgotten since
@@ -201,6 +173,7 @@ class Forwards:
         shared, stage, step = self.shared, opened[3], max(opened[4], 0)
         if shared.rows is not None:
             script.codes = [shared.rows.code(call.tap.place, call.key) for call in script.calls]
+            script.number = shared.rows.script_number(script)
         for tap, plan in script.plans().items():
             tap.plans[token] = plan
         script.fill(state.next_id, step, script.kv_len)

@@ -147,8 +147,6 @@ class ExpertsObserver:
 
     def _settle(self) -> None:
         """Work out which calls the notes of whole forwards speak of."""
-        if self._shared.rows is not None:
-            self._shared.rows.settle()
         taken, self._taken = self._taken, []
         for frame, notes in taken:
             for number, logged, indices in zip(notes[::3], notes[1::3], notes[2::3], strict=True):

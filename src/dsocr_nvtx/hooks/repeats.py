@@ -5,6 +5,7 @@ caches, which takes longer than the ranges of all layers. What a decode step's f
 therefore kept, and one function compares it. Any other forward, or one whose step nobody opened, is read.
 """
 
+from array import array
 from collections.abc import Callable
 from functools import wraps
 from time import perf_counter_ns
@@ -16,6 +17,8 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from dsocr_nvtx.hooks.places import Key, State
 from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
+from dsocr_nvtx.hooks.quick import QuickFrame
+from dsocr_nvtx.hooks.rows import NO_SCRIPT
 from dsocr_nvtx.hooks.scripts import ScriptFrame
 from dsocr_nvtx.hooks.stage import stage_now
 from dsocr_nvtx.hooks.wrappers import Method, Reading
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     from dsocr_nvtx.hooks.shapes import ModelReader
     from dsocr_nvtx.hooks.tap import Tap
 
-MOST_PENDING = 16
-"""Forwards kept as they were logged: the lists would be walked again and again by Python's garbage collector."""
 _EXPERTS = ("_experts_implementation_internal", "_experts_implementation")
 """Where configurations keep the experts' implementation, newest first."""
 
@@ -35,7 +36,7 @@ class Repeat:
     """What a forward that is known must have in common with the next: of decode steps only."""
 
     __slots__ = (
-        "cache", "config", "context", "experts", "experts_name", "frame", "held", "key", "logits", "number", "said",
+        "cache", "code", "config", "context", "experts", "experts_name", "frame", "held", "key", "logits", "said",
         "script", "shape", "slots", "stage", "token",
     )  # fmt: skip
 
@@ -47,7 +48,7 @@ class Repeat:
         self.experts_name = next((name for name in _EXPERTS if name in self.config), _EXPERTS[0])
         self.experts = self.config.get(self.experts_name)
         self.context: Stage = stage_now()
-        self.frame, self.stage, self.said, self.number = 0, 0, False, 0
+        self.frame, self.stage, self.said, self.code = 0, 0, False, 0
         self.token: int | None = None
         self.script: Any = None
 
@@ -71,6 +72,7 @@ def repeat_of(tap: "Tap", state: State, stage: int, kwargs: dict[str, Any]) -> R
     found.frame, found.stage, found.said = state.frame[0], stage, state.open[-1][3]
     found.token = state.token
     found.script = state.scripted.script if state.scripted is not None else None
+    found.code = tap.shared.rows.code(tap.place, slot.key) if tap.shared.rows is not None else 0
     return found
 
 
@@ -78,12 +80,16 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
     tap: "Tap", inner: Method, read: Reading, fail: Callable[[Exception], None]
 ) -> Method:
     """Return the model's forward, its calls known by the one before where they can be."""
-    shared, place, forwards = tap.shared, tap.place, tap.forwards
-    threads, steps, active = shared.threads, tap.counters.steps, tap.active
-    pending, follows = forwards.pending, forwards.follows
+    shared, place, forwards, rest = tap.shared, tap.place, tap.forwards, tap.rest
+    threads, steps, active, pop = shared.threads, tap.counters.steps, tap.active, tap.pop
+    follows, keep = forwards.follows, shared.rows.append_repeat if shared.rows is not None else None
+
+    def priced(last: Repeat, kv: tuple[int, int]) -> int:
+        key = (*last.key[:2], *kv, *last.key[4:])
+        return shared.rows.late_number(place, key) if shared.rows is not None else 0
 
     @wraps(inner)
-    def hooked(*args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as above
+    def hooked(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - as above
         if is_dynamo_compiling():
             return inner(*args, **kwargs)
         state = threads.state
@@ -111,45 +117,53 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
                 kv_len = (last.held[0] if last.held is not None else cache.layers[0].keys.shape[-2]) + 1
                 step = max(steps[last.stage], 0)
                 like = kv_len > 1 and not (last.slots and kv_len >= last.slots)
-                like = like and (not active or follows(tap, last, kv_len, state.next_id, step))
+                like = like and (not active or follows(last, kv_len, state.next_id + 1, step))
         except Exception:  # noqa: BLE001 - whatever is unlike the last forward is read
             like = False
         if last is None or around is None or not like:
             return inner(*args, **kwargs) if is_compiling() else read(state, args, kwargs)
-        stage, event_id, outer = last.stage, state.next_id, state.frame
+        stage, event_id, outer, first_id = last.stage, state.next_id, state.frame, state.next_id + 1
         if last.held is not None:
             last.held[0] = kv_len
         kv = (kv_len, last.slots)
-        state.next_id, state.frame, state.token = event_id + 1, (last.frame, kv, last.key[4]), last.token
+        state.next_id, state.frame, state.token = first_id, (last.frame, kv, last.key[4]), last.token
         state.open.append((event_id, stage, place, last.said))
         noted = shared.noted
-        state.notes = [] if noted is not None and noted.wanted else None
+        notes = state.notes = [] if noted is not None and noted.wanted else None
         log = state.log = []
         if active:
-            script = last.script
-            script.fill(event_id + 1, step, kv_len)
             state.at = 0
-            state.scripted = ScriptFrame(script, event_id + 1, event_id, stage, step, kv, state.native_id, log)
+            state.scripted = ScriptFrame(last.script, first_id, event_id, stage, step, kv, state.native_id, log)
         start_ns = perf_counter_ns()
         try:
             return inner(*args, **kwargs)
         finally:
             try:
-                if active:
-                    tap.leave(state, (event_id, around[0], last.number, stage, step, None, outer, start_ns))
+                if active and state.token is None:  # a call came out of turn
+                    tap.leave(state, (event_id, around[0], priced(last, kv), stage, step, None, outer, start_ns))
                 else:
+                    if active and state.script_rest is not None:
+                        forwards.close_script_rest(state)
                     end_ns = perf_counter_ns()
                     state.open.pop()
-                    state.token, state.frame = None, outer
-                    first_id = state.next_id
-                    state.next_id = first_id + len(log) // LOGGED
-                    pending.append(
-                        (tap, last.key, kv, event_id, around[0], stage, step, start_ns, end_ns, state.native_id,
-                         first_id, log, state.notes)
-                    )  # fmt: skip
-                    state.notes, state.log = None, []
-                    if len(pending) >= MOST_PENDING:
-                        forwards.settle()
+                    state.token, state.frame, state.notes, state.log = None, outer, None, []
+                    if active:
+                        pop()
+                        state.next_id, state.scripted = first_id + state.at, None
+                        last.script.lock.release()
+                    else:
+                        first_id = state.next_id
+                        state.next_id = first_id + len(log) // LOGGED
+                    if notes and noted is not None:
+                        told = (first_id, event_id, stage, step, kv, state.native_id, array("q", log))
+                        noted.take(ScriptFrame(last.script, *told) if active else QuickFrame(*told), notes)
+                    if keep is not None:
+                        number = last.script.number if active else NO_SCRIPT
+                        log += (event_id, around[0], last.code, number, stage, step, *kv, first_id, state.native_id,
+                                start_ns, end_ns, len(log))  # fmt: skip
+                        keep(log)
+                    if active and rest is not None:  # the range around this one is a step: the work after it is named
+                        rest.begin_rest(state, stage, step, tap)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                 fail(error)
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dsocr_nvtx.hooks.places import Key, Place, Priced
+from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
 from dsocr_nvtx.hooks.quick import QuickCall, QuickFrame
-from dsocr_nvtx.hooks.scripts import ScriptFrame
+from dsocr_nvtx.hooks.scripts import Script, ScriptFrame
 
 NO_PARENT = -1
 FIRST_REPLAYED = 1 << 60
@@ -33,6 +34,38 @@ class Row(NamedTuple):
     origin: str = "call"
 
 
+NO_SCRIPT = -1
+
+
+class _Repeated(NamedTuple):
+    """A forward that repeated the one before, as `dsocr_nvtx.hooks.repeats` logs it; ``first_id`` is its first call's.
+
+    ``logged`` is the length of the log that stands before these numbers.
+    """
+
+    event_id: int
+    parent_id: int
+    code: int
+    script: int
+    stage: int
+    step: int
+    kv_len: int
+    kv_slots: int
+    first_id: int
+    thread_id: int
+    start_ns: int
+    end_ns: int
+    logged: int
+
+    @property
+    def kv(self) -> tuple[int, int]:
+        return self.kv_len, self.kv_slots
+
+    def frame(self, script: Script | None, log: "array[int]") -> QuickFrame | ScriptFrame:
+        told = (self.first_id, self.event_id, self.stage, self.step, self.kv, self.thread_id, log)
+        return QuickFrame(*told) if script is None else ScriptFrame(script, *told)
+
+
 class Rows:
     """A growing table of finished calls, in the order in which they ended."""
 
@@ -47,13 +80,14 @@ class Rows:
         self._late: dict[tuple[Place, Key], int] = {}
         self._codes: dict[tuple[Place, Key], int] = {}
         self._frames: list[QuickFrame | ScriptFrame] = []
-        self.settle: Callable[[], None] = lambda: None
-        """Brings what was only logged into the table; called before anything is read."""
+        self._scripts: list[Script] = []
+        self._repeats = array("q")
+        self.append_repeat: Callable[[list[int]], None] = self._repeats.fromlist
+        """Add a forward that repeated the one before: the log of its calls, then the numbers of a `_Repeated`."""
 
     @property
     def kept(self) -> int:
         """How many calls were kept one by one."""
-        self.settle()
         return len(self._numbers) // self.WIDTH
 
     def captured_since(self, first: int) -> list[Row]:
@@ -81,6 +115,11 @@ class Rows:
         """Return the number by which logs call a place with a key."""
         return self._codes.setdefault((place, key), len(self._codes))
 
+    def script_number(self, script: Script) -> int:
+        """Return the number by which repeated forwards call their script; without one it is `NO_SCRIPT`."""
+        self._scripts.append(script)
+        return len(self._scripts) - 1
+
     def append_frame(self, frame: QuickFrame | ScriptFrame) -> None:
         """Add the calls of a forward that were only timed."""
         self._frames.append(frame)
@@ -93,26 +132,39 @@ class Rows:
 
     def clear(self) -> None:
         """Forget every call."""
-        self.settle()
         del self._numbers[:]
+        del self._repeats[:]
         self._events.clear()
         self._captured.clear()
         self._frames.clear()
 
     def __len__(self) -> int:
-        return self.kept + sum(map(len, self._frames))
+        repeats = sum(1 + repeat.logged // LOGGED for repeat, _ in self._repeated())
+        return self.kept + repeats + sum(map(len, self._frames))
 
     def __iter__(self) -> Iterator[Row]:
         kept, numbered = self.kept, self._numbered()
         yield from (self._row(index, *numbered) for index in range(kept))
         known = [QuickCall(*call) for call in self._codes]
         for frame in self._frames:
-            for event, parent, code, start, end in frame.calls():
-                call = known[code]
-                yield Row(
-                    event, parent, call.place, call.place.price(call.key_at(frame.kv)), frame.stage, frame.step, start,
-                    end, frame.thread_id, None,
-                )  # fmt: skip
+            yield from _calls(frame, known)
+        for repeat, log in self._repeated():
+            call, script = known[repeat.code], repeat.script
+            yield Row(
+                repeat.event_id, None if repeat.parent_id == NO_PARENT else repeat.parent_id, call.place,
+                call.place.price(call.key_at(repeat.kv)), repeat.stage, repeat.step, repeat.start_ns, repeat.end_ns,
+                repeat.thread_id, None,
+            )  # fmt: skip
+            yield from _calls(repeat.frame(self._scripts[script] if script != NO_SCRIPT else None, log), known)
+
+    def _repeated(self) -> "Iterator[tuple[_Repeated, array[int]]]":
+        """Yield every forward that repeated the one before, with its log, the newest first."""
+        end = len(self._repeats)
+        while end:
+            at = end - len(_Repeated._fields)
+            repeat = _Repeated(*self._repeats[at:end])
+            end = at - repeat.logged
+            yield repeat, self._repeats[end:at]
 
     def _numbered(self) -> tuple[list[Place], list[Priced], list[tuple[Place, Key]]]:
         return list(self._places), list(self._priced), list(self._late)
@@ -125,6 +177,15 @@ class Rows:
         return Row(
             event, None if parent == NO_PARENT else parent, places[place], _cost(priced, costs, late), stage, step,
             start, end, thread, self._events.get(index), origin,
+        )  # fmt: skip
+
+
+def _calls(frame: QuickFrame | ScriptFrame, known: list[QuickCall]) -> Iterator[Row]:
+    for event, parent, code, start, end in frame.calls():
+        call = known[code]
+        yield Row(
+            event, parent, call.place, call.place.price(call.key_at(frame.kv)), frame.stage, frame.step, start, end,
+            frame.thread_id, None,
         )  # fmt: skip
 
 

@@ -61,25 +61,30 @@ def alike(key: Key, other: Key) -> bool:
 class Script:
     """The calls of a forward: the payload of each, in the order of their pushes, up to date for one step.
 
+    ``head`` is the forward's own range, which a forward that repeats the one before pushes from here too.
     ``lock`` is held by the forward that follows the script: its payloads are of one thread at a time.
     """
 
     def __init__(
-        self, lesson: list[Learned], kv_len: int, increments: Words, attributes: Callable[..., object]
+        self, head: Learned, calls: list[Learned], increments: Words, kv_len: int, attributes: Callable[..., object]
     ) -> None:
-        self.calls, self.kv_len, self.increments = lesson, kv_len, increments
+        self.head, self.calls, self.kv_len = head, calls, kv_len
         self.lock = Lock()
-        self.epoch = 0
+        self.epoch = self.number = -1
         self.codes: list[int] = []
-        first = lesson[0].event_id
-        self.parents = [call.parent_id - first if call.parent_id >= first else -1 for call in lesson]
-        self.order = np.arange(len(lesson))
-        self.records = np.stack([call.words for call in lesson])
+        self.parents = [call.parent_id - calls[0].event_id for call in calls]  # of the forward itself: negative
+        self._increments, self._all = increments, np.stack([call.words for call in (head, *calls)])
+        self._all[:, _EVENT] = head.event_id + np.arange(len(self._all))
+        self.first_id, self.step = calls[0].event_id, int(head.words[_STEP])
+        self._all[:, _STEP] = self.step
+        self._change, self._stride = (0, 0, 0), np.zeros_like(self._all)
+        self.increments, self.records = increments[1:], self._all[1:]
         stage = FIELD_INDEX["stage"]
-        self.attributes = [
+        self.head_words: Any = self._all[0]
+        self.head_attributes, *self.attributes = (
             attributes(call.tap.place.path, int(record[stage]), record)
-            for call, record in zip(lesson, self.records, strict=True)
-        ]
+            for call, record in zip((head, *calls), self._all, strict=True)
+        )
 
     def plans(self) -> dict["Tap", Plan]:
         """Return the plan of every call."""
@@ -92,19 +97,19 @@ class Script:
         return found
 
     def fill(self, first_id: int, step: int, kv_len: int) -> None:
-        """Bring all payloads up to date."""
-        records = self.records
-        records[:, _EVENT] = self.order + first_id
-        records[:, _STEP] = step
-        if kv_len != self.kv_len:
-            records += self.increments * (kv_len - self.kv_len)
-            self.kv_len = kv_len
+        """Bring all payloads up to date: one addition, as steps mostly differ by what the two before differed by."""
+        change = (first_id - self.first_id, step - self.step, kv_len - self.kv_len)
+        if change != self._change:
+            self._change, self._stride = change, self._increments * change[2]
+            self._stride[:, _EVENT], self._stride[:, _STEP] = change[:2]
+        self._all += self._stride
+        self.first_id, self.step, self.kv_len = first_id, step, kv_len
 
     def holds(self) -> bool:
         """Return whether what grew is what a call of the present KV length costs."""
         return all(
             (record[_BATCH:] == call.tap.price((*call.key[:2], self.kv_len, *call.key[3:])).words).all()
-            for call, record in zip(self.calls, self.records, strict=True)
+            for call, record in zip((self.head, *self.calls), self._all, strict=True)
             if call.tap.place.grows
         )
 
@@ -124,17 +129,17 @@ class Script:
 
 
 def learned(lesson: list[Learned], kv_len: int, attributes: Callable[..., object]) -> Script | None:
-    """Return the script of a forward, or None where it has none.
+    """Return the script of a forward, its own range first in the lesson; None where it has none.
 
     A forward has one if every call in it came once, with nothing unknown between, and every cost grows evenly.
     """
     calls = [call.tap for call in lesson if call.after is None]
     ids = [call.event_id for call in lesson]
-    if not lesson or len(set(calls)) < len(calls) or ids != list(range(ids[0], ids[0] + len(ids))):
+    if len(lesson) < 2 or len(set(calls)) < len(calls) or ids != list(range(ids[0], ids[0] + len(ids))):
         return None
     increments = [growth(call.tap.place, call.key) for call in lesson]
     found = [one for one in increments if one is not None]
-    return Script(lesson, kv_len, np.stack(found), attributes) if len(found) == len(lesson) else None
+    return Script(lesson[0], lesson[1:], np.stack(found), kv_len, attributes) if len(found) == len(lesson) else None
 
 
 class ScriptFrame:

@@ -65,8 +65,6 @@ class Shared:
         self.muted = False
         self.noted: Notes | None = None
         self.forwards = Forwards(self)
-        if rows is not None:
-            rows.settle = self.forwards.settle
         self.capturing = False
         """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
 

@@ -135,7 +135,7 @@ class Tap:
                 state.open.pop()
                 state.frame = outer
                 raise
-        elif state.lesson is not None:
+        if state.lesson is not None:
             state.lesson.append(Learned(event_id, parent, self, slot, None, slot.key or (), slot.array.copy()))
         return opened
 
