@@ -232,7 +232,7 @@ def hook_cost(out: Path) -> list[Row]:
 
     rows, kept = [], []
     for decode, level, limit in (("static", "layer", "1 %"), ("static", "op", "4 %, 4 us a call"), ("eager", "op", "")):
-        for cost in measure_overhead(workload("base", 1, decode), level=level, rounds=120):
+        for cost in measure_overhead(workload("base", 1, decode), level=level, rounds=240):
             kept.append(asdict(cost))
             rows.append((f"{cost.variant}, {decode} step, level {level}, no tool", _told(cost),
                          limit if cost.variant == "hooks" else ""))  # fmt: skip
@@ -244,8 +244,8 @@ def _told(cost: Any) -> str:
     low, high = cost.low_ns / cost.bare_ns, cost.high_ns / cost.bare_ns
     share = cost.cost_ns / cost.bare_ns
     each = cost.cost_ns / max(cost.calls, 1) / 1e3
-    return (f"{share:.2%} ({low:.2%} to {high:.2%}) of {cost.bare_ns / 1e6:.2f} ms; "
-            f"{each:.2f} us for each of {cost.calls}")  # fmt: skip
+    calls = f"; {each:.2f} us for each of {cost.calls}" if cost.calls else ""
+    return f"{share:.2%} ({low:.2%} to {high:.2%}) of {cost.bare_ns / 1e6:.2f} ms{calls}"
 
 
 def hook_cost_nsys(out: Path) -> list[Row]:

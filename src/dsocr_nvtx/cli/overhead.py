@@ -40,6 +40,6 @@ def overhead_table(found: "list[Overhead]") -> Table:
     for row in found:
         interval = f"{row.low_ns / 1e3:.1f} .. {row.high_ns / 1e3:.1f}"
         share = f"{row.share:.2%}"
-        per_call = f"{row.per_call_ns / 1e3:.2f}"
+        per_call = f"{row.per_call_ns / 1e3:.2f}" if row.calls else ""
         table.add_row(row.variant, str(row.calls), f"{row.cost_ns / 1e3:.1f}", interval, per_call, share)
     return table

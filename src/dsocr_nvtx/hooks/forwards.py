@@ -67,7 +67,8 @@ class Forwards:
         After True the script is this forward's until its lock is released; one that another thread follows is not
         waited for.
         """
-        script, stage, emitter = last.script, last.stage, self.shared.emitter
+        script: Script | None = last.script
+        stage, emitter = last.stage, self.shared.emitter
         if script is None or not script.lock.acquire(blocking=False):
             return False
         epoch = self.shared.counters.epoch
