@@ -19,13 +19,16 @@ REPLAYED = 1 << 60
 """Event ids of replayed calls begin here."""
 
 
+GROWING = ("decoder.0", "decoder.0.attention")
+
+
 def cost(path: str, kv_len: int) -> dict[str, object]:
     """Return what a call costs at a cache length: attention grows with it, the multiplication does not."""
     attention = {"tensor_flops": 10 * kv_len, "kv_read_bytes": 4 * kv_len, "weight_bytes": 20}
     product = {"tensor_flops": 7, "weight_bytes": 100}
     whole = {"tensor_flops": 10 * kv_len + 7, "kv_read_bytes": 4 * kv_len, "weight_bytes": 120}
     found = {"decoder.0.attention": attention, "decoder.0.mlp": product, "decoder.0": whole}.get(path, {})
-    return {**found, "kv_len": 0 if path == "decode" else kv_len}
+    return {**found, "kv_len": kv_len if path in GROWING else 0}
 
 
 PARTS = (  # in the order in which they end: path, start and end after the capture's, parent
@@ -51,7 +54,7 @@ def captured(at: int, event: int, kv_len: int) -> Iterator[dict[str, object]]:
     """Yield the calls of a capture: they cost nothing, and their ids begin after ``event``."""
     for path, start, end, parent in PARTS:
         above = None if parent is None else event + parent
-        own = {"origin": "captured", "kv_len": kv_len if path != "decode" else 0}
+        own = {"origin": "captured", "kv_len": kv_len if path in GROWING else 0}
         yield row(path, event + EVENTS[path], at + start, at + end, parent_id=above, **own)
 
 
@@ -143,7 +146,7 @@ def test_every_replayed_kernel_is_on_its_layer_at_the_step_and_the_cache_length_
             ("decode", step, 0, 0, 0, 0, 0),
             ("decoder.0", step, kv_len, 10 * kv_len + 7, 4 * kv_len, 120, 8),
             ("decoder.0.attention", step, kv_len, 10 * kv_len, 4 * kv_len, 20, 5 + 6),
-            ("decoder.0.mlp", step, kv_len, 7, 0, 100, 7),
+            ("decoder.0.mlp", step, 0, 7, 0, 100, 7),
         )
     )
     places = Counter((r["path"], r["step"]) for r in found.kernels.to_pylist())
@@ -155,6 +158,12 @@ def test_every_replayed_kernel_is_on_its_layer_at_the_step_and_the_cache_length_
     graphs = found.accounting.graphs
     assert (graphs.to_layers, graphs.to_steps, graphs.launches) == (16, 1, 4)
     assert found.accounting.balances()
+
+
+def test_only_what_changes_between_replays_is_announced(tmp_path: Path) -> None:
+    texts = read(directory(tmp_path, ranges())).announcements["text"].to_pylist()
+    # Two captures and four launches of each module that grows; the product's cost comes with its captured call.
+    assert Counter(text.split()[1] for text in texts) == dict.fromkeys(GROWING, 2 + 4)
 
 
 def test_the_run_and_the_join_tell_the_same_of_every_replayed_call(tmp_path: Path) -> None:
