@@ -59,6 +59,12 @@ class Library:
         requested(ctypes.byref(buffer), ctypes.byref(size), ctypes.byref(most))
         completed(None, 0, buffer, size, 0)
 
+    def listen(self, callback: Any) -> ctypes.c_void_p:
+        return ctypes.c_void_p(1)
+
+    def unlisten(self, subscriber: ctypes.c_void_p) -> None:
+        assert subscriber.value == 1
+
     def clock(self) -> int:
         return perf_counter_ns() + AHEAD_NS
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +9,20 @@ import pytest
 import torch
 from attrs import evolve
 from tests.builders.emitters import Listener
+from tests.builders.graphs import HostGraph, HostGraphed
 from tests.hooks.networks import network, page
 
 from dsocr_nvtx.errors import Unavailable, UsageError
-from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.hooks import hook
 from dsocr_nvtx.run import decoding as modes
 from dsocr_nvtx.run.capture import capture
-from dsocr_nvtx.run.decoding import Decoding, Graphed, Static
+from dsocr_nvtx.run.decoding import Decoding, Static
 from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.workload import RunOptions
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_experts_mark, parse_growth_announcement
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
-
-
-class HostGraph:
-    """A graph on the CPU: what is captured is run and undone, a replay runs it with the hooks kept quiet."""
-
-    quiet: HookSession | None = None
-
-    def __init__(self, owner: Static) -> None:
-        self.owner, self.replays, self.rehearsals = owner, 0, 0
-
-    def rehearse(self, step: Callable[[], None]) -> None:
-        self.rehearsals += 1
-        step()
-
-    def capture(self, step: Callable[[], None], around: AbstractContextManager[object]) -> None:
-        with self.owner.undone(), around:
-            step()
-        self.step = step
-
-    def replay(self) -> None:
-        self.replays += 1
-        if self.quiet is None:
-            return self.step()
-        with self.quiet.muted():
-            return self.step()
-
-
-class HostGraphed(Graphed):
-    """Graph decoding without a GPU."""
-
-    def __init__(self, network: modes.Network, prompt: torch.Tensor, decoding: Decoding) -> None:
-        super().__init__(network, prompt, decoding, make=lambda: HostGraph(self))
 
 
 @pytest.fixture(scope="module")

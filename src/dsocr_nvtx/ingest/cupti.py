@@ -1,13 +1,14 @@
 """A run directory in which CUPTI recorded the GPU's work, as a `Trace`: ranges and costs are those that the run kept.
 
-``ranges.arrow`` beside ``timings/operations.arrow`` and ``timings/launches.arrow``, all on one clock. Calls of replayed
-graphs have no ranges of their own there, since CUPTI does not say where a graph's nodes were captured: what a graph did
-belongs to the step that launched it.
+``ranges.arrow`` beside ``operations.arrow``, ``launches.arrow`` and ``graph_nodes.arrow`` in ``timings``, all on one
+clock. Where a run noted no nodes of CUDA graphs, ``graph_nodes.arrow`` is not there: what a graph did then belongs to
+the step that launched it, not to layers.
 """
 
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.source import Ints
+from dsocr_nvtx.ingest.replays import Replays, no_replays, read_replays
+from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema import tables
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, experts_mark
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement, experts_mark
 from dsocr_nvtx.schema.records import DTYPE_BYTES, LayerKind, Level, Stage
 
 TIMINGS = "timings"
@@ -41,23 +43,37 @@ def run_directory(path: Path) -> Path | None:
 
 def read(path: Path) -> Trace:
     """Read a run directory whole."""
-    ranges = read_table(path / "ranges.arrow")
+    ranges = read_table(path / "ranges.arrow").unify_dictionaries().combine_chunks()
     operations, launches = (read_table(path / TIMINGS / f"{name}.arrow") for name in ("operations", "launches"))
     if not len(operations):
         raise Refused(path, "CUPTI recorded no GPU work", "run it again with --timing cupti on a GPU")
     about = operations.schema.metadata or {}
-    pid = operations["pid"][0].as_py()
-    if "origin" in ranges.column_names:
-        ranges = ranges.filter(pc.not_equal(ranges["origin"].cast(pa.string()), "replayed"))
+    pid, nodes = operations["pid"][0].as_py(), _graph_nodes(path)
+    records = _records(ranges)
+    replays = read_replays(ranges, records, str(path)) if len(nodes) else no_replays(ranges)
+    called = _called(ranges)
     return Trace(
-        nvtx=_nvtx(ranges, pid),
-        announcements=_announcements(path, ranges, pid),
+        nvtx=_nvtx(ranges.filter(called), records[called], pid),
+        announcements=_announcements(path, ranges, records, replays, pid),
         launches=launches,
         operations=operations,
-        graph_nodes=tables.GRAPH_NODES.empty_table(),
+        graph_nodes=nodes,
         devices=_devices(json.loads(about.get(b"devices", b"{}")), pid),
         source={"tool": about.get(b"tool", b"CUPTI").decode(), "sha256": _digest(path)},
     )
+
+
+def _graph_nodes(path: Path) -> pa.Table:
+    found = path / TIMINGS / "graph_nodes.arrow"
+    return read_table(found) if found.is_file() else tables.GRAPH_NODES.empty_table()
+
+
+def _called(ranges: pa.Table) -> Mask:
+    """Return the rows of calls that were made, which a launch of a graph repeats without one."""
+    if "origin" not in ranges.column_names:
+        return np.ones(len(ranges), bool)
+    called: Mask = pc.not_equal(ranges["origin"].cast(pa.string()), "replayed").to_numpy()
+    return called
 
 
 def _digest(path: Path) -> str:
@@ -69,7 +85,7 @@ def _devices(known: dict[str, dict[str, object]], pid: int) -> dict[tuple[int, i
     return {(pid, int(o)): Device(ordinal=int(o), **about) for o, about in known.items()}  # type: ignore[arg-type]
 
 
-def _nvtx(ranges: pa.Table, pid: int) -> pa.Table:
+def _nvtx(ranges: pa.Table, records: Ints, pid: int) -> pa.Table:
     count = len(ranges)
     return tables.conform(
         {
@@ -79,19 +95,26 @@ def _nvtx(ranges: pa.Table, pid: int) -> pa.Table:
             "end_ns": ranges["host_end_ns"],
             "path": ranges["path"],
             "stage": ranges["stage"],
-            "payload": _payloads(ranges),
+            "payload": _payloads(records),
             "json": pa.nulls(count, pa.binary()),
         },
         tables.NVTX,
     )
 
 
-def _payloads(ranges: pa.Table) -> pa.Array:
+def _payloads(records: Ints) -> pa.Array:
     """Return each range's record as it would have been on the wire."""
-    values = np.column_stack([_numbers(ranges, name) for name in PAYLOAD_FIELDS]).astype("<i8")
-    size = values.shape[1] * values.itemsize
-    ends = pa.py_buffer(np.arange(len(values) + 1, dtype=np.int32) * size)
-    return pa.Array.from_buffers(pa.binary(), len(values), [None, ends, pa.py_buffer(values.tobytes())])
+    size = records.shape[1] * records.itemsize
+    ends = pa.py_buffer(np.arange(len(records) + 1, dtype=np.int32) * size)
+    return pa.Array.from_buffers(pa.binary(), len(records), [None, ends, pa.py_buffer(records.tobytes())])
+
+
+def _records(ranges: pa.Table) -> Ints:
+    """Return `PAYLOAD_FIELDS` of every row, [rows, fields]."""
+    records = np.empty((len(ranges), len(PAYLOAD_FIELDS)), "<i8")
+    for field, name in enumerate(PAYLOAD_FIELDS):
+        records[:, field] = _numbers(ranges, name)
+    return records
 
 
 def _numbers(ranges: pa.Table, name: str) -> Ints:
@@ -105,21 +128,31 @@ def _numbers(ranges: pa.Table, name: str) -> Ints:
     return found
 
 
-def _announcements(path: Path, ranges: pa.Table, pid: int) -> pa.Table:
-    """Return what was observed of experts, told as the run would have told a tool."""
-    texts: list[str] = []
-    if (path / "experts.arrow").is_file():
-        grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
-        for row in read_table(path / "experts.arrow").to_pylist():
-            each = row["observed_weight_bytes"] // max(row["distinct_experts"], 1)
-            stage = _CODES["stage"].index(row["stage"])
-            key = (stage, row["step"], each, row["expected_weight_bytes"])
-            grouped[key].append((row["event_id"], row["distinct_experts"]))
-        texts = [experts_mark(*key, hits) for key, hits in grouped.items()]
+def _announcements(path: Path, ranges: pa.Table, records: Ints, replays: Replays, pid: int) -> pa.Table:
+    """Return the costs that change between replays, and what was observed of experts, as a tool would have heard it."""
+    changing = replays.changing
+    paths = ranges["path"].take(pa.array(changing)).to_pylist()
+    costs = [announcement(*one) for one in zip(paths, records[changing].tolist(), strict=True)]
+    experts = _experts(path, dict(zip(*replays.events(ranges), strict=True)))
+    thread, start = (ranges[name].to_numpy() for name in ("thread_id", "host_start_ns"))
     last = int(pc.max(ranges["host_end_ns"]).as_py() or 0) if len(ranges) else 0
-    tid = ranges["thread_id"][0].as_py() if len(ranges) else 0
-    count = len(texts)
-    return tables.conform(
-        {"pid": np.full(count, pid), "tid": np.full(count, tid), "time_ns": np.full(count, last), "text": texts},
-        tables.ANNOUNCEMENTS,
-    )
+    columns = {
+        "pid": np.full(len(costs) + len(experts), pid),
+        "tid": np.concatenate([thread[changing], np.full(len(experts), thread[0] if len(thread) else 0)]),
+        "time_ns": np.concatenate([start[changing], np.full(len(experts), last)]),
+        "text": costs + experts,
+    }
+    return tables.conform(columns, tables.ANNOUNCEMENTS)
+
+
+def _experts(path: Path, captured: Mapping[int, int]) -> list[str]:
+    """Return marks of the experts that were observed; of replayed calls they name those that were captured."""
+    if not (path / "experts.arrow").is_file():
+        return []
+    grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
+    for row in read_table(path / "experts.arrow").to_pylist():
+        each = row["observed_weight_bytes"] // max(row["distinct_experts"], 1)
+        stage = _CODES["stage"].index(row["stage"])
+        key = (stage, row["step"], each, row["expected_weight_bytes"])
+        grouped[key].append((captured.get(row["event_id"], row["event_id"]), row["distinct_experts"]))
+    return [experts_mark(*key, hits) for key, hits in grouped.items()]

@@ -178,6 +178,7 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
         decode=options.decode,
         cudnn_sdpa=options.cudnn_sdpa,
         timing=recorded.timing,
+        timing_note=recorded.cupti.note if recorded.cupti is not None else "",
         pages=work.names,
         prompt_tokens=work.prompt.shape[1],
         decode_tokens=len(recorded.tokens[0]) - 1,
@@ -205,6 +206,8 @@ def _report(target: Path, options: RunOptions, work: Workload, recorded: _Record
     errors = recorded.session.errors if recorded.session is not None else ()
     if errors:
         progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
+    if recorded.cupti is not None and recorded.cupti.note:
+        progress.say(recorded.cupti.note)
     progress.say(f"run directory: {target}")
     if work.device.type == "cpu":
         progress.say("next, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run")

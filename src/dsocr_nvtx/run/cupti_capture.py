@@ -19,6 +19,7 @@ import pyarrow as pa
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.advice import under_nsys
 from dsocr_nvtx.run.cupti_library import CALLS, COMPLETED, OPERATIONS, REQUESTED, Cupti, demangler, open_cupti
+from dsocr_nvtx.run.cupti_nodes import GraphNodes
 from dsocr_nvtx.schema import tables
 from dsocr_nvtx.schema.files import write_table
 
@@ -31,29 +32,35 @@ _COPIES = {1: "host to device", 2: "device to host", 8: "device to device", 10: 
 
 
 class CuptiCapture:
-    """What CUPTI recorded while the block of ``recording`` ran. Use it once."""
+    """What CUPTI recorded while the block of ``recording`` ran. Use it once.
+
+    ``note`` says, once it is written, what it lacks.
+    """
 
     def __init__(self, library: Cupti | None = None) -> None:
         self.cupti = library if library is not None else open_cupti()
         self.dropped = 0
+        self.note = ""
+        self.nodes = GraphNodes(self.cupti)
         self._free = [_block() for _ in range(_BLOCKS_AHEAD)]
         self._lent: dict[int, np.ndarray] = {}
         self._full: list[tuple[np.ndarray, int]] = []
         self._clocks: list[tuple[int, int]] = []
         # CUPTI keeps the addresses of these for good, so they live as long as the process.
         self._callbacks = (REQUESTED(self._lend), COMPLETED(self._take))
-        _KEPT.append(self._callbacks)
+        _KEPT.append((*self._callbacks, self.nodes.callback))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record what the GPU does inside the block; the device must be idle at both ends."""
         self._clocks.append(self._both_clocks())
-        self.cupti.enable(*self._callbacks)
-        try:
-            yield
-        finally:
-            self.cupti.disable()
-            self._clocks.append(self._both_clocks())
+        with self.nodes.listening():
+            self.cupti.enable(*self._callbacks)
+            try:
+                yield
+            finally:
+                self.cupti.disable()
+                self._clocks.append(self._both_clocks())
 
     def _lend(self, buffer: Any, size: Any, most: Any) -> None:
         block = self._free.pop() if self._free else np.empty(_BLOCK_BYTES, np.uint8)
@@ -104,7 +111,10 @@ class CuptiCapture:
         return moved
 
     def write(self, directory: Path, devices: Mapping[int, Mapping[str, object]]) -> int:
-        """Write ``operations.arrow`` and ``launches.arrow`` into ``timings``; return the number of operations."""
+        """Write ``operations.arrow`` and ``launches.arrow`` into ``timings``; return the number of operations.
+
+        Where graphs were captured, also ``graph_nodes.arrow``.
+        """
         records = self.records()
         operations = self._operations(records)
         about = {"devices": json.dumps({str(k): dict(v) for k, v in devices.items()}), "tool": "CUPTI in the process"}
@@ -113,6 +123,10 @@ class CuptiCapture:
         operations = operations.replace_schema_metadata({**operations.schema.metadata, **about})
         write_table(operations, folder / "operations.arrow")
         write_table(self._launches(records), folder / "launches.arrow")
+        if len(self.nodes):
+            write_table(self.nodes.table(os.getpid()), folder / "graph_nodes.arrow")
+        if operations["graph_node_id"].null_count < len(operations):
+            self.note = self.nodes.trouble
         return len(operations)
 
     def _operations(self, records: Mapping[int, np.ndarray]) -> pa.Table:

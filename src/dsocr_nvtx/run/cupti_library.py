@@ -20,6 +20,28 @@ REQUESTED = ctypes.CFUNCTYPE(
 )
 COMPLETED = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 
+
+class ResourceData(ctypes.Structure):
+    """CUPTI's ``CUpti_ResourceData``: what a callback of the resource domain is given."""
+
+    _fields_ = (("context", ctypes.c_void_p), ("stream", ctypes.c_void_p), ("descriptor", ctypes.c_void_p))
+
+
+class GraphData(ctypes.Structure):
+    """CUPTI's ``CUpti_GraphData``: what ``descriptor`` points to where the callback tells of a graph."""
+
+    _fields_ = (
+        ("graph", ctypes.c_void_p), ("original_graph", ctypes.c_void_p), ("node", ctypes.c_void_p),
+        ("original_node", ctypes.c_void_p), ("node_type", ctypes.c_int), ("dependency", ctypes.c_void_p),
+        ("executable", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+NODE_EVENT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(ResourceData))
+NODE_CREATED, NODE_CLONED = 13, 20
+_RESOURCES = 3
+"""Callbacks of graphs' nodes, and the domain that they belong to."""
+
 _MEMCPY, _MEMSET, _DRIVER, _RUNTIME, _KERNEL, _MEMCPY2 = 1, 2, 4, 5, 10, 22
 OPERATIONS: Mapping[int, str] = {_KERNEL: "kernel", _MEMCPY: "memcpy", _MEMCPY2: "memcpy", _MEMSET: "memset"}
 CALLS: Mapping[int, int] = {_DRIVER: 1, _RUNTIME: 2}
@@ -74,6 +96,28 @@ class Cupti:
         for kind in (*OPERATIONS, *CALLS):
             self.call("ActivityDisable", kind)
         self.call("ActivityFlushAll", 1)
+
+    def listen(self, callback: object) -> ctypes.c_void_p:
+        """Let a `NODE_EVENT` hear of every node of a CUDA graph made or cloned; return what ends it with `unlisten`."""
+        subscriber = ctypes.c_void_p()
+        self.call("Subscribe", ctypes.byref(subscriber), callback, None)
+        try:
+            for event in (NODE_CREATED, NODE_CLONED):
+                self.call("EnableCallback", 1, subscriber, _RESOURCES, event)
+        except Unavailable:
+            self.unlisten(subscriber)
+            raise
+        return subscriber
+
+    def unlisten(self, subscriber: ctypes.c_void_p) -> None:
+        """Call its callback no more."""
+        self.call("Unsubscribe", subscriber)
+
+    def node_id(self, node: int | None) -> int:
+        """Return the number by which records call a node of a CUDA graph."""
+        number = ctypes.c_int64()
+        self.call("GetGraphNodeId", ctypes.c_void_p(node), ctypes.byref(number))
+        return number.value
 
     def clock(self) -> int:
         """Return CUPTI's time now, the clock of its records."""

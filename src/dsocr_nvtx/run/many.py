@@ -130,6 +130,7 @@ def _manifest(options: RunOptions, setup: Setup, conveyor: Conveyor, done: list[
         decode=options.decode,
         cudnn_sdpa=options.cudnn_sdpa,
         timing=conveyor.timing,
+        timing_note=conveyor.cupti.note if conveyor.cupti is not None else "",
         pages=tuple(record.path for record in done),
         prompt_tokens=max((record.prompt_tokens or 0 for record in done), default=0),
         decode_tokens=max((record.decode_steps or 0 for record in done), default=0),
@@ -159,6 +160,8 @@ def _report(target: Path, options: RunOptions, conveyor: Conveyor, progress: Run
     errors = conveyor.session.errors if conveyor.session is not None else ()
     if errors:
         progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
+    if conveyor.cupti is not None and conveyor.cupti.note:
+        progress.say(conveyor.cupti.note)
     progress.say(f"run directory: {target}")
     if conveyor.rank.world_size == 1 and torch.cuda.is_available():
         words, range_ = options.command, options.capture_range

@@ -243,7 +243,8 @@ class RunManifest:
     """What a run was: written as ``run.json`` into its directory.
 
     Of a run of several batches ``batch`` is the most pages of one, ``prompt_tokens`` and ``decode_tokens`` those of the
-    longest, ``pages`` and ``tiles`` those of pages that are done; ``pages.arrow`` has every page.
+    longest, ``pages`` and ``tiles`` those of pages that are done; ``pages.arrow`` has every page. ``timing_note`` says
+    what ``timing`` could not see; empty where it saw all.
     """
 
     schema_version: int
@@ -270,6 +271,7 @@ class RunManifest:
     decode: str = "eager"
     cudnn_sdpa: bool = True
     timing: str = "none"
+    timing_note: str = ""
     dilation: dict[str, dict[str, float]] = field(factory=dict)
     rank: int = 0
     world_size: int = 1
