@@ -34,8 +34,8 @@ _Method = Callable[..., Any]
 class Overhead:
     """What one variant costs: the median of paired differences to the bare step, with its 95% interval.
 
-    ``calls`` are the ranges of one step, none in the bare step that is measured again; ``step_ns`` is the median step of
-    this variant itself.
+    ``calls`` are the ranges of one step, none in the bare step that is measured again; ``step_ns`` is the median step
+    of this variant itself.
     """
 
     variant: str
