@@ -34,7 +34,7 @@ def told(session: HookSession) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("level", ["layer", "op"])
 def test_timed_calls_are_recorded_as_others_are(model: Any, level: str) -> None:
-    with hook(model, level=level, events=True) as slow:
+    with hook(model, level=level, events="ranges") as slow:
         run(model, slow, tokens=5)
     with hook(model, level=level) as quick:
         run(model, quick, tokens=5)
@@ -95,7 +95,7 @@ def test_an_error_in_the_model_leaves_the_log_whole(model: Any) -> None:
 
 
 def test_nothing_is_only_timed_where_a_tool_or_an_event_needs_every_call(model: Any) -> None:
-    with hook(model, events=True) as session:
+    with hook(model, events="ranges") as session:
         run(model, session, tokens=5)
     assert session.stats.rows.kept == len(session.stats.rows)
 
@@ -190,7 +190,7 @@ def test_a_forward_unlike_the_one_before_is_read(model: Any, change: str) -> Non
 
     with hook(model) as quick:
         found = decode(quick)
-    with hook(model, events=True) as slow:
+    with hook(model, events="ranges") as slow:
         assert found == decode(slow)
     assert quick.errors == slow.errors == []
 

@@ -10,7 +10,7 @@ from torch import nn
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.hooks.bindings import bindings
 from dsocr_nvtx.hooks.emit import Emitter, Silent, nvtx_emitter
-from dsocr_nvtx.hooks.events import EventRecorder
+from dsocr_nvtx.hooks.events import EventRecorder, Events
 from dsocr_nvtx.hooks.session import HookSession
 from dsocr_nvtx.hooks.stats import use_analytic_run_stats
 from dsocr_nvtx.schema.records import Level
@@ -21,7 +21,7 @@ def hook(
     model: nn.Module,
     *,
     level: str = "op",
-    events: bool = False,
+    events: str = Events.NONE,
     record: bool = True,
     observe_experts: bool = False,
     emitter: Emitter | None = None,
@@ -29,8 +29,9 @@ def hook(
     """Emit a range around every call of the model's stages, layers or operations, down to ``level``.
 
     Each range carries its analytic cost to the NVTX tool that is attached, if one is; with ``record`` the calls are
-    also kept in the session's ``stats``. CUDA events are recorded around each stage's steps where the model lies on a
-    GPU, around every range with ``events``. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the
+    also kept in the session's ``stats``. With ``events``, and the model on a GPU, CUDA events are recorded around each
+    stage's ``steps``, or around all ``ranges``; by default around none, since two of them cost as much as several
+    ranges. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the
     environment, nothing is attached at all. ``emitter`` replaces NVTX, for tests.
 
     With ``observe_experts`` every call of routed experts keeps the router's indices, on the model's device.
@@ -39,10 +40,12 @@ def hook(
     of them (`HookSession.captured`).
 
     Outputs are those of the model without hooks, bit for bit: only shapes are read. Raises `UsageError` for an unknown
-    level, and `Refused` for a model that is not DeepSeek-OCR's network, before anything is attached.
+    level or kind of ``events``, and `Refused` for a model that is not DeepSeek-OCR's network, before anything is attached.
     """
     if level not in set(Level):
         raise UsageError(f"no level is called {level!r}; say one of {', '.join(Level)}")
+    if events not in set(Events):
+        raise UsageError(f"events are recorded around {', '.join(Events)}, not {events!r}")
     if not isinstance(model, nn.Module):
         raise Refused(type(model).__name__, "no torch module", "hook DeepSeek-OCR's whole model")
     off = os.environ.get("DSOCR_NVTX") == "0"
@@ -50,7 +53,7 @@ def hook(
         Silent() if off else (emitter or nvtx_emitter()),
         record=record and not off,
         make_event=_event_maker(model),
-        events=events,
+        events=Events(events),
     )
     use_analytic_run_stats(session.stats)
     found = [] if session.off else bindings(model, Level(level))

@@ -1,9 +1,18 @@
 """Timing events of the device, recorded with as little Python as can be: they are recorded around every step."""
 
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
 import torch
+
+
+class Events(StrEnum):
+    """What CUDA events are recorded around."""
+
+    NONE = "none"
+    STEPS = "steps"
+    RANGES = "ranges"
 
 
 class EventRecorder:

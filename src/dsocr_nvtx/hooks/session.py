@@ -11,6 +11,7 @@ from torch import nn
 
 from dsocr_nvtx.hooks.captures import Capture, Replay, replayed_ids
 from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.events import Events
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
 from dsocr_nvtx.hooks.parts import Binding
 from dsocr_nvtx.hooks.places import Place
@@ -31,14 +32,14 @@ class HookSession:
     have no range. A session that is switched off attaches nothing and records nothing.
     """
 
-    def __init__(self, emitter: Emitter, *, record: bool, make_event: Callable[[], Any] | None, events: bool) -> None:
+    def __init__(self, emitter: Emitter, *, record: bool, make_event: Callable[[], Any] | None, events: Events) -> None:
         self.stats = AnalyticRunStats()
         self.errors: list[str] = []
         self.off = not (record or emitter.active)
         self.observer: ExpertsObserver | None = None
-        self._shared = Shared(emitter, self.stats.rows if record else None, make_event, every_event=events)
+        self._shared = Shared(emitter, self.stats.rows if record else None, make_event, events)
         self._attached: list[tuple[nn.Module, str, object]] = []
-        self._steps = {stage: StepTap(stage, self._shared) for stage in Stage}
+        self._steps: dict[str, StepTap] = {stage: StepTap(stage, self._shared) for stage in Stage}
         self._rests: dict[str, Tap] = {}
         self._growing: list[Tap] = []
         self._capture: Capture | None = None
@@ -111,8 +112,8 @@ class HookSession:
 
     def step(self, stage: str) -> AbstractContextManager[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
-        found = stage_called(stage)
-        return Step(found, None if self.off else self._steps[found], self._fail)
+        tap = self._steps.get(stage) or self._steps[stage_called(stage)]
+        return Step(tap.stage, None if self.off else tap, self._fail)
 
     @contextmanager
     def captured(self, stage: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.events import Events
 from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.places import State, Threads
 from dsocr_nvtx.hooks.quick import QuickFrame
@@ -57,9 +58,11 @@ class Shared:
     """What all taps of a session share."""
 
     def __init__(
-        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, *, every_event: bool
+        self, emitter: Emitter, rows: Rows | None, make_event: Callable[[], Any] | None, events: Events
     ) -> None:
-        self.emitter, self.rows, self.make_event, self.every_event = emitter, rows, make_event, every_event
+        self.emitter, self.rows, self.on_gpu = emitter, rows, make_event is not None
+        self.make_event = make_event if events is not Events.NONE else None
+        self.every_event = events is Events.RANGES
         self.threads = Threads(_BLOCKS.__next__)
         self.counters = Counters()
         self.muted = False
@@ -70,7 +73,7 @@ class Shared:
 
     def is_capturing(self) -> bool:
         """Return whether calls go into a CUDA graph now, the session's or a script's own."""
-        return self.capturing or (self.make_event is not None and _is_capturing())
+        return self.capturing or (self.on_gpu and _is_capturing())
 
     def begins(self, state: State, stage: int) -> bool:
         """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""

@@ -135,9 +135,7 @@ def run_command(
     level: Annotated[
         Level, typer.Option(help="Finest ranges: one per step, per layer, or per operation in it.")
     ] = Level.OP,
-    events: Annotated[
-        bool, typer.Option("--events", help="CUDA events around every range, not only every step.")
-    ] = False,
+    events: Annotated[bool, typer.Option("--events", help="CUDA events around every range.")] = False,
     timing: Annotated[
         Timing, typer.Option(help="cupti records GPU work without nsys; auto: cupti, unless nsys is there.")
     ] = Timing.NONE,

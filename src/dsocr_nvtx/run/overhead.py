@@ -22,7 +22,8 @@ from dsocr_nvtx.run.decoding import Generation, Growing, Static, StepSession
 from dsocr_nvtx.run.loop import Unobserved, decode_experts, start_pages
 from dsocr_nvtx.run.workload import Workload, wait_for
 
-BARE, AGAIN, HOOKS, OBSERVED = "none", "none, again", "hooks", "hooks, experts observed"
+BARE, AGAIN, HOOKS = "none", "none, again", "hooks"
+EVENTS, OBSERVED = "hooks, events around steps", "hooks, experts observed"
 MARKERS, FUNCTIONS = "string markers", "record_function"
 _RESAMPLES = 2000
 _WARM_ROUNDS = 3
@@ -124,6 +125,7 @@ def _variants(model: nn.Module, level: str, stack: ExitStack) -> list[_Variant]:
         _Variant(name=BARE),
         _Variant(name=AGAIN),
         hooked,
+        _hooked(EVENTS, model, level, stack, events="steps"),
         _hooked(OBSERVED, model, level, stack, observe_experts=True),
     ]
     for name, wrap in ((MARKERS, _marked()), (FUNCTIONS, _recorded)):

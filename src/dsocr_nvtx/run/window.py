@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dsocr_nvtx.errors import Unavailable
+from dsocr_nvtx.run.advice import under_nsys
 from dsocr_nvtx.run.workload import RunOptions
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def hooked(
     from dsocr_nvtx.hooks import hook
 
     observe = observes_experts(device, options)
-    events = options.events or timing == "events"
+    every = options.events or timing == "events"
+    # Steps are timed where nothing else times the device, and where they are held to an unprofiled run's.
+    steps = options.calibrate or (timing == "none" and not under_nsys())
+    events = "ranges" if every else "steps" if steps else "none"
     return hook(model, level=options.level, events=events, record=True, observe_experts=observe)
 
 
