@@ -39,8 +39,8 @@ def hook(
     and, for a tool that listens, in marks. Calls in a CUDA graph are counted launch by launch where the session hears
     of them (`HookSession.captured`).
 
-    Outputs are those of the model without hooks, bit for bit: only shapes are read. Raises `UsageError` for an unknown
-    level or kind of ``events``, and `Refused` for a model that is not DeepSeek-OCR's network, before anything is attached.
+    Outputs are those of the model without hooks, bit for bit: only shapes are read. Before anything is attached, raises
+    `UsageError` for an unknown level or kind of ``events``, and `Refused` for a model that is not DeepSeek-OCR's.
     """
     if level not in set(Level):
         raise UsageError(f"no level is called {level!r}; say one of {', '.join(Level)}")
