@@ -231,8 +231,9 @@ def hook_cost(out: Path) -> list[Row]:
     from dsocr_nvtx.run.overhead import measure_overhead
 
     rows, kept = [], []
-    for decode, level, limit in (("static", "layer", "1 %"), ("static", "op", "4 %, 4 us a call"), ("eager", "op", "")):
-        for cost in measure_overhead(workload("base", 1, decode), level=level, rounds=240):
+    asked = (("static", "layer", 300, "1 %"), ("static", "op", 240, "4 %, 4 us a call"), ("eager", "op", 80, ""))
+    for decode, level, rounds, limit in asked:
+        for cost in measure_overhead(workload("base", 1, decode), level=level, rounds=rounds):
             kept.append(asdict(cost))
             rows.append((f"{cost.variant}, {decode} step, level {level}, no tool", _told(cost),
                          limit if cost.variant == "hooks" else ""))  # fmt: skip

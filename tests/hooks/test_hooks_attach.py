@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.hooks import analytic_stage, current_stage, hook
@@ -212,4 +213,59 @@ def test_hooks_step_aside_where_torch_compiles(model: Any, listens: bool) -> Non
     assert session.errors == []
     counts = [sum(r.path == f"decoder.{layer}.input_norm" for r in session.stats.records) for layer in range(3)]
     assert counts == [4, 0, 4]
+    torch.compiler.reset()
+
+
+class _Two(torch.nn.Module):
+    """Two hooked modules inside one that is not."""
+
+    def __init__(self, first: torch.nn.Module, second: torch.nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.second(self.first(rows))
+        return found
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_hooked_modules_inside_what_is_compiled_are_traced_whole(model: Any, listens: bool) -> None:
+    layer = model.model.language_model.layers[1]
+    both = _Two(layer.input_layernorm, layer.mlp.shared_experts)
+    sizes = torch.ones(1, 1, model.config.text_config.hidden_size)
+    with torch.no_grad(), hook(model, emitter=Listener() if listens else None) as session:
+        expected = both(sizes)
+        session.discard()
+        assert torch.equal(torch.compile(both, backend="eager", fullgraph=True)(sizes), expected)
+        assert session.stats.records == []
+        # In a forward that is known as well: its calls are compiled while they are only timed.
+        whole = torch.compile(model, backend="eager")
+        cache = DynamicCache(config=model.config.text_config)
+        for tokens in (5, 1, 1, 1):
+            ids = torch.ones(1, tokens, dtype=torch.int64)
+            whole(
+                input_ids=ids,  # type: ignore[no-untyped-call]
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        assert session.stats.records == []
+    assert session.errors == []
+    torch.compiler.reset()
+
+
+def test_a_module_compiled_inside_a_forward_that_is_known_is_traced_whole(model: Any) -> None:
+    """The hooked forward of one module is handed to torch.compile only once every forward is known."""
+    norm = model.model.language_model.layers[1].input_layernorm
+    with torch.no_grad(), hook(model) as session:
+        cache, hooked = DynamicCache(config=model.config.text_config), norm.__dict__["forward"]
+        for number, tokens in enumerate((5, 1, 1, 1, 1, 1)):
+            if number == 4:
+                norm.__dict__["forward"] = torch.compile(hooked, backend="eager", fullgraph=True)
+            ids = torch.ones(1, tokens, dtype=torch.int64)
+            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        norm.__dict__["forward"] = hooked
+        assert sum(record.path == "decoder.1.input_norm" for record in session.stats.records) == 4
+        assert sum(record.path == "decoder.2.input_norm" for record in session.stats.records) == 6
+    assert session.errors == []
     torch.compiler.reset()

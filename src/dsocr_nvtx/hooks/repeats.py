@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
 from torch import Size
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.places import Key, State
 from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
@@ -21,7 +21,7 @@ from dsocr_nvtx.hooks.quick import QuickFrame
 from dsocr_nvtx.hooks.rows import NO_SCRIPT
 from dsocr_nvtx.hooks.scripts import ScriptFrame
 from dsocr_nvtx.hooks.stage import stage_now
-from dsocr_nvtx.hooks.wrappers import Method, Reading
+from dsocr_nvtx.hooks.wrappers import Method, Reading, unseen
 from dsocr_nvtx.schema.records import Level, Stage
 
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
 
     @wraps(inner)
     def hooked(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - as above
-        if is_dynamo_compiling():
-            return inner(*args, **kwargs)
         state = threads.state
         last, like, kv_len, step = state.last, False, 0, 0
         around = state.open[-1] if state.open else None
@@ -167,4 +165,4 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                 fail(error)
 
-    return hooked
+    return unseen(hooked, inner)
