@@ -84,7 +84,7 @@ def _column(source: object, table: str, name: str) -> object:
         values = source.integers(table, [name])[name]
         return pa.array(values, mask=values == NULL)
     except Refused:
-        blobs = source.blobs(table, name)
+        blobs = pa.chunked_array(list(source.blobs(table, name)), pa.binary())
         return blobs if blobs.null_count < len(blobs) else source.strings(table, name)
 
 

@@ -50,6 +50,7 @@ def outcome(source: Source, method: str, *arguments: object) -> object:
     """Return what a call gives as plain data, a refusal as its text."""
     try:
         found = getattr(source, method)(*arguments)
+        found = pa.chunked_array(list(found), pa.binary()) if method == "blobs" else found
     except Refused as refused:
         return str(refused)
     if isinstance(found, dict):
@@ -188,7 +189,7 @@ def test_a_folder_keeps_unsigned_words_and_refuses_what_is_no_integer(tmp_path: 
     folder = FolderOfTables(tmp_path)
     assert folder.integers("T", ["a"])["a"].tolist() == [0, 1 << 62, -(2**63)]
     assert folder.strings("T", "c").to_pylist() == ["x", "\ufffd", None]
-    assert folder.blobs("T", "c").to_pylist() == [b"x", b"\xff", None]
+    assert pa.chunked_array(list(folder.blobs("T", "c"))).to_pylist() == [b"x", b"\xff", None]
     with pytest.raises(Refused, match=r"T\.parquet.*not integers"):
         folder.integers("T", ["b"])
 

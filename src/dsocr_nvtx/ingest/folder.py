@@ -111,12 +111,11 @@ class FolderOfTables:
         with _refusing(self.path):
             return pc.utf8_slice_codeunits(found.cast(pa.string()), 0, TEXT_LIMIT)
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
-        """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
+        """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
         found = self._column(table, column, rows)
-        if pa.types.is_binary(found.type) or pa.types.is_large_binary(found.type):
-            return pa.chunked_array([found.cast(pa.binary())])
-        return pa.chunked_array([pa.nulls(len(found), pa.binary())])
+        binary = pa.types.is_binary(found.type) or pa.types.is_large_binary(found.type)
+        yield found.cast(pa.binary()) if binary else pa.nulls(len(found), pa.binary())
 
     def _column(self, table: str, column: str, rows: Mask | None) -> pa.Array:
         if not self.has(table, column):

@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 import numpy as np
 from attrs import frozen
 
+from dsocr_nvtx.ingest.ahead import ahead
 from dsocr_nvtx.ingest.cells import PADDING, Bytes, Chunk, Ints, NotPlain, varint
 from dsocr_nvtx.ingest.source import Mask
 
@@ -146,7 +147,7 @@ def parts_of(file: PageFile, root: int) -> Parts:
 def chunks(file: PageFile, parts: Parts, parse: Callable[[Chunk, int], T]) -> Iterator[T]:
     """Return ``parse`` of each chunk of a table and the number of rows before it, worked on by several threads."""
     with ThreadPoolExecutor(_workers(len(parts.pages))) as pool:
-        yield from pool.map(lambda part, first: parse(_chunk(file, part), first), parts.pages, parts.firsts)
+        yield from ahead(pool, lambda part, first: parse(_chunk(file, part), first), parts.pages, parts.firsts)
 
 
 def _workers(parts: int) -> int:

@@ -7,7 +7,7 @@ NVTX entry types. Equal layouts are decoded together.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -68,12 +68,15 @@ def _entry_dtype(schemas: SchemaTable, domain: int, entry: Entry, depth: int) ->
     return nested
 
 
-def decode_blobs(blobs: pa.Array | pa.ChunkedArray, domains: Ints, schemas: SchemaTable) -> pa.Array:
-    """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null."""
-    values = np.zeros((len(blobs), len(PAYLOAD_FIELDS)), np.int64)
-    known = np.zeros(len(blobs), bool)
+def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable) -> pa.Array:
+    """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null.
+
+    Blobs come in pieces, of which only one need be in memory.
+    """
+    values = np.empty((len(domains), len(PAYLOAD_FIELDS)), np.int64)
+    known = np.zeros(len(domains), bool)
     first = 0
-    for part in blobs.chunks if isinstance(blobs, pa.ChunkedArray) else [blobs]:
+    for part in blobs:
         mine = slice(first, first + len(part))
         _decode_part(part, domains[mine], schemas, values[mine], known[mine])
         first += len(part)

@@ -1,6 +1,6 @@
 """What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -51,8 +51,8 @@ class Source(Protocol):
         """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
         ...
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
-        """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
+        """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
         ...
 
 

@@ -1,7 +1,7 @@
 """One SQLite table's columns from its pages: where the schema puts each column, and what stands there."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -71,8 +71,8 @@ class PageColumns:
             if (stored[at[name]][0] < 0).any():
                 raise cells.NotPlain("a default stands for a missing value")
 
-    def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> pa.ChunkedArray:
-        """Return a text or binary column of the rows in the mask."""
+    def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> Iterator[pa.Array]:
+        """Return a text or binary column of the rows in the mask, in pieces."""
         position = self.layout.positions[name]
         if position == _ROWID:
             raise cells.NotPlain("a rowid is no text")
@@ -97,10 +97,12 @@ class PageColumns:
             return make(chunk.flat, place, length), dict(zip(over.tolist(), rowid[over].tolist(), strict=True))
 
         wanted = self.parts if rows is None else self.parts.holding(rows)
-        parts = list(pages.chunks(self.file, wanted, parse))
-        if sum(len(over) for _, over in parts) > _MOST_OVERFLOWING:
-            raise cells.NotPlain("many values on overflow pages")
-        return pa.chunked_array([self._patched(name, array, over) for array, over in parts], kind)
+        asked = 0
+        for array, over in pages.chunks(self.file, wanted, parse):
+            asked += len(over)
+            if asked > _MOST_OVERFLOWING:
+                raise cells.NotPlain("many values on overflow pages")
+            yield self._patched(name, array, over)
 
     def _patched(self, name: str, array: pa.Array, over: dict[int, int]) -> pa.Array:
         if not over:

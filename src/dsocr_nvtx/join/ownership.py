@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, sorting
+from dsocr_nvtx.ingest.ahead import ahead
+from dsocr_nvtx.join.columns import Ints, sorting, taken
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
 
@@ -48,12 +49,16 @@ def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
     ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
     """
     order = sorting(start, -end, tie)
-    begins = start[order].copy()
+    start, end = start[order], end[order]
     # What an operation owns begins where all before it have ended.
-    np.maximum(begins[1:], np.maximum.accumulate(end[order])[:-1], out=begins[1:])
-    owned = np.empty(len(start), np.int64)
-    owned[order] = np.maximum(end[order] - begins, 0)
-    return owned
+    begins = np.concatenate([start[:1], np.maximum.accumulate(end[:-1])])
+    np.maximum(begins, start, out=begins)
+    owned: Ints = np.maximum(np.subtract(end, begins, out=begins), 0, out=begins)
+    if isinstance(order, slice):
+        return owned
+    answer = np.empty(len(owned), np.int64)
+    answer[order] = owned
+    return answer
 
 
 def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
@@ -106,8 +111,10 @@ def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
     np.maximum.accumulate(finished, out=finished)
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
-    next_op = np.where(idle < len(start), idle, -1) if isinstance(order, slice) else np.append(order, -1)[idle]
-    return Gaps(finished[idle], begins[idle], next_op)
+    finished, begins = taken(finished, idle), taken(begins, idle)
+    next_op = idle if isinstance(order, slice) else np.append(order, -1)[idle]
+    next_op[idle == len(start)] = -1
+    return Gaps(finished, begins, next_op)
 
 
 @frozen(eq=False)
@@ -124,7 +131,7 @@ class IdlePieces:
 def idle_blocks(
     found: Gaps,
     thread: list[tuple[int, int]],
-    launch_thread: Ints,
+    launch_thread: npt.NDArray[np.integer[Any]],
     ranges: Forest,
     calls: Forest,
     call_cause: npt.NDArray[np.integer[Any]],
@@ -139,7 +146,7 @@ def idle_blocks(
         for index, key in enumerate(thread):
             mine = np.flatnonzero(launch_thread == index)
             cut = partial(_cut, found, ranges.timeline(key), calls.timeline(key), call_cause)
-            yield from pool.map(cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
+            yield from ahead(pool, cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
     lost = np.flatnonzero(launch_thread < 0)
     unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
     yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
