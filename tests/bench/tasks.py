@@ -33,10 +33,10 @@ def bare_read(report: Path) -> str:
 
 def join_all(report: Path) -> str:
     """Read, join and write every table."""
-    from dsocr_nvtx.ingest.heap import keep_freed_memory
+    from dsocr_nvtx.ingest.process import prepare_process
     from dsocr_nvtx.roofline.joined import joined_report, write_tables
 
-    keep_freed_memory()
+    prepare_process()
 
     def work() -> str:
         whole = joined_report(report)

@@ -12,6 +12,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
 from dsocr_nvtx.ingest.source import whole as concatenated
 from dsocr_nvtx.ingest.texts import plain_text
+from dsocr_nvtx.schema.values import values_of
 
 _REEXPORT = "export it again: nsys export -t parquetdir REPORT.nsys-rep"
 
@@ -133,9 +134,9 @@ def _integers(column: pa.ChunkedArray) -> Ints:
     if not pa.types.is_integer(column.type):
         raise pa.ArrowInvalid(f"values that are not integers ({column.type})")
     if pa.types.is_uint64(column.type):
-        return np.asarray(column.fill_null(np.uint64(1 << 63)).to_numpy()).view(np.int64)
-    whole = column.cast(pa.int64())
-    return np.asarray((whole.fill_null(NULL) if whole.null_count else whole).to_numpy(), np.int64)
+        return values_of(concatenated(column.fill_null(pa.scalar(1 << 63, pa.uint64())))).view(np.int64)
+    whole = concatenated(column.cast(pa.int64()))
+    return values_of(whole.fill_null(NULL) if whole.null_count else whole)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from dsocr_nvtx.ingest.words import Names, dictionary, distinct, labels, words
 from dsocr_nvtx.schema.payload import MARK_PREFIX
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, EVERY_RANGE, NVTX, conform
+from dsocr_nvtx.schema.values import values_of
 
 EVENTS = "NVTX_EVENTS"
 CATEGORY, MARK, PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END, DOMAIN_CREATE = 33, 34, 59, 60, 70, 71, 75
@@ -137,7 +138,7 @@ def _full_names(report: Source, events: Events, rows: Mask, names: Names) -> pa.
     pids, pid = distinct(pid_of(c["globalTid"]))
     domains, domain = distinct(np.where(c["domainId"] == NULL, 0, c["domainId"]))
     key = (pid * max(len(domains), 1) + domain) * max(len(words_of), 1)
-    whole, codes = distinct(key + text.indices.to_numpy(zero_copy_only=False).astype(np.int64))
+    whole, codes = distinct(key + values_of(text).astype(np.int64))
     place, word = np.divmod(whole, max(len(words_of), 1))
     keys = zip(
         pids[place // max(len(domains), 1)].tolist(), domains[place % max(len(domains), 1)].tolist(), strict=True
@@ -182,7 +183,7 @@ def read_announcements(report: Source, events: Events, names: Names) -> pa.Table
     plain = marks & (events.column["textId"] == NULL)
     texts = report.strings(EVENTS, "text", plain)
     ours = pc.starts_with(texts, MARK_PREFIX).fill_null(False)
-    plain[plain] = ours.to_numpy(zero_copy_only=False)
+    plain[plain] = values_of(ours)
     by_id = marks & np.isin(events.column["textId"], names.starting(MARK_PREFIX))
     registered = texts_of(report, events, by_id, names).cast(pa.string())
     time = events.column["start"]

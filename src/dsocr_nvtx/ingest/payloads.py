@@ -18,6 +18,7 @@ from attrs import frozen
 from dsocr_nvtx.ingest.cells import windows
 from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.schema.payload import PAYLOAD_DTYPE, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.values import values_of
 
 _ENTRY_TYPES = {
     1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<i8", 8: "<u8", 9: "<i8", 10: "<u8",
@@ -150,7 +151,7 @@ def decode_json(texts: pa.Array) -> pa.Array:
     found = _decode_alike(texts.drop_null())
     if found is None:
         return pa.array([None if t is None else decode_one_json(t) for t in texts.to_pylist()], pa.binary())
-    known = texts.is_valid().to_numpy(zero_copy_only=False)
+    known = values_of(texts.is_valid())
     values = np.zeros((len(texts), len(PAYLOAD_FIELDS)), np.int64)
     values[known] = found
     return _records(values, known)
@@ -176,7 +177,7 @@ def _decode_alike(texts: pa.Array) -> Ints | None:
     columns = [_flat(table[name].combine_chunks(), nesting[name]) for name in PAYLOAD_FIELDS]
     if len(table) != len(texts) or any(column.null_count for column in columns):
         return None
-    return np.column_stack([column.to_numpy() for column in columns])
+    return np.column_stack([values_of(column) for column in columns])
 
 
 def _flat(column: pa.Array, inner: list[str]) -> pa.Array:

@@ -21,6 +21,7 @@ from dsocr_nvtx.schema.payload import (
     parse_growth_announcement,
 )
 from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.schema.values import values_of
 
 _EVENT, _STEP, _STAGE, _KV = (FIELD_INDEX[name] for name in ("event_id", "step", "stage", "kv_len"))
 _MODEL = "model"
@@ -54,7 +55,7 @@ class Announced:
 def read_announced(announcements: pa.Table) -> Announced:
     """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
     texts = whole(announcements["text"])
-    rows = np.flatnonzero(pc.starts_with(texts, ANNOUNCE_PREFIX).to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(values_of(pc.starts_with(texts, ANNOUNCE_PREFIX)))
     path, words, values = _parse(texts if len(rows) == len(texts) else texts.take(pa.array(rows)))
     good = np.flatnonzero((path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage)))
     rows, path, values = (taken(column, good) for column in (rows, path, values))
@@ -71,7 +72,7 @@ def read_announced(announcements: pa.Table) -> Announced:
 
 def _parse_growing(texts: pa.Array) -> tuple[Ints, Ints, list[str], Ints, Ints]:
     """Return (row, path code, paths, fields, increments) of the announcements that say how they grow."""
-    rows = np.flatnonzero(pc.starts_with(texts, GROWTH_PREFIX).to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(values_of(pc.starts_with(texts, GROWTH_PREFIX)))
     parsed = [parse_growth_announcement(text) for text in texts.take(pa.array(rows)).to_pylist()]
     found = [one for one in parsed if one is not None]
     words = {path: code for code, path in enumerate(dict.fromkeys(path for path, _, _ in found))}
@@ -99,7 +100,7 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     import pyarrow.csv as pv
 
     together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    joined = pc.binary_join(together, "\n")[0].as_buffer()
+    joined = pc.binary_join(together, pa.scalar("\n", pa.string()))[0].as_buffer()
     data = np.frombuffer(joined, np.uint8)
     if np.count_nonzero(data < ord(" ")) != len(texts) - 1:  # a line break of its own, or a tab
         return None
@@ -119,7 +120,7 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
         return None
     values = np.empty((len(table), len(PAYLOAD_FIELDS)), np.int64)
     for at, name in enumerate(PAYLOAD_FIELDS):
-        values[:, at] = table[name].to_numpy()
+        values[:, at] = values_of(whole(table[name]))
         table = table.drop_columns(name)  # its room is taken by what is still to come
     return path, words, values
 

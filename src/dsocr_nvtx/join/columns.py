@@ -10,6 +10,7 @@ import pyarrow as pa
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.ingest.words import constant, distinct
 from dsocr_nvtx.schema.tables import is_repeated
+from dsocr_nvtx.schema.values import values_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -38,20 +39,20 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     column = whole(column)
     if column.null_count:
         column = column.fill_null(missing)
-    return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
+    return np.asarray(values_of(column), np.int64)
 
 
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows of a column are not null."""
     if not table[name].null_count:
         return np.broadcast_to(np.True_, len(table))
-    return np.asarray(whole(table[name]).is_valid().to_numpy(zero_copy_only=False), bool)
+    return values_of(whole(table[name]).is_valid())
 
 
 def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     """Return a dictionary column as (code per row, words); equal words have one code."""
     column = dictionary_column(table, name)
-    return np.asarray(column.indices.to_numpy(zero_copy_only=False), np.int64), column.dictionary.to_pylist()
+    return values_of(column).astype(np.int64), column.dictionary.to_pylist()
 
 
 def dictionary_column(table: pa.Table, name: str) -> pa.DictionaryArray:
