@@ -71,12 +71,23 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def product(factors: Sequence[Ints]) -> Ints:
-    """Return the product of columns, `NULL` where one of them is; a lone column is itself."""
-    if len(factors) == 1:
-        return factors[0]
-    found = factors[0] * factors[1]
-    for factor in factors[2:]:
+    """Return the product of columns, `NULL` where one of them is; a lone column is itself.
+
+    Columns of one value, which take no room, are multiplied first; by 1 and by each other nothing is made.
+    """
+    alike = [factor for factor in factors if factor.strides == (0,) and len(factor)]
+    others = [factor for factor in factors if factor.strides != (0,) or not len(factor)]
+    if alike:
+        values = [factor[0] for factor in alike]
+        one = np.int64(NULL) if NULL in values else np.prod(values, dtype=np.int64)
+        if not others or one == NULL:
+            return np.broadcast_to(one, len(factors[0]))
+        others = others if one == 1 else [*others, np.broadcast_to(one, len(factors[0]))]
+    if len(others) == 1:
+        return others[0]
+    found = others[0] * others[1]
+    for factor in others[2:]:
         found *= factor
-    for factor in factors:
+    for factor in others:
         found[factor == NULL] = NULL
     return found
