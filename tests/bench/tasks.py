@@ -155,7 +155,8 @@ TASKS: dict[str, Callable[[Path], str]] = {
 def main() -> None:
     """Run one task on one report."""
     if sys.argv[1] == "to parquet":
-        return to_parquet(Path(sys.argv[2]), Path(sys.argv[3]))
+        to_parquet(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
     begin = time.perf_counter()
     found = TASKS[sys.argv[1]](Path(sys.argv[2]))
     seconds = _spent[-1] if _spent else time.perf_counter() - begin

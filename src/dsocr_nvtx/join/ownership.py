@@ -5,8 +5,9 @@ the innermost range open at that instant on the thread that makes the device's n
 thread was doing. Both divide the device's wall time without remainder.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from dsocr_nvtx.ingest.ahead import ahead
 from dsocr_nvtx.join.columns import Ints, sorting, taken
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
@@ -146,14 +146,24 @@ def idle_blocks(
         for index, key in enumerate(thread):
             mine = np.flatnonzero(launch_thread == index)
             cut = partial(_cut, found, ranges.timeline(key), calls.timeline(key), call_cause)
-            yield from ahead(pool, cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
+            yield from _ahead(pool, cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
     lost = np.flatnonzero(launch_thread < 0)
     unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
     yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
 
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 14
 _WORKERS = 2
+
+
+def _ahead(pool: Executor, cut: Callable[[Ints], IdlePieces], gaps_of: Iterable[Ints]) -> Iterator[IdlePieces]:
+    """Return the pieces of some gaps after the others; few at most wait to be taken, since they need memory."""
+    waiting: deque[Future[IdlePieces]] = deque()
+    for which in gaps_of:
+        waiting.append(pool.submit(cut, which))
+        if len(waiting) > _WORKERS:
+            yield waiting.popleft().result()
+    yield from (one.result() for one in waiting)
 
 
 def _cut(
