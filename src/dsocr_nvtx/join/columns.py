@@ -158,13 +158,21 @@ def _first_place(values: Ints, wanted: Ints) -> Ints:
 
 
 def latest(key: Ints, time: Ints, wanted_key: Ints, wanted_time: Ints) -> Ints:
-    """Return, per wanted (key, time), the position of the last entry of that key not after that time, or -1."""
-    keys, times = np.concatenate([key, wanted_key]), np.concatenate([time, wanted_time])
-    asks = np.concatenate([np.zeros(len(key), np.int64), np.ones(len(wanted_key), np.int64)])
-    order = np.lexsort((asks, times, keys))
-    place = np.where(asks[order] == 0, np.arange(len(order)), -1)
-    last = np.maximum.accumulate(place)
-    found = np.where((last >= 0) & (keys[order[last]] == keys[order]), order[last], -1)
-    answer = np.full(len(keys), -1)
-    answer[order] = found
-    return answer[len(key) :]
+    """Return, per wanted (key, time), the position of the last entry of that key not after that time, or -1.
+
+    Keys are numbers from 0, such as `groups` gives.
+    """
+    answer = np.full(len(wanted_key), -1)
+    if not len(key):
+        return answer
+    # A time becomes its rank among those of the entries, so that one number can stand for key and time.
+    times = np.sort(time)
+    whole = key * (len(key) + 1) + np.searchsorted(times, time, side="right")
+    order = np.argsort(whole, kind="stable")
+    whole = whole[order]
+    for part in blocks(len(wanted_key)):
+        wanted = wanted_key[part] * (len(key) + 1) + np.searchsorted(times, wanted_time[part], side="right")
+        last = order[np.searchsorted(whole, wanted, side="right") - 1]  # the last of all where none is before
+        held = (key[last] == wanted_key[part]) & (time[last] <= wanted_time[part])
+        answer[part] = np.where(held, last, -1)
+    return answer

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -142,11 +142,16 @@ def idle_blocks(
     cause code per position of ``calls``. The pieces of a gap cover it exactly; those of some gaps are yielded at a
     time, so that memory stays small.
     """
+    lines = cache(lambda one: (ranges.timeline(thread[one]), calls.timeline(thread[one])))
+    some = (slice(at, at + _BLOCK) for at in range(0, len(launch_thread), _BLOCK))
+    alike = (
+        (one, at.start + np.flatnonzero(launch_thread[at] == one))
+        for at in some
+        for one in np.unique(launch_thread[at]).tolist()
+        if one >= 0
+    )
     with ThreadPoolExecutor(_WORKERS) as pool:  # numpy works without the GIL
-        for index, key in enumerate(thread):
-            mine = np.flatnonzero(launch_thread == index)
-            cut = partial(_cut, found, ranges.timeline(key), calls.timeline(key), call_cause)
-            yield from _ahead(pool, cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
+        yield from _ahead(pool, lambda one, mine: _cut(found, *lines(one), call_cause, mine), alike)
     lost = np.flatnonzero(launch_thread < 0)
     unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
     yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
@@ -156,11 +161,13 @@ _BLOCK = 1 << 14
 _WORKERS = 2
 
 
-def _ahead(pool: Executor, cut: Callable[[Ints], IdlePieces], gaps_of: Iterable[Ints]) -> Iterator[IdlePieces]:
+def _ahead(
+    pool: Executor, cut: Callable[[int, Ints], IdlePieces], alike: Iterable[tuple[int, Ints]]
+) -> Iterator[IdlePieces]:
     """Return the pieces of some gaps after the others; few at most wait to be taken, since they need memory."""
     waiting: deque[Future[IdlePieces]] = deque()
-    for which in gaps_of:
-        waiting.append(pool.submit(cut, which))
+    for each in alike:
+        waiting.append(pool.submit(cut, *each))
         if len(waiting) > _WORKERS:
             yield waiting.popleft().result()
     yield from (one.result() for one in waiting)
