@@ -115,10 +115,14 @@ class PageColumns:
 
 
 class Column:
-    """An integer column that comes in parts. One value in all rows takes no room: nothing is written for it."""
+    """An integer column that comes in parts. One value in all rows takes no room, not even of the address space.
+
+    (Room that was never written to would be handed on by the heap, and then be written to in place of warm memory.)
+    """
 
     def __init__(self, rows: int) -> None:
-        self._whole = np.empty(rows, np.int64)
+        self._rows = rows
+        self._whole: Ints | None = None
         self._alike: list[tuple[int, int, np.int64]] = []
 
     def put(self, first: int, values: Ints) -> None:
@@ -126,16 +130,21 @@ class Column:
         if len(values) and (values == values[0]).all():
             self._alike.append((first, first + len(values), values[0]))
         else:
-            self._whole[first : first + len(values)] = values
+            self._room()[first : first + len(values)] = values
+
+    def _room(self) -> Ints:
+        if self._whole is None:
+            self._whole = np.empty(self._rows, np.int64)
+        return self._whole
 
     def values(self) -> Ints:
         """Return the column, all parts of which were put."""
         alike = {int(value) for _, _, value in self._alike}
-        if sum(last - first for first, last, _ in self._alike) == len(self._whole) and len(alike) <= 1:
-            return np.broadcast_to(np.int64(*alike), len(self._whole))
+        if self._whole is None and len(alike) <= 1:
+            return np.broadcast_to(np.int64(*alike), self._rows)
         for first, last, value in self._alike:
-            self._whole[first:last] = value
-        return self._whole
+            self._room()[first:last] = value
+        return self._room()
 
 
 def _values(chunk: cells.Chunk, stored: dict[int, tuple[cells.Kinds, Ints]], position: int) -> Ints:
