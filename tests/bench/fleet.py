@@ -31,7 +31,7 @@ from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
 from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import Folders, ReportState
 from dsocr_nvtx.fleet.task import join_one
-from dsocr_nvtx.ingest.heap import keep_freed_memory
+from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.report.fleet_page import write_fleet_pages
 from dsocr_nvtx.roofline.joined import joined_report, write_tables
 from dsocr_nvtx.schema.ranks import Rank, rank_mark
@@ -81,7 +81,7 @@ def _damaged(path: Path, how: int) -> None:
 
 def single_join(folder: Path, number: int) -> tuple[float, float]:
     """Join one report as the command for one does; return its seconds, by the clock and of the processor."""
-    keep_freed_memory()
+    prepare_process()
     begun, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
         whole = joined_report(folder / f"rank-{number}.sqlite")

@@ -38,7 +38,7 @@ def blob(body: bytes, *, size: int | None = None, offset: int = 32, schema: int 
 def decode_blobs(blobs: list[bytes | None], table: Schemas) -> list[bytes | None]:
     """Return what the column of these blobs, of events of domain 1, decodes to."""
     found: list[bytes | None] = payloads.decode_blobs(
-        pa.array(blobs, pa.binary()), np.ones(len(blobs), np.int64), table
+        [pa.array(blobs, pa.binary())], np.ones(len(blobs), np.int64), table
     ).to_pylist()
     return found
 
@@ -99,8 +99,8 @@ def test_a_blob_that_is_not_ours_is_none(damaged: bytes | None) -> None:
 def test_the_domain_is_the_events_and_not_in_the_blob() -> None:
     # The first word counts payloads; a domain of another number has the same one.
     domain_2 = {(2, schema): value for (_, schema), value in schemas(IN_ORDER).items()}
-    column = pa.array([blob(BODY), blob(BODY), None], pa.binary())
-    assert payloads.decode_blobs(column, np.array([1, 2, 2]), domain_2).to_pylist() == [None, BODY, None]
+    pieces = [pa.array([blob(BODY)], pa.binary()), pa.array([blob(BODY), None], pa.binary())]
+    assert payloads.decode_blobs(pieces, np.array([1, 2, 2]), domain_2).to_pylist() == [None, BODY, None]
 
 
 def test_numbers_beyond_a_word_or_not_whole_are_none() -> None:

@@ -129,10 +129,11 @@ def join_command(
     is slowest and why. Calling it again joins only what is new or has changed. A report that cannot be joined is listed
     and the rest goes on; the exit code is 3 only if none could be.
     """
-    from dsocr_nvtx.cli.fleet import is_fleet, join_reports
-    from dsocr_nvtx.cli.join import join_report
+    from dsocr_nvtx.fleet.inputs import is_pattern
 
-    if is_fleet(reports):
+    if len(reports) > 1 or is_pattern(reports[0]):
+        from dsocr_nvtx.cli.fleet import join_reports
+
         if out is None:
             raise typer.BadParameter("several reports need -o DIRECTORY")
         join_reports(
@@ -140,6 +141,8 @@ def join_command(
             scheduler=scheduler,
         )  # fmt: skip
     else:
+        from dsocr_nvtx.cli.join import join_report
+
         join_report(reports[0], run=run, out=out, hardware=hardware, ceilings=ceilings, force=force)
 
 

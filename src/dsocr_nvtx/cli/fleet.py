@@ -12,18 +12,13 @@ from rich.table import Table
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
-from dsocr_nvtx.fleet.inputs import inputs_of, is_pattern
+from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness, usual_times
 from dsocr_nvtx.fleet.state import ReportState
 from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.fleet_page import write_fleet_pages
 
 _SHOWN = 10
-
-
-def is_fleet(reports: Sequence[Path]) -> bool:
-    """Say whether these are several reports: more than one path, or a pattern."""
-    return len(reports) > 1 or is_pattern(reports[0])
 
 
 def join_reports(

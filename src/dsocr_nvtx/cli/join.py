@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.heap import keep_freed_memory
+from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.joined import MARKER, joined_report, write_tables
@@ -18,7 +18,7 @@ def join_report(
     """Join a report, write every table into a directory, and print the verdict."""
     target = out or default_out(report)
     check_directory(target, MARKER, force=force)
-    keep_freed_memory()
+    prepare_process()
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
     found = write_tables(target, whole, force=force)
     console = wide_console()

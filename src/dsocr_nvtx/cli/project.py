@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dsocr_nvtx import __version__
-from dsocr_nvtx.ingest.heap import keep_freed_memory
+from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.ingest.report import read_projectable
 from dsocr_nvtx.join.projection import project
 from dsocr_nvtx.schema.files import check_format, write_table
@@ -12,7 +12,7 @@ from dsocr_nvtx.schema.files import check_format, write_table
 def project_report(report: Path, out: Path, *, as_nsys: bool) -> None:
     """Write the projection of a report's NVTX ranges, in the format of the file's suffix."""
     check_format(out)
-    keep_freed_memory()
+    prepare_process()
     found = read_projectable(report)
     table = project(found.ranges, found.operations, found.launches, as_nsys=as_nsys)
     about = {**(table.schema.metadata or {}), **found.source, "dsocr_nvtx": __version__}

@@ -11,7 +11,7 @@ from attrs import asdict, frozen
 
 from dsocr_nvtx.errors import DsocrError, Refused
 from dsocr_nvtx.fleet.state import Folders, ReportState, Stamp, stamp_of, write_state
-from dsocr_nvtx.ingest.heap import keep_freed_memory
+from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.roofline.joined import JoinedReport, fill_tables, joined_report
 from dsocr_nvtx.roofline.points import Roofline
 
@@ -53,7 +53,7 @@ def join_one(task: Task) -> ReportState:
 
 @cache
 def _heap() -> bool:
-    return keep_freed_memory()
+    return prepare_process()
 
 
 def _kept(

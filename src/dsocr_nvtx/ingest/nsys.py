@@ -22,6 +22,7 @@ from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, constant, distinct, words
 from dsocr_nvtx.schema.payload import DOMAIN
 from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, repeat
+from dsocr_nvtx.schema.values import values_of
 
 _RUNTIME_API, _DRIVER_API = 0, 1
 _COPY_KINDS = {1: "host to device", 2: "device to host", 8: "device to device", 10: "peer to peer"}
@@ -117,14 +118,14 @@ def read_source(report: Source) -> dict[str, str]:
 
 
 def _last(table: pa.Table, column: str) -> int:
-    return int(table[column].to_numpy().max()) if len(table) else 0
+    return int(values_of(whole(table[column])).max()) if len(table) else 0
 
 
 def _pairs(operations: pa.Table) -> tuple[list[int], list[int]]:
     pids, devices = (operations[name].unique().to_pylist() for name in ("pid", "device"))
     if min(len(pids), len(devices)) <= 1:  # nothing to pair row by row
         return pids * len(devices), devices * len(pids)
-    pid, device = (whole(operations[name]).to_numpy().astype(np.int64) for name in ("pid", "device"))
+    pid, device = (values_of(whole(operations[name])).astype(np.int64) for name in ("pid", "device"))
     pairs, _ = distinct((pid << 32) | (device & 0xFFFFFFFF))
     return (pairs >> 32).tolist(), pairs.astype(np.int32).tolist()
 

@@ -19,6 +19,7 @@ from dsocr_nvtx.ingest.words import Names, dictionary, distinct, labels, words
 from dsocr_nvtx.schema.payload import MARK_PREFIX
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, EVERY_RANGE, NVTX, conform
+from dsocr_nvtx.schema.values import values_of
 
 EVENTS = "NVTX_EVENTS"
 CATEGORY, MARK, PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END, DOMAIN_CREATE = 33, 34, 59, 60, 70, 71, 75
@@ -36,9 +37,13 @@ class Events:
         """Return which events are of these kinds."""
         return np.isin(self.column["eventType"], kinds)
 
-    def take(self, rows: Mask) -> dict[str, Ints]:
-        """Return the columns of some events."""
-        return {name: values[rows] for name, values in self.column.items()}
+    def take(self, rows: Mask, *names: str) -> dict[str, Ints]:
+        """Return columns of some events; one of a single value takes no room."""
+        count = int(np.count_nonzero(rows))
+        return {
+            name: np.broadcast_to(values[0], count) if values.strides == (0,) and len(values) else values[rows]
+            for name, values in ((name, self.column[name]) for name in names)
+        }
 
 
 def read_events(report: Source) -> Events:
@@ -57,7 +62,7 @@ def texts_of(report: Source, events: Events, rows: Mask, names: Names) -> pa.Dic
 def domain_names(report: Source, events: Events, names: Names) -> dict[tuple[int, int], str]:
     """Return (process id, domain id) -> name."""
     rows = events.of(DOMAIN_CREATE)
-    c = events.take(rows)
+    c = events.take(rows, "globalTid", "domainId")
     keys = zip(pid_of(c["globalTid"]).tolist(), c["domainId"].tolist(), strict=True)
     return dict(zip(keys, texts_of(report, events, rows, names).to_pylist(), strict=True))
 
@@ -74,7 +79,7 @@ def _stage_names(report: Source, events: Events, names: Names, domains: list[tup
     """Return category -> stage. Where a capture began after the categories were named, their order is what they are."""
     stages = {code + 1: str(stage) for code, stage in enumerate(Stage)}
     rows = events.of(CATEGORY)
-    rows[rows] = _in_domains(events.take(rows), domains)
+    rows[rows] = _in_domains(events.take(rows, "globalTid", "domainId"), domains)
     said = texts_of(report, events, rows, names).to_pylist()
     for category, name in zip(events.column["category"][rows].tolist(), said, strict=True):
         stages[category] = name if name in set(Stage) else str(Stage.UNKNOWN)
@@ -85,8 +90,8 @@ def read_ranges(report: Source, events: Events, names: Names, domain: str, last:
     """Return NVTX: the push/pop ranges of one domain. ``last`` is when a range that was never closed ends."""
     domains = [key for key, name in domain_names(report, events, names).items() if name == domain]
     rows = events.of(PUSH_POP, NVTXT_PUSH_POP)
-    rows[rows] = _in_domains(events.take(rows), domains)
-    c = events.take(rows)
+    rows[rows] = _in_domains(events.take(rows, "globalTid", "domainId"), domains)
+    c = events.take(rows, "globalTid", "start", "end", "category", "domainId")
     end = np.where(c["end"] == NULL, np.maximum(c["start"], last), c["end"])
     check_times(report, c["start"], end)
     stages = _stage_names(report, events, names, domains)
@@ -110,7 +115,7 @@ def read_ranges(report: Source, events: Events, names: Names, domain: str, last:
 def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:
     """Return EVERY_RANGE: push/pop and start/end ranges of all domains, in the report's order."""
     rows = events.of(PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END)
-    c = events.take(rows)
+    c = events.take(rows, "eventType", "globalTid", "endGlobalTid", "start", "end")
     check_times(report, c["start"], np.where(c["end"] == NULL, c["start"], c["end"]))
     elsewhere = c["endGlobalTid"]
     started = np.isin(c["eventType"], (START_END, NVTXT_START_END)).astype(np.int64)
@@ -130,14 +135,14 @@ def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:
 
 def _full_names(report: Source, events: Events, rows: Mask, names: Names) -> pa.DictionaryArray:
     """Return domain:text of events; the default domain has no name."""
-    c = events.take(rows)
+    c = events.take(rows, "globalTid", "domainId")
     said = domain_names(report, events, names)
     text = texts_of(report, events, rows, names)
     words_of = text.dictionary.to_pylist()
     pids, pid = distinct(pid_of(c["globalTid"]))
     domains, domain = distinct(np.where(c["domainId"] == NULL, 0, c["domainId"]))
     key = (pid * max(len(domains), 1) + domain) * max(len(words_of), 1)
-    whole, codes = distinct(key + text.indices.to_numpy(zero_copy_only=False).astype(np.int64))
+    whole, codes = distinct(key + values_of(text).astype(np.int64))
     place, word = np.divmod(whole, max(len(words_of), 1))
     keys = zip(
         pids[place // max(len(domains), 1)].tolist(), domains[place % max(len(domains), 1)].tolist(), strict=True
@@ -182,7 +187,7 @@ def read_announcements(report: Source, events: Events, names: Names) -> pa.Table
     plain = marks & (events.column["textId"] == NULL)
     texts = report.strings(EVENTS, "text", plain)
     ours = pc.starts_with(texts, MARK_PREFIX).fill_null(False)
-    plain[plain] = ours.to_numpy(zero_copy_only=False)
+    plain[plain] = values_of(ours)
     by_id = marks & np.isin(events.column["textId"], names.starting(MARK_PREFIX))
     registered = texts_of(report, events, by_id, names).cast(pa.string())
     time = events.column["start"]

@@ -3,12 +3,12 @@
 The file format is fixed for good by its makers (https://sqlite.org/fileformat2.html). Contract: what this module
 returns is what SQLite would; wherever a file is not the plain case (a journal beside it, another encoding, a value of
 an unexpected type, a page that does not look as it should) it raises `NotPlain`, and the caller asks SQLite itself.
-Pages are read in chunks that fit a processor's cache, several chunks at a time: numpy works without the GIL.
+Pages are read in chunks that fit a processor's cache. One thread does it: what is done to a chunk is short, and two
+threads spent as much time waiting for the GIL as they saved (measured on two cores).
 """
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, compress
 from pathlib import Path
 from typing import Self, TypeVar
@@ -22,7 +22,6 @@ from dsocr_nvtx.ingest.source import Mask
 _LEAF, _INTERIOR = 0x0D, 0x05
 _CHUNK_BYTES = 1 << 20
 _DEEPEST = 20
-_MOST_WORKERS = 4
 
 
 @frozen(eq=False)
@@ -138,19 +137,13 @@ def parts_of(file: PageFile, root: int) -> Parts:
     leaves = file.leaves(root)
     step = max(1, _CHUNK_BYTES // file.page_size)
     pages = [leaves[at : at + step] for at in range(0, len(leaves), step)]
-    with ThreadPoolExecutor(_workers(len(pages))) as pool:
-        *firsts, rows = accumulate(pool.map(lambda part: _count(file, part), pages), initial=0)
+    *firsts, rows = accumulate((_count(file, part) for part in pages), initial=0)
     return Parts(pages, firsts, rows)
 
 
 def chunks(file: PageFile, parts: Parts, parse: Callable[[Chunk, int], T]) -> Iterator[T]:
-    """Return ``parse`` of each chunk of a table and the number of rows before it, worked on by several threads."""
-    with ThreadPoolExecutor(_workers(len(parts.pages))) as pool:
-        yield from pool.map(lambda part, first: parse(_chunk(file, part), first), parts.pages, parts.firsts)
-
-
-def _workers(parts: int) -> int:
-    return max(1, min(_MOST_WORKERS, os.cpu_count() or 1, parts))
+    """Return ``parse`` of each chunk of a table and the number of rows before it."""
+    return (parse(_chunk(file, part), first) for part, first in zip(parts.pages, parts.firsts, strict=True))
 
 
 def _count(file: PageFile, numbers: Ints) -> int:

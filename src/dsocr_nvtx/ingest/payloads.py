@@ -7,7 +7,7 @@ NVTX entry types. Equal layouts are decoded together.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from attrs import frozen
 from dsocr_nvtx.ingest.cells import windows
 from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.schema.payload import PAYLOAD_DTYPE, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.values import values_of
 
 _ENTRY_TYPES = {
     1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<i8", 8: "<u8", 9: "<i8", 10: "<u8",
@@ -68,12 +69,15 @@ def _entry_dtype(schemas: SchemaTable, domain: int, entry: Entry, depth: int) ->
     return nested
 
 
-def decode_blobs(blobs: pa.Array | pa.ChunkedArray, domains: Ints, schemas: SchemaTable) -> pa.Array:
-    """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null."""
-    values = np.zeros((len(blobs), len(PAYLOAD_FIELDS)), np.int64)
-    known = np.zeros(len(blobs), bool)
+def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable) -> pa.Array:
+    """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null.
+
+    Blobs come in pieces, of which only one need be in memory.
+    """
+    values = np.empty((len(domains), len(PAYLOAD_FIELDS)), np.int64)
+    known = np.zeros(len(domains), bool)
     first = 0
-    for part in blobs.chunks if isinstance(blobs, pa.ChunkedArray) else [blobs]:
+    for part in blobs:
         mine = slice(first, first + len(part))
         _decode_part(part, domains[mine], schemas, values[mine], known[mine])
         first += len(part)
@@ -147,7 +151,7 @@ def decode_json(texts: pa.Array) -> pa.Array:
     found = _decode_alike(texts.drop_null())
     if found is None:
         return pa.array([None if t is None else decode_one_json(t) for t in texts.to_pylist()], pa.binary())
-    known = texts.is_valid().to_numpy(zero_copy_only=False)
+    known = values_of(texts.is_valid())
     values = np.zeros((len(texts), len(PAYLOAD_FIELDS)), np.int64)
     values[known] = found
     return _records(values, known)
@@ -173,7 +177,7 @@ def _decode_alike(texts: pa.Array) -> Ints | None:
     columns = [_flat(table[name].combine_chunks(), nesting[name]) for name in PAYLOAD_FIELDS]
     if len(table) != len(texts) or any(column.null_count for column in columns):
         return None
-    return np.column_stack([column.to_numpy() for column in columns])
+    return np.column_stack([values_of(column) for column in columns])
 
 
 def _flat(column: pa.Array, inner: list[str]) -> pa.Array:

@@ -1,6 +1,6 @@
 """What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -51,8 +51,8 @@ class Source(Protocol):
         """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
         ...
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
-        """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
+        """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
         ...
 
 
@@ -71,12 +71,23 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def product(factors: Sequence[Ints]) -> Ints:
-    """Return the product of columns, `NULL` where one of them is; a lone column is itself."""
-    if len(factors) == 1:
-        return factors[0]
-    found = factors[0] * factors[1]
-    for factor in factors[2:]:
+    """Return the product of columns, `NULL` where one of them is; a lone column is itself.
+
+    Columns of one value, which take no room, are multiplied first; by 1 and by each other nothing is made.
+    """
+    alike = [factor for factor in factors if factor.strides == (0,) and len(factor)]
+    others = [factor for factor in factors if factor.strides != (0,) or not len(factor)]
+    if alike:
+        values = [factor[0] for factor in alike]
+        one = np.int64(NULL) if NULL in values else np.prod(values, dtype=np.int64)
+        if not others or one == NULL:
+            return np.broadcast_to(one, len(factors[0]))
+        others = others if one == 1 else [*others, np.broadcast_to(one, len(factors[0]))]
+    if len(others) == 1:
+        return others[0]
+    found = others[0] * others[1]
+    for factor in others[2:]:
         found *= factor
-    for factor in factors:
+    for factor in others:
         found[factor == NULL] = NULL
     return found

@@ -5,12 +5,12 @@ several times slower and always right.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,6 @@ from dsocr_nvtx.ingest import cells, pages
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product, whole
 from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
 from dsocr_nvtx.ingest.texts import decoded, plain_text
-
-T = TypeVar("T")
 
 _LONGEST_VALUE = 1 << 26
 """SQLite reads no longer text or blob than this for us: a hostile one may be a gigabyte."""
@@ -118,32 +116,27 @@ class SqliteFile:
         names = list(dict.fromkeys(columns))
         if table not in self.columns:
             return {name: np.empty(0, np.int64) for name in names}
-        found = self._by_pages(table, lambda reader: reader.integers(names))
-        if found is not None:
-            return found
+        with suppress(cells.NotPlain):
+            return self._reader(table).integers(names)
         plain = self._integers(table, list(dict.fromkeys(part for name in names for part in name.split("*"))))
         return {name: product([plain[part] for part in name.split("*")]) for name in names}
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut and made UTF-8."""
-        return whole(self._values(table, column, rows, pa.string()))
+        return whole(pa.chunked_array(list(self._values(table, column, rows, pa.string())), pa.string()))
 
-    def blobs(self, table: str, column: str, rows: Mask | None = None) -> pa.ChunkedArray:
-        """Return a column of the rows in the mask as bytes; null for NULL and for what is not a blob."""
+    def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
+        """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
         return self._values(table, column, rows, pa.binary())
 
-    def _by_pages(self, table: str, read: Callable[[PageColumns], T]) -> T | None:
-        """Return what ``read`` makes of the table's pages, or None where SQLite must read them."""
+    def _reader(self, table: str) -> PageColumns:
+        """Return what reads the table's pages; it, too, raises `NotPlain` where SQLite must read them."""
         layout = self._layouts[table]
         if self._pages is None or not layout.plain:
-            return None
-        try:
-            if table not in self._parts:
-                self._parts[table] = pages.parts_of(self._pages, layout.root)
-            fetch = partial(self._value, table)
-            return read(PageColumns(self._pages, layout, self._parts[table], fetch))
-        except cells.NotPlain:
-            return None
+            raise cells.NotPlain("not a table in the order of its schema")
+        if table not in self._parts:
+            self._parts[table] = pages.parts_of(self._pages, layout.root)
+        return PageColumns(self._pages, layout, self._parts[table], partial(self._value, table))
 
     def _value(self, table: str, column: str, rowid: int) -> object:
         query = f'SELECT "{column}" FROM "{table}" WHERE rowid = ?'  # noqa: S608 - our own names only
@@ -166,20 +159,27 @@ class SqliteFile:
                 raise Refused(self.path, f"{table} holds values that are not integers", _REEXPORT) from cause
         return {name: np.ascontiguousarray(found[name]) for name in names}
 
-    def _values(self, table: str, column: str, rows: Mask | None, kind: pa.DataType) -> pa.ChunkedArray:
+    def _values(self, table: str, column: str, rows: Mask | None, kind: pa.DataType) -> Iterator[pa.Array]:
         if not self.has(table, column):
             count = len(self.integers(table, ["rowid"])["rowid"]) if rows is None else int(rows.sum())
-            return pa.chunked_array([pa.nulls(count, kind)])
+            yield pa.nulls(count, kind)
+            return
+        done = 0
+        try:
+            for piece in self._reader(table).values(column, rows, kind):
+                done += len(piece)
+                yield piece
+        except cells.NotPlain:  # whose rows SQLite has in the same order
+            yield self._asked(table, column, rows, kind)[done:]
+
+    def _asked(self, table: str, column: str, rows: Mask | None, kind: pa.DataType) -> pa.Array:
         take = _blob if pa.types.is_binary(kind) else plain_text
-        found = self._by_pages(table, lambda reader: reader.values(column, rows, kind))
-        if found is not None:
-            return found
         value = f'CASE typeof("{column}") WHEN \'blob\' THEN "{column}" END' if take is _blob else f'"{column}"'
         query = f'SELECT {value} FROM "{table}" {self._order(table)}'  # noqa: S608 - our own names only
         with self._refusing():
             every = self._connection.execute(query)
             wanted = every if rows is None else compress(every, rows.tolist())
-            return pa.chunked_array([pa.array([take(one) for (one,) in wanted], kind)])
+            return pa.array([take(one) for (one,) in wanted], kind)
 
 
 def _strict(name: str) -> str:

@@ -1,7 +1,7 @@
 """One SQLite table's columns from its pages: where the schema puts each column, and what stands there."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -71,8 +71,8 @@ class PageColumns:
             if (stored[at[name]][0] < 0).any():
                 raise cells.NotPlain("a default stands for a missing value")
 
-    def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> pa.ChunkedArray:
-        """Return a text or binary column of the rows in the mask."""
+    def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> Iterator[pa.Array]:
+        """Return a text or binary column of the rows in the mask, in pieces."""
         position = self.layout.positions[name]
         if position == _ROWID:
             raise cells.NotPlain("a rowid is no text")
@@ -97,10 +97,12 @@ class PageColumns:
             return make(chunk.flat, place, length), dict(zip(over.tolist(), rowid[over].tolist(), strict=True))
 
         wanted = self.parts if rows is None else self.parts.holding(rows)
-        parts = list(pages.chunks(self.file, wanted, parse))
-        if sum(len(over) for _, over in parts) > _MOST_OVERFLOWING:
-            raise cells.NotPlain("many values on overflow pages")
-        return pa.chunked_array([self._patched(name, array, over) for array, over in parts], kind)
+        asked = 0
+        for array, over in pages.chunks(self.file, wanted, parse):
+            asked += len(over)
+            if asked > _MOST_OVERFLOWING:
+                raise cells.NotPlain("many values on overflow pages")
+            yield self._patched(name, array, over)
 
     def _patched(self, name: str, array: pa.Array, over: dict[int, int]) -> pa.Array:
         if not over:
@@ -113,10 +115,14 @@ class PageColumns:
 
 
 class Column:
-    """An integer column that comes in parts. One value in all rows takes no room: nothing is written for it."""
+    """An integer column that comes in parts. One value in all rows takes no room, not even of the address space.
+
+    (Room that was never written to would be handed on by the heap, and then be written to in place of warm memory.)
+    """
 
     def __init__(self, rows: int) -> None:
-        self._whole = np.empty(rows, np.int64)
+        self._rows = rows
+        self._whole: Ints | None = None
         self._alike: list[tuple[int, int, np.int64]] = []
 
     def put(self, first: int, values: Ints) -> None:
@@ -124,16 +130,21 @@ class Column:
         if len(values) and (values == values[0]).all():
             self._alike.append((first, first + len(values), values[0]))
         else:
-            self._whole[first : first + len(values)] = values
+            self._room()[first : first + len(values)] = values
+
+    def _room(self) -> Ints:
+        if self._whole is None:
+            self._whole = np.empty(self._rows, np.int64)
+        return self._whole
 
     def values(self) -> Ints:
         """Return the column, all parts of which were put."""
         alike = {int(value) for _, _, value in self._alike}
-        if sum(last - first for first, last, _ in self._alike) == len(self._whole) and len(alike) <= 1:
-            return np.broadcast_to(np.int64(*alike), len(self._whole))
+        if self._whole is None and len(alike) <= 1:
+            return np.broadcast_to(np.int64(*alike), self._rows)
         for first, last, value in self._alike:
-            self._whole[first:last] = value
-        return self._whole
+            self._room()[first:last] = value
+        return self._room()
 
 
 def _values(chunk: cells.Chunk, stored: dict[int, tuple[cells.Kinds, Ints]], position: int) -> Ints:

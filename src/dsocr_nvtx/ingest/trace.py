@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.source import Ints
 
@@ -56,6 +56,12 @@ class Trace:
     devices: Mapping[tuple[int, int], Device]
     source: Mapping[str, str]
     stacks: Stacks = NO_STACKS
+
+    def emptied(self) -> "Trace":
+        """Return what it says of the devices and of its origin, without the rows, which take most of the memory."""
+        tables = ("nvtx", "announcements", "launches", "operations", "graph_nodes")
+        nothing = {name: getattr(self, name).schema.empty_table() for name in tables}
+        return evolve(self, **nothing, stacks=NO_STACKS)
 
 
 @frozen(kw_only=True)

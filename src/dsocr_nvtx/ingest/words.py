@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from dsocr_nvtx.ingest.source import NULL, Ints, Source
 from dsocr_nvtx.schema.tables import repeat
+from dsocr_nvtx.schema.values import values_of
 
 
 class Names:
@@ -37,7 +38,7 @@ class Names:
 
     def starting(self, prefix: str) -> Ints:
         """Return the ids whose text starts so."""
-        which = pc.starts_with(self._texts, prefix).fill_null(False).to_numpy(zero_copy_only=False)
+        which = values_of(pc.starts_with(self._texts, prefix).fill_null(False))
         identifiers = np.empty(len(self._row), np.int64)
         identifiers[self._row] = self._ids
         chosen: Ints = identifiers[which]
@@ -84,7 +85,7 @@ def dictionary(codes: Ints, texts: list[str]) -> pa.DictionaryArray:
 
 def constant(word: str, length: int) -> pa.ChunkedArray:
     """Return a dictionary column of one word."""
-    return repeat(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), [word])[0], length)
+    return repeat(pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([word], pa.string()))[0], length)
 
 
 def labels(identifiers: Ints, plain: pa.Array, names: Names) -> pa.DictionaryArray:
@@ -99,5 +100,5 @@ def labels(identifiers: Ints, plain: pa.Array, names: Names) -> pa.DictionaryArr
     own = plain.fill_null("").dictionary_encode()
     whole = np.empty(len(identifiers), np.int64)
     whole[~unregistered] = codes
-    whole[unregistered] = own.indices.to_numpy(zero_copy_only=False).astype(np.int64) + len(ids)
+    whole[unregistered] = values_of(own).astype(np.int64) + len(ids)
     return dictionary(whole, [*(names.of(ids) if len(codes) else [""] * len(ids)), *own.dictionary.to_pylist()])

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask, whole
-from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers
+from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers, sorting, taken
 from dsocr_nvtx.schema.payload import (
     ANNOUNCE_PREFIX,
     FIELD_INDEX,
@@ -21,6 +21,7 @@ from dsocr_nvtx.schema.payload import (
     parse_growth_announcement,
 )
 from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.schema.values import values_of
 
 _EVENT, _STEP, _STAGE, _KV = (FIELD_INDEX[name] for name in ("event_id", "step", "stage", "kv_len"))
 _MODEL = "model"
@@ -54,23 +55,24 @@ class Announced:
 def read_announced(announcements: pa.Table) -> Announced:
     """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
     texts = whole(announcements["text"])
-    ours = pc.starts_with(texts, ANNOUNCE_PREFIX).to_numpy(zero_copy_only=False)
-    rows, (path, words, values) = np.flatnonzero(ours), _parse(texts.filter(pa.array(ours)))
-    good = (path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage))
-    rows, path, values = rows[good], path[good], values[good]
+    rows = np.flatnonzero(values_of(pc.starts_with(texts, ANNOUNCE_PREFIX)))
+    path, words, values = _parse(texts if len(rows) == len(texts) else texts.take(pa.array(rows)))
+    good = np.flatnonzero((path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage)))
+    rows, path, values = (taken(column, good) for column in (rows, path, values))
     grown, their_path, their_words, their_values, increments = _parse_growing(texts)
-    words = [*words, *their_words]
     growth = np.concatenate([np.full(len(rows), -1), np.arange(len(grown))])
-    path = np.concatenate([path, their_path + len(words) - len(their_words)])
-    rows, values = np.concatenate([rows, grown]), np.concatenate([values, their_values])
+    if len(grown):
+        path, rows = np.concatenate([path, their_path + len(words)]), np.concatenate([rows, grown])
+        values = np.concatenate([values, their_values])
     pid, tid, time = (numbers(announcements, name)[rows] for name in ("pid", "tid", "time_ns"))
-    order = np.lexsort((values[:, _EVENT], time, tid, pid))
-    return Announced(pid[order], tid[order], time[order], path[order], words, values[order], growth[order], increments)
+    order = sorting(pid, tid, time, values[:, _EVENT])
+    pid, tid, time, path, growth = (column[order] for column in (pid, tid, time, path, growth))
+    return Announced(pid, tid, time, path, [*words, *their_words], values[order], growth, increments)
 
 
 def _parse_growing(texts: pa.Array) -> tuple[Ints, Ints, list[str], Ints, Ints]:
     """Return (row, path code, paths, fields, increments) of the announcements that say how they grow."""
-    rows = np.flatnonzero(pc.starts_with(texts, GROWTH_PREFIX).to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(values_of(pc.starts_with(texts, GROWTH_PREFIX)))
     parsed = [parse_growth_announcement(text) for text in texts.take(pa.array(rows)).to_pylist()]
     found = [one for one in parsed if one is not None]
     words = {path: code for code, path in enumerate(dict.fromkeys(path for path, _, _ in found))}
@@ -98,7 +100,7 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     import pyarrow.csv as pv
 
     together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    joined = pc.binary_join(together, "\n")[0].as_buffer()
+    joined = pc.binary_join(together, pa.scalar("\n", pa.string()))[0].as_buffer()
     data = np.frombuffer(joined, np.uint8)
     if np.count_nonzero(data < ord(" ")) != len(texts) - 1:  # a line break of its own, or a tab
         return None
@@ -116,7 +118,11 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     path, words = coded(table, "path")
     if len(table) != len(texts) or "" in words:
         return None
-    return path, words, np.column_stack([table[name].to_numpy() for name in PAYLOAD_FIELDS])
+    values = np.empty((len(table), len(PAYLOAD_FIELDS)), np.int64)
+    for at, name in enumerate(PAYLOAD_FIELDS):
+        values[:, at] = values_of(whole(table[name]))
+        table = table.drop_columns(name)  # its room is taken by what is still to come
+    return path, words, values
 
 
 @frozen(eq=False)

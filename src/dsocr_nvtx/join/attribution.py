@@ -7,11 +7,15 @@ time decides, not execution time. (Process, correlation id) finds the call: corr
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, groups, known, numbers, rows_of, sorting, taken
+from dsocr_nvtx.ingest.words import distinct
+from dsocr_nvtx.join.columns import Ints, blocks, groups, known, numbers, rows_of, sorting
 from dsocr_nvtx.join.nesting import Forest
+
+_CORRELATIONS = 0xFFFFFFFF
 
 
 class Bucket(StrEnum):
@@ -30,27 +34,38 @@ class Attribution:
 
     call: Ints
     owner: Ints
-    bucket: Ints
+    bucket: npt.NDArray[np.int8]
 
 
 def attribute(operations: pa.Table, launches: pa.Table, graph_nodes: pa.Table, ranges: Forest) -> Attribution:
     """Attribute every operation once. Replayed graph nodes belong to the range in which the graph was launched."""
     call = match_calls(operations, launches)
-    pid, tid, time = (numbers(launches, name) for name in ("pid", "tid", "start_ns"))
-    owner = np.full(len(call), -1)
-    called = np.flatnonzero(call >= 0)
-    number, first = groups(pid, tid)
-    caller = number[taken(call, called)]
-    for one, thread in enumerate(zip(pid[first].tolist(), tid[first].tolist(), strict=True)):
-        if thread in ranges.spans:
-            mine = called[caller == one]
-            owner[mine] = ranges.innermost(thread, time[taken(call, mine)], closed=True)
-    bucket = np.where(owner >= 0, _code(Bucket.ATTRIBUTED), _code(Bucket.OUTSIDE))
+    pid, time = (numbers(launches, name) for name in ("pid", "start_ns"))
+    owner = _owners(call, launches, ranges)
+    bucket = np.full(len(call), _code(Bucket.ATTRIBUTED), np.int8)
+    bucket[owner < 0] = _code(Bucket.OUTSIDE)
     bucket[call < 0] = _code(Bucket.NO_RUNTIME_RECORD)
     outside = np.flatnonzero(bucket == _code(Bucket.OUTSIDE))
     bucket[outside[_inside_other(pid[call[outside]], time[call[outside]], ranges)]] = _code(Bucket.OTHER_THREAD)
     bucket[(owner < 0) & _unseen_nodes(operations, graph_nodes)] = _code(Bucket.GRAPH_BEFORE_TRACE)
     return Attribution(call, owner, bucket)
+
+
+def _owners(call: Ints, launches: pa.Table, ranges: Forest) -> Ints:
+    """Return the position of the innermost range that was open when each call was made, or -1."""
+    pid, tid, time = (numbers(launches, name) for name in ("pid", "tid", "start_ns"))
+    number, first = groups(pid, tid)
+    threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
+    owner = np.full(len(call), -1)
+    for part in blocks(len(call)):
+        called = np.flatnonzero(call[part] >= 0)
+        calls = call[part][called]
+        caller = number[calls]
+        for one in distinct(caller)[0]:
+            if threads[one] in ranges.spans:
+                mine = caller == one
+                owner[part][called[mine]] = ranges.innermost(threads[one], time[calls[mine]], closed=True)
+    return owner
 
 
 def _code(bucket: Bucket) -> int:
@@ -68,7 +83,10 @@ def match_calls(operations: pa.Table, launches: pa.Table) -> Ints:
 
 
 def _correlations(table: pa.Table) -> Ints:
-    return numbers(table, "correlation_id") & 0xFFFFFFFF  # they take 32 bits in CUPTI's records
+    values = numbers(table, "correlation_id")
+    # They take 32 bits in CUPTI's records, and mostly are no more here either.
+    narrow = not len(values) or (int(values.min()) >= 0 and int(values.max()) <= _CORRELATIONS)
+    return values if narrow else values & _CORRELATIONS
 
 
 def _inside_other(pid: Ints, time: Ints, ranges: Forest) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Arrow columns as numpy arrays, without copies where Arrow allows it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dsocr_nvtx.ingest.source import Mask, whole
-from dsocr_nvtx.ingest.words import distinct
+from dsocr_nvtx.ingest.words import constant, distinct
 from dsocr_nvtx.schema.tables import is_repeated
+from dsocr_nvtx.schema.values import values_of
 
 Ints = npt.NDArray[np.int64]
+
+_BLOCK = 1 << 16
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Return slices that cover so many rows: few enough at a time that what is made of them stays in a cache."""
+    return (slice(at, min(at + _BLOCK, count)) for at in range(0, count, _BLOCK))
 
 
 def integer(row: Mapping[str, object], name: str) -> int:
@@ -31,24 +39,31 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     column = whole(column)
     if column.null_count:
         column = column.fill_null(missing)
-    return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
+    return np.asarray(values_of(column), np.int64)
 
 
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows of a column are not null."""
     if not table[name].null_count:
         return np.broadcast_to(np.True_, len(table))
-    return np.asarray(whole(table[name]).is_valid().to_numpy(zero_copy_only=False), bool)
+    return values_of(whole(table[name]).is_valid())
 
 
 def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     """Return a dictionary column as (code per row, words); equal words have one code."""
-    column = whole((table if table[name].num_chunks == 1 else table.select([name]).unify_dictionaries())[name])
-    return np.asarray(column.indices.to_numpy(zero_copy_only=False), np.int64), column.dictionary.to_pylist()
+    column = dictionary_column(table, name)
+    return values_of(column).astype(np.int64), column.dictionary.to_pylist()
 
 
-def recoded(codes: Ints, words: list[str]) -> pa.DictionaryArray:
+def dictionary_column(table: pa.Table, name: str) -> pa.DictionaryArray:
+    """Return a dictionary column in one piece, in which equal words have one code."""
+    return whole((table if table[name].num_chunks == 1 else table.select([name]).unify_dictionaries())[name])
+
+
+def recoded(codes: npt.NDArray[np.integer[Any]], words: list[str]) -> pa.DictionaryArray | pa.ChunkedArray:
     """Return codes (-1: null) and their words as a dictionary column; words that repeat become one."""
+    if len(codes) and (codes == codes[0]).all() and codes[0] >= 0:
+        return constant(words[codes[0]], len(codes))
     unique = {word: code for code, word in enumerate(dict.fromkeys(words))}
     recode = np.array([unique[word] for word in words] or [0], np.int32)
     indices = nullable(recode[codes], codes < 0)  # -1 takes the last code, which stands under a null
@@ -112,11 +127,14 @@ def groups(*keys: Ints) -> tuple[Ints, Ints]:
 
 def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Ints:
     """Return the row of each wanted (process, number), the first of several, or -1."""
+    processes = distinct(pid)[0]
+    if len(processes) == 1 and (wanted_pid == processes[0]).all():
+        return _first_place(number, wanted)
     answer = np.full(len(wanted), -1)
-    for process in distinct(pid)[0]:
+    for process in processes:
         mine, asking = np.flatnonzero(pid == process), np.flatnonzero(wanted_pid == process)
         place = _first_place(taken(number, mine), taken(wanted, asking))
-        answer[asking] = place if len(mine) == len(pid) else np.where(place >= 0, mine[place], -1)
+        answer[asking] = np.where(place >= 0, mine[place], -1)
     return answer
 
 
@@ -129,19 +147,32 @@ def _first_place(values: Ints, wanted: Ints) -> Ints:
         place = np.minimum(np.searchsorted(ordered, wanted, side="left"), len(values) - 1)
         return np.where(ordered[place] == wanted, place if isinstance(order, slice) else order[place], -1)
     place = np.full(high - low + 1, -1)
-    place[values[::-1] - low] = np.arange(len(values) - 1, -1, -1)  # of several, the one written last is the first
-    inside = (wanted >= low) & (wanted <= high)
-    return np.where(inside, place.take(wanted - low, mode="clip"), -1)
+    for part in reversed(list(blocks(len(values)))):  # of several, the one written last is the first
+        place[values[part][::-1] - low] = np.arange(part.stop - 1, part.start - 1, -1)
+    answer = np.empty(len(wanted), np.int64)
+    for part in blocks(len(wanted)):
+        asked = wanted[part]
+        inside = (asked >= low) & (asked <= high)
+        answer[part] = np.where(inside, place.take(asked - low, mode="clip"), -1)
+    return answer
 
 
 def latest(key: Ints, time: Ints, wanted_key: Ints, wanted_time: Ints) -> Ints:
-    """Return, per wanted (key, time), the position of the last entry of that key not after that time, or -1."""
-    keys, times = np.concatenate([key, wanted_key]), np.concatenate([time, wanted_time])
-    asks = np.concatenate([np.zeros(len(key), np.int64), np.ones(len(wanted_key), np.int64)])
-    order = np.lexsort((asks, times, keys))
-    place = np.where(asks[order] == 0, np.arange(len(order)), -1)
-    last = np.maximum.accumulate(place)
-    found = np.where((last >= 0) & (keys[order[last]] == keys[order]), order[last], -1)
-    answer = np.full(len(keys), -1)
-    answer[order] = found
-    return answer[len(key) :]
+    """Return, per wanted (key, time), the position of the last entry of that key not after that time, or -1.
+
+    Keys are numbers from 0, such as `groups` gives.
+    """
+    answer = np.full(len(wanted_key), -1)
+    if not len(key):
+        return answer
+    # A time becomes its rank among those of the entries, so that one number can stand for key and time.
+    times = np.sort(time)
+    whole = key * (len(key) + 1) + np.searchsorted(times, time, side="right")
+    order = np.argsort(whole, kind="stable")
+    whole = whole[order]
+    for part in blocks(len(wanted_key)):
+        wanted = wanted_key[part] * (len(key) + 1) + np.searchsorted(times, wanted_time[part], side="right")
+        last = order[np.searchsorted(whole, wanted, side="right") - 1]  # the last of all where none is before
+        held = (key[last] == wanted_key[part]) & (time[last] <= wanted_time[part])
+        answer[part] = np.where(held, last, -1)
+    return answer

@@ -8,6 +8,7 @@ import pyarrow as pa
 from attrs import field, frozen
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.source import mapped
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.accounting import Accounting, account
 from dsocr_nvtx.join.announced import read_announced
@@ -94,4 +95,5 @@ def gpus(trace: Trace) -> Ints:
     known = [trace.devices[key].uuid if key in trace.devices else "" for key in keys]
     names = [uuid or f"ordinal {ordinal}" for uuid, (_, ordinal) in zip(known, keys, strict=True)]
     numbered = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbered[name] for name in names], np.int64)[pair]
+    code = np.array([numbered[name] for name in names], np.int64)
+    return mapped(lambda rows: code[rows], pair)

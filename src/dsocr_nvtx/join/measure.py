@@ -7,10 +7,11 @@ from attrs import frozen
 
 from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.join.attribution import Attribution
-from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, sorting, taken
+from dsocr_nvtx.join.columns import Ints, blocks, coded, groups, numbers, sorting, taken
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import (
     Cause,
+    Gaps,
     busy_owned,
     cause_of,
     gaps,
@@ -118,7 +119,7 @@ def _total(group: Ints, values: Ints, count: int) -> Ints:
 
 def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:
     codes, names = coded(launches, "name")
-    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int8)[codes]
+    return np.array([list(Cause).index(cause_of(name)) for name in names], np.int8).take(codes)
 
 
 def _tie(operations: pa.Table, mine: Ints, start: Ints) -> Ints:
@@ -159,12 +160,8 @@ def _idle(
     empty = gaps(start, taken(numbers(operations, "end_ns"), mine), tie, window)
     # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
     latest = np.flatnonzero(start == start.max())
-    next_op = mine[np.where(empty.next_op >= 0, empty.next_op, latest[np.argsort(tie[latest], kind="stable")[-1]])]
-    call = found.call[next_op]
-    pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
-    number, first = groups(pid, tid)
-    threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
-    thread = np.where(call >= 0, number[call], -1) if len(number) else call
+    empty.next_op[empty.next_op < 0] = latest[np.argsort(tie[latest], kind="stable")[-1]]
+    threads, thread = _launching(empty, mine, launches, found)
     # One row per range and one more for no range, which comes first; one column per cause.
     table = np.zeros((len(ranges.order) + 1, len(Cause)), np.int64)
     for pieces in idle_blocks(empty, threads, thread, ranges, calls, call_cause):
@@ -176,15 +173,33 @@ def _idle(
         device=ordinal,
         window=window,
         operations=len(mine),
-        busy_ns=int(op_busy[mine].sum()),
+        busy_ns=int(taken(op_busy, mine).sum()),
         idle_ns=by_cause,
         unknown_thread_ns=int((empty.end - empty.start)[thread < 0].sum()),
     )
-    hooked = np.flatnonzero((empty.end > ranges.start.min()) & (empty.start < ranges.end.max()))
-    length = (empty.end - empty.start)[hooked]
-    if len(length) > _LONGEST:  # no need to sort the others
-        least = np.partition(length, -_LONGEST)[-_LONGEST]
-        hooked, length = hooked[length >= least], length[length >= least]
-    most = hooked[np.lexsort((empty.start[hooked], -length))[:_LONGEST]]
-    rows = zip(*(column[most].tolist() for column in (empty.start, empty.end, next_op, call)), strict=True)
+    most = _longest(empty, ranges)
+    next_op = mine[empty.next_op[most]]
+    rows = zip(*(v.tolist() for v in (empty.start[most], empty.end[most], next_op, found.call[next_op])), strict=True)
     return time, [LongGap(int(ordinal), *row) for row in rows]
+
+
+def _launching(
+    empty: Gaps, mine: Ints, launches: pa.Table, found: Attribution
+) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
+    """Return the threads that make calls, and which of them launched what ends each gap, -1 where that is not known."""
+    pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
+    number, first = groups(pid, tid)
+    thread = np.full(len(empty.start), -1, np.int32)
+    for part in blocks(len(thread) if len(number) else 0):
+        call = found.call[mine[empty.next_op[part]]]
+        thread[part] = np.where(call >= 0, number[call], -1)
+    return list(zip(pid[first].tolist(), tid[first].tolist(), strict=True)), thread
+
+
+def _longest(empty: Gaps, ranges: Forest) -> Ints:
+    """Return the longest gaps in which a hooked call was open, longest first."""
+    hooked = (empty.end > ranges.start.min()) & (empty.start < ranges.end.max())
+    length = (empty.end - empty.start) * hooked  # no gap is of length 0
+    least = max(int(np.partition(length, -_LONGEST)[-_LONGEST]), 1) if len(length) > _LONGEST else 1
+    most = np.flatnonzero(length >= least)
+    return most[np.lexsort((empty.start[most], -length[most]))[:_LONGEST]]

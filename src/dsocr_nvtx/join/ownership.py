@@ -5,17 +5,18 @@ the innermost range open at that instant on the thread that makes the device's n
 thread was doing. Both divide the device's wall time without remainder.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, sorting
+from dsocr_nvtx.join.columns import Ints, sorting, taken
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
 
@@ -48,12 +49,16 @@ def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
     ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
     """
     order = sorting(start, -end, tie)
-    begins = start[order].copy()
+    start, end = start[order], end[order]
     # What an operation owns begins where all before it have ended.
-    np.maximum(begins[1:], np.maximum.accumulate(end[order])[:-1], out=begins[1:])
-    owned = np.empty(len(start), np.int64)
-    owned[order] = np.maximum(end[order] - begins, 0)
-    return owned
+    begins = np.concatenate([start[:1], np.maximum.accumulate(end[:-1])])
+    np.maximum(begins, start, out=begins)
+    owned: Ints = np.maximum(np.subtract(end, begins, out=begins), 0, out=begins)
+    if isinstance(order, slice):
+        return owned
+    answer = np.empty(len(owned), np.int64)
+    answer[order] = owned
+    return answer
 
 
 def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
@@ -106,8 +111,10 @@ def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
     np.maximum.accumulate(finished, out=finished)
     begins = np.concatenate([start[order], [window[1]]])
     idle = np.flatnonzero(begins > finished)
-    next_op = np.where(idle < len(start), idle, -1) if isinstance(order, slice) else np.append(order, -1)[idle]
-    return Gaps(finished[idle], begins[idle], next_op)
+    finished, begins = taken(finished, idle), taken(begins, idle)
+    next_op = idle if isinstance(order, slice) else np.append(order, -1)[idle]
+    next_op[idle == len(start)] = -1
+    return Gaps(finished, begins, next_op)
 
 
 @frozen(eq=False)
@@ -124,7 +131,7 @@ class IdlePieces:
 def idle_blocks(
     found: Gaps,
     thread: list[tuple[int, int]],
-    launch_thread: Ints,
+    launch_thread: npt.NDArray[np.integer[Any]],
     ranges: Forest,
     calls: Forest,
     call_cause: npt.NDArray[np.integer[Any]],
@@ -135,18 +142,35 @@ def idle_blocks(
     cause code per position of ``calls``. The pieces of a gap cover it exactly; those of some gaps are yielded at a
     time, so that memory stays small.
     """
+    lines = cache(lambda one: (ranges.timeline(thread[one]), calls.timeline(thread[one])))
+    some = (slice(at, at + _BLOCK) for at in range(0, len(launch_thread), _BLOCK))
+    alike = (
+        (one, at.start + np.flatnonzero(launch_thread[at] == one))
+        for at in some
+        for one in np.unique(launch_thread[at]).tolist()
+        if one >= 0
+    )
     with ThreadPoolExecutor(_WORKERS) as pool:  # numpy works without the GIL
-        for index, key in enumerate(thread):
-            mine = np.flatnonzero(launch_thread == index)
-            cut = partial(_cut, found, ranges.timeline(key), calls.timeline(key), call_cause)
-            yield from pool.map(cut, (mine[at : at + _BLOCK] for at in range(0, len(mine), _BLOCK)))
+        yield from _ahead(pool, lambda one, mine: _cut(found, *lines(one), call_cause, mine), alike)
     lost = np.flatnonzero(launch_thread < 0)
     unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
     yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
 
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 14
 _WORKERS = 2
+
+
+def _ahead(
+    pool: Executor, cut: Callable[[int, Ints], IdlePieces], alike: Iterable[tuple[int, Ints]]
+) -> Iterator[IdlePieces]:
+    """Return the pieces of some gaps after the others; few at most wait to be taken, since they need memory."""
+    waiting: deque[Future[IdlePieces]] = deque()
+    for each in alike:
+        waiting.append(pool.submit(cut, *each))
+        if len(waiting) > _WORKERS:
+            yield waiting.popleft().result()
+    yield from (one.result() for one in waiting)
 
 
 def _cut(

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.source import mapped
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.join.columns import Ints, groups, numbers, recoded
 from dsocr_nvtx.schema.ranks import RANK_PREFIX, Rank, gpu_identity, parse_rank_mark
@@ -28,7 +29,7 @@ class Identities:
     def columns(self, pid: Ints, device: Ints) -> dict[str, object]:
         """Return ``rank`` and ``gpu_uuid`` for rows of these processes and ordinals (-1: not known)."""
         if len(self.devices) == 1 and len(pid) and (pid == pid[0]).all() and (device == device[0]).all():
-            pair, first = np.zeros(len(pid), np.int64), np.zeros(1, np.int64)
+            pair, first = np.broadcast_to(np.int64(0), len(pid)), np.zeros(1, np.int64)
         else:
             pair, first = groups(pid, device)
         keys = [(int(pid[i]), int(device[i])) for i in first]
@@ -36,8 +37,8 @@ class Identities:
         gpus = [self._gpu(*key) for key in keys]
         known = np.array([bool(gpu) for gpu in gpus], bool)
         return {
-            "rank": ranks[pair],
-            "gpu_uuid": recoded(np.where(known, np.arange(len(keys)), -1)[pair], gpus),
+            "rank": mapped(lambda rows: ranks[rows], pair),
+            "gpu_uuid": recoded(mapped(lambda rows: np.where(known, np.arange(len(keys)), -1)[rows], pair), gpus),
         }
 
     def _gpu(self, pid: int, ordinal: int) -> str:

@@ -1,11 +1,14 @@
 """The longest idle times of each device, with a name: where the launching thread was, what it called, who called it."""
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.columns import Ints, numbers
+from dsocr_nvtx.join.columns import Ints, numbers, sorting, taken
 from dsocr_nvtx.join.measure import LongGap
 from dsocr_nvtx.join.replays import Ranges
 
@@ -46,21 +49,47 @@ class Stall:
 def stalls(trace: Trace, every: Ranges, longest: list[LongGap]) -> tuple[Stall, ...]:
     """Return the stalls behind the longest gaps, in the order given."""
     columns = {name: numbers(trace.launches, name) for name in ("pid", "tid", "start_ns", "end_ns", "correlation_id")}
-    return tuple(_stall(trace, every, columns, gap) for gap in longest)
+    calls_of = cache(lambda pid, tid: _ThreadCalls.of(columns, pid, tid))
+    return tuple(_stall(trace, every, columns, calls_of, gap) for gap in longest)
 
 
-def _stall(trace: Trace, every: Ranges, columns: dict[str, Ints], gap: LongGap) -> Stall:
+@frozen(eq=False)
+class _ThreadCalls:
+    """The calls of one thread by start: rows in LAUNCHES, start, end, and the last end up to each."""
+
+    rows: Ints
+    start: Ints
+    end: Ints
+    ended: Ints
+
+    @classmethod
+    def of(cls, columns: dict[str, Ints], pid: int, tid: int) -> "_ThreadCalls":
+        mine = np.flatnonzero((columns["pid"] == pid) & (columns["tid"] == tid))
+        start, end = (taken(columns[name], mine) for name in ("start_ns", "end_ns"))
+        order = sorting(start)
+        return cls(mine[order], start[order], end[order], np.maximum.accumulate(end[order]))
+
+    def during(self, begin: int, end: int) -> Ints:
+        """Return the places of the calls under way at some instant between, in order of their rows."""
+        some = np.arange(np.searchsorted(self.ended, begin, side="right"), np.searchsorted(self.start, end))
+        some = some[self.end[some] > begin]
+        return some[np.argsort(self.rows[some])]
+
+
+def _stall(
+    trace: Trace, every: Ranges, columns: dict[str, Ints], calls_of: Callable[[int, int], _ThreadCalls], gap: LongGap
+) -> Stall:
     name = trace.operations["name"][gap.operation].as_py() if gap.operation >= 0 else None
     unknown = Stall(device=gap.device, start_ns=gap.start, ns=gap.end - gap.start, next_operation=name)
     if gap.call < 0:
         return unknown
     pid, tid = int(columns["pid"][gap.call]), int(columns["tid"][gap.call])
-    start, end = columns["start_ns"], columns["end_ns"]
-    mine = (columns["pid"] == pid) & (columns["tid"] == tid)
-    during = np.flatnonzero(mine & (start < gap.end) & (end > gap.start))
-    lasted = np.minimum(end[during], gap.end) - np.maximum(start[during], gap.start)
+    calls = calls_of(pid, tid)
+    places = calls.during(gap.start, gap.end)
+    during = calls.rows[places]
+    lasted = np.minimum(calls.end[places], gap.end) - np.maximum(calls.start[places], gap.start)
     longest = during[np.argsort(-lasted, kind="stable")][:_MOST_CALLS].tolist()
-    path, stage, step = _place(every, (pid, tid), min(gap.end, int(start[gap.call])))
+    path, stage, step = _place(every, (pid, tid), min(gap.end, int(columns["start_ns"][gap.call])))
     return evolve(
         unknown,
         pid=pid,

@@ -5,7 +5,17 @@ import pyarrow as pa
 
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
-from dsocr_nvtx.join.columns import Ints, coded, groups, numbers, recoded
+from dsocr_nvtx.join.columns import (
+    Ints,
+    blocks,
+    coded,
+    dictionary_column,
+    groups,
+    nullable,
+    numbers,
+    recoded,
+    sorting,
+)
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.measure import Measured
 from dsocr_nvtx.join.nesting import Forest
@@ -22,36 +32,48 @@ def kernel_table(
     measured: Measured, ranges: Forest, who: Identities,
 ) -> pa.Table:  # fmt: skip
     """Return KERNELS, in time order."""
-    owner = np.where(found.owner >= 0, ranges.order[found.owner] if len(ranges.order) else -1, -1)
-    call = found.call
-    codes, names = coded(operations, "name")
-    kinds, rules = zip(*(classify(name) for name in names), strict=True) if names else ((), ())
+    owner, call = _rows(found.owner, ranges.order), _rows(found.call)
+    name = dictionary_column(operations, "name")
+    kinds, rules = zip(*map(classify, name.dictionary.to_pylist()), strict=True) if len(name) else ((), ())
     columns: dict[str, object] = {field.name: operations[field.name] for field in OPERATIONS}
     columns |= {
         "event_id": _taken(costs.field("event_id"), owner),
-        "stage": _taken_words(nvtx, "stage", owner),
+        "stage": dictionary_column(nvtx, "stage").take(owner),
         "step": _taken(costs.field("step"), owner),
-        "path": _taken_words(nvtx, "path", owner),
+        "path": dictionary_column(nvtx, "path").take(owner),
         "launch_tid": _taken(numbers(launches, "tid"), call),
         "launch_ns": _taken(numbers(launches, "start_ns"), call),
         "bucket": recoded(found.bucket, list(Bucket)),
-        "class": recoded(codes, [str(kind) for kind in kinds]),
-        "rule": recoded(codes, list(rules)),
+        "class": _renamed(name, [str(kind) for kind in kinds]),
+        "rule": _renamed(name, list(rules)),
         "busy_owned_ns": measured.op_busy_ns,
         **who.columns(numbers(operations, "pid"), numbers(operations, "device")),
     }
-    order = np.lexsort([numbers(operations, n) for n in ("correlation_id", "stream", "end_ns", "start_ns", "device")])
+    keys = ("device", "start_ns", "end_ns", "stream", "correlation_id")
+    order = sorting(*(numbers(operations, key) for key in keys))
     table = conform(columns, KERNELS)
-    return table if (order[1:] > order[:-1]).all() else table.take(order)
+    return table if isinstance(order, slice) else table.take(order)
 
 
-def _taken(values: Ints, rows: Ints) -> pa.Array:
-    return pa.array(values[rows] if len(values) else np.zeros(len(rows), np.int64), mask=rows < 0)
+def _rows(position: Ints, order: Ints | None = None) -> pa.Array:
+    """Return the row at each position, null where that is negative, in as few bytes as hold them."""
+    rows = np.empty(len(position), np.int32)
+    for part in blocks(len(rows)):
+        rows[part] = position[part] if order is None else order.take(position[part], mode="clip")
+    return nullable(rows, position < 0)
 
 
-def _taken_words(table: pa.Table, name: str, rows: Ints) -> pa.DictionaryArray:
-    codes, words = coded(table, name)
-    return recoded(np.where(rows >= 0, codes[rows] if len(codes) else -1, -1), words)
+def _taken(values: Ints, rows: pa.Array) -> Ints | pa.Array:
+    if values.strides == (0,) and len(values) and not rows.null_count:
+        return np.broadcast_to(values[0], len(rows))
+    return pa.array(np.ascontiguousarray(values)).take(rows)
+
+
+def _renamed(column: pa.DictionaryArray, names: list[str]) -> pa.DictionaryArray:
+    """Return other names for a column's words; names that repeat become one."""
+    unique = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    recode = pa.array([unique[name] for name in names], pa.int32())
+    return pa.DictionaryArray.from_arrays(recode.take(column.indices), pa.array(list(unique), pa.string()))
 
 
 def measured_table(

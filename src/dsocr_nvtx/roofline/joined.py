@@ -31,7 +31,7 @@ ACCOUNTING = "accounting"
 class JoinedReport:
     """One report, joined; ``judge`` holds it against its roofs, which needs nothing on disk.
 
-    ``beside`` are the run's own tables, written as they are.
+    The ``trace`` tells of devices and origin and has no rows. ``beside`` are the run's own tables, as they are.
     """
 
     trace: Trace
@@ -51,6 +51,7 @@ def joined_report(
     trace = read_report(report)
     home = run or run_directory(report)
     joined = join(trace, str(report), told=recorded_rank(home) if home is not None else None)
+    trace = trace.emptied()
     beside = _read_run(run, joined) if run is not None else {}
 
     def judge() -> Roofline:

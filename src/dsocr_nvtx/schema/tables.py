@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.schema.records import COST_FIELDS
+from dsocr_nvtx.schema.values import values_of
 
 SCHEMA_VERSION = 1
 """History: 1, the first."""
@@ -357,7 +358,7 @@ def is_repeated(column: pa.ChunkedArray) -> bool:
     longest = max(column.chunks, key=len)  # the others are its beginning
     if longest.null_count:
         return bool(longest.null_count == len(longest))
-    values = longest.to_numpy()
+    values = values_of(longest)
     return bool(len(values) and (values == values[0]).all())
 
 
