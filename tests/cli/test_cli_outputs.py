@@ -100,6 +100,8 @@ def test_what_is_there_is_refused_before_any_work(
     before = out.lstat()
     words = [absent if word in ("JOINED", "REPORT") else word for word in FILES[command][1]]
     words = ["cuda:99" if word == "cpu" else word for word in words]
+    if command == "analytic":
+        words += ["--config", absent]
     assert refused(dsocr, tmp_path, command, *words, "-o", out) == f"{out}: {found}; {remedy}"
     after = out.lstat()
     assert (after.st_ino, after.st_mtime_ns, after.st_mode) == (before.st_ino, before.st_mtime_ns, before.st_mode)
