@@ -260,8 +260,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.ceilings
     if path is None:
-        path = options.out / "ceilings.arrow"
-        command = [sys.executable, "-m", "dsocr_nvtx.cli", "ceilings", "-o", str(path), "--quick"]
+        path = options.out / "ceilings_quick.arrow"
+        command = [sys.executable, "-m", "dsocr_nvtx.cli", "ceilings", "-o", str(path), "--quick", "--force"]
         subprocess.run(command, check=True)  # noqa: S603 - our own command
     mine, about = ours(path)
     import cupy as cp

@@ -259,7 +259,7 @@ def hook_cost_nsys(out: Path) -> list[Row]:
         code = "from dsocr_nvtx.cli import main; main()"
         with tempfile.TemporaryDirectory() as folder:
             _command([*NSYS, "-o", f"{folder}/r", sys.executable, "-c", code, "overhead", "--decode", decode,
-                      "--rounds", "30", "-o", str(found)])  # fmt: skip
+                      "--rounds", "30", "-o", str(found), "--force"])  # fmt: skip
         costs = [SimpleNamespace(**row) for row in json.loads(found.read_text())]
         rows += [
             (f"{c.variant}, {decode} step, level op, under nsys", _told(c), "3 %" if c.variant == "hooks" else "")

@@ -130,7 +130,8 @@ def build(folder: Path, out: Path) -> None:
             "--title", "DeepSeek-OCR, sixteen pages, CUDA-graph decode, one NVIDIA H200", "--force")  # fmt: skip
     for one, other in (("eager-1", "graph-1"), ("static-1", "static-1b")):
         command("-m", "dsocr_nvtx.cli", "diff", f"{one}.dsocr", f"{other}.dsocr",
-                "-o", str(out.resolve() / f"diff-{one}-{other}.html"), quiet=True, within=folder)  # fmt: skip
+                "-o", str(out.resolve() / f"diff-{one}-{other}.html"), "--force",
+                quiet=True, within=folder)  # fmt: skip
     (out / "review.md").write_text(page(rows), encoding="utf-8")
 
 

@@ -1,11 +1,11 @@
-"""`trace`: written whole, replaced whole, refused in one line."""
+"""`trace`: written whole, refused in one line."""
 
 import gzip
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import Commands, hooked, tree
+from tests.cli.commands import Commands, hooked
 from tests.report.viewer import read_file
 
 
@@ -32,15 +32,6 @@ def test_a_trace_is_written_packed_or_plain_and_the_same_each_time(dsocr: Comman
     assert viewer.about["roofs"].startswith("NVIDIA H200")
 
 
-def test_a_file_that_is_there_is_replaced_and_nothing_else_left(dsocr: Commands, joined: Path) -> None:
-    out = joined.parent / "t.json"
-    out.write_text("old")
-    before = tree(joined.parent)
-    assert dsocr("trace", joined, "-o", out).code == 0
-    assert tree(joined.parent) == before
-    assert read_file(out).slices
-
-
 def test_another_suffix_is_wrong_usage_before_any_work(dsocr: Commands, tmp_path: Path) -> None:
     done = dsocr("trace", tmp_path / "none", "-o", tmp_path / "t.pftrace")
     assert done.code == 2
@@ -53,7 +44,7 @@ def test_what_is_no_joins_directory_is_refused_and_the_old_file_stays(dsocr: Com
     out.write_text("old")
     (joined / "roofline.arrow").write_bytes((joined / "stages.arrow").read_bytes())
     for directory in (joined, joined.parent):
-        done = dsocr("trace", directory, "-o", out)
+        done = dsocr("trace", directory, "-o", out, "--force")
         assert done.code == 3
         assert len(done.err.splitlines()) == 1
     assert out.read_text() == "old"

@@ -8,7 +8,7 @@ from attrs import evolve
 from tests.hooks.networks import attached
 
 from dsocr_nvtx.cli.overhead import overhead, overhead_table
-from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.run.overhead import AGAIN, BARE, HOOKS, Overhead, measure_overhead, median_interval
 from dsocr_nvtx.run.progress import run_progress
 from dsocr_nvtx.run.workload import RunOptions, Workload, prepare
@@ -58,4 +58,8 @@ def test_costs_are_told_per_range_and_as_a_part_of_the_step(tmp_path: Path) -> N
     assert (row.per_call_ns, row.share) == (2000.0, 0.04)
     assert overhead_table([row]).row_count == 1
     overhead(OPTIONS, rounds=8, out=tmp_path / "o.json")
-    assert {"variant", "per_call_ns", "share"} < set(json.loads((tmp_path / "o.json").read_text())[0])
+    before = (tmp_path / "o.json").read_bytes()
+    assert {"variant", "per_call_ns", "share"} < set(json.loads(before)[0])
+    with pytest.raises(Refused, match="--force"):
+        overhead(evolve(OPTIONS, device="cuda:99"), rounds=8, out=tmp_path / "o.json")
+    assert (tmp_path / "o.json").read_bytes() == before

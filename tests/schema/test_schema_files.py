@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,12 +13,14 @@ import pytest
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.schema.files import (
     check_directory,
+    check_file,
     check_format,
     read_table,
     replacing,
     replacing_directory,
     write_json,
     write_table,
+    write_text,
 )
 from dsocr_nvtx.schema.tables import KERNELS, SCHEMA_VERSION
 from tests.builders.tables import filled
@@ -68,6 +72,52 @@ def test_a_failed_write_leaves_what_stood_there(tmp_path: Path) -> None:
         interrupted()
     assert [p.name for p in tmp_path.iterdir()] == ["k.json"]
     assert target.read_text() == "before"
+
+
+def test_a_file_is_replaced_only_when_told_and_nothing_but_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link to folder").symlink_to(tmp_path / "folder")
+    os.mkfifo(tmp_path / "pipe")
+    check_file(tmp_path / "absent", force=False)
+    for name, found in (("file", "a file"), ("link", "a link"), ("dangling", "a link")):
+        with pytest.raises(Refused, match=f"{found} is there already; .* --force"):
+            check_file(tmp_path / name, force=False)
+        check_file(tmp_path / name, force=True)
+    for name, found in (("folder", "a directory"), ("link to folder", "a directory"), ("pipe", "a pipe")):
+        for force in (False, True):
+            with pytest.raises(Refused, match=f"{found}; name a file"):
+                check_file(tmp_path / name, force=force)
+
+
+def test_a_write_without_force_refuses_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "k.json"
+    target.write_text("before")
+    with pytest.raises(Refused, match="--force"):
+        write_text("x", target, force=False)
+    with pytest.raises(Refused, match="--force"):
+        write_json({}, target, force=False)
+    with pytest.raises(Refused, match="--force"):
+        write_table(TABLE, target, force=False)
+    assert target.read_text() == "before"
+    write_text("after", target)
+    assert target.read_text() == "after"
+    assert [p.name for p in tmp_path.iterdir()] == ["k.json"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_of_two_that_write_one_file_at_once_one_whole_file_is_left(tmp_path: Path, force: bool) -> None:
+    target = tmp_path / "k.json"
+    with suppress(Refused) if not force else nullcontext(), replacing(target, force=force) as slow:
+        slow.write_text("slow, fir")
+        with replacing(target, force=force) as fast:
+            fast.write_text("fast")
+        assert target.read_text() == "fast"
+        slow.write_text("slow, first and last")
+    assert target.read_text() == ("slow, first and last" if force else "fast")
+    assert [p.name for p in tmp_path.iterdir()] == ["k.json"]
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:

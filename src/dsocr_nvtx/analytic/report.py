@@ -29,6 +29,8 @@ from dsocr_nvtx.schema.records import COST_FIELDS, CallShape, Cost, Stage
 
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 
+REPORT = "report.json"
+"""The file that tells a report's directory from any other."""
 MODULE_IDS: dict[str, str] = {
     "sam": "vision/image_encoder_vit",
     "clip": "vision/vit_model",
@@ -87,11 +89,14 @@ def layer_reports(layers: DeepseekOCRModel, request: PageRequest) -> dict[str, D
 
 
 def write_report(layers: DeepseekOCRModel, request: PageRequest, directory: Path) -> None:
-    """Write ``report.json``, ``report.yaml`` and ``layers/`` into a directory, which is made if need be."""
+    """Write ``report.json``, ``report.yaml`` and ``layers/`` into a directory, made if need be.
+
+    Files of these names that are there are replaced.
+    """
     report = analytic_model_report(layers, request)
     parts = layer_reports(layers, request)
     (directory / "layers").mkdir(parents=True, exist_ok=True)
-    (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (directory / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (directory / "report.yaml").write_text("\n".join(yaml_lines(report)) + "\n", encoding="utf-8")
     for name, part in parts.items():
         (directory / "layers" / f"{name}.json").write_text(json.dumps(part, indent=2) + "\n", encoding="utf-8")

@@ -15,12 +15,12 @@ from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.memory import PageMemory, page_memory
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
 from dsocr_nvtx.analytic.released import RELEASED, read_config
-from dsocr_nvtx.analytic.report import write_report
+from dsocr_nvtx.analytic.report import REPORT, write_report
 from dsocr_nvtx.analytic.table import ROW_COLUMNS, Key, PageRequest, Row, page_calls, page_table, prompt_tokens
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.least import least_times
-from dsocr_nvtx.schema.files import check_format, write_table
+from dsocr_nvtx.schema.files import check_directory, check_file, check_format, write_table
 from dsocr_nvtx.schema.hardware import Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
 from dsocr_nvtx.schema.tables import ANALYTIC, ANALYTIC_LEAST, conform
@@ -62,16 +62,22 @@ class PageCosts:
 
 def analytic(
     request: PageRequest, *, config: Path | None, out: Path | None, report: Path | None, hardware: str | None,
-    ceilings: Path | None,
+    ceilings: Path | None, force: bool = False,
 ) -> None:  # fmt: skip
-    """Print a page's stages and memory; write its rows to ``out`` and the plan's report to ``report`` if asked."""
+    """Print a page's stages and memory; write its rows to ``out`` and the plan's report to ``report`` if asked.
+
+    With ``force`` a file at ``out`` is replaced, and the files of an earlier report in ``report``.
+    """
     if out is not None:
         check_format(out)
+        check_file(out, force=force)
+    if report is not None:
+        check_directory(report, REPORT, force=force)
     layers = _layers(config)
     roofs = roofs_of((), hardware, ceilings) if hardware or ceilings else None
     page = page_costs(layers, request, roofs)
     if out is not None:
-        write_table(page_arrow(page, {"config": str(config or "released")}), out)
+        write_table(page_arrow(page, {"config": str(config or "released")}), out, force=force)
     if report is not None:
         write_report(layers, request, report)
     console = Console()

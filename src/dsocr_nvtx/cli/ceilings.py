@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dsocr_nvtx.errors import Unavailable
-from dsocr_nvtx.schema.files import check_format, write_table
+from dsocr_nvtx.schema.files import check_file, check_format, write_table
 
 _SCALE = {"FLOP/s": (1e12, "TFLOP/s"), "B/s": (1e9, "GB/s"), "ns": (1e3, "us"), "1/s": (1e3, "1000/s")}
 
 
-def ceilings(out: Path, *, device: str, quick: bool) -> None:
-    """Measure the present GPU's roofs, write them to ``out``, and print one line per roof."""
+def ceilings(out: Path, *, device: str, quick: bool, force: bool = False) -> None:
+    """Measure the present GPU's roofs, print one line per roof, and write them to ``out``."""
     check_format(out)
+    check_file(out, force=force)
     try:
         from dsocr_nvtx.measure.ceilings import measure_ceilings
     except ImportError as error:
@@ -24,8 +25,9 @@ def ceilings(out: Path, *, device: str, quick: bool) -> None:
         table = measure_ceilings(device, quick=quick, progress=status.update, say=lambda text: errors.print(
             text, highlight=False, markup=False, soft_wrap=True
         ))  # fmt: skip
-    write_table(table, out)
+    # Shown first: where writing is refused after all, the minutes were not for nothing.
     show_ceilings(Console(), table)
+    write_table(table, out, force=force)
     print(f"ceilings: {out}; next: dsocr-nvtx join REPORT --ceilings {out}")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from dsocr_nvtx.cli.comparison import diff_command, gate_command
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
+from dsocr_nvtx.cli.outputs import ForceDirectory, ForceFile
 from dsocr_nvtx.cli.review import report_command, show_command
 from dsocr_nvtx.cli.trace import trace_command
 from dsocr_nvtx.run.options import (
@@ -37,7 +38,6 @@ Hardware = Annotated[str | None, typer.Option(help="Hold it against the datashee
 CeilingsFile = Annotated[
     Path | None, typer.Option(help="Hold it against the roofs in this file: what `ceilings` wrote, or JSON.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output directory that an earlier join wrote.")]
 
 
 @app.callback()
@@ -50,7 +50,7 @@ def demo_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Also keep tables and review in this directory.")
     ] = None,
-    force: Force = False,
+    force: ForceDirectory = False,
 ) -> None:
     """Join a real H200 capture that ships with the package. Needs no GPU and no torch."""
     from dsocr_nvtx.cli.join import demo
@@ -69,8 +69,14 @@ def overhead_command(
     device: Annotated[str | None, typer.Option(help="cpu or cuda:N.", show_default="cuda:0")] = None,
     cudnn_sdpa: Annotated[bool, typer.Option("--cudnn-sdpa/--no-cudnn-sdpa", help="Attention may use cuDNN.")] = True,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write it as JSON.")] = None,
+    force: ForceFile = False,
 ) -> None:
     """Measure what hooks cost here: the same decode step with and without them, in turns, in one run."""
+    if out is not None:
+        # Here already: torch alone takes seconds to import.
+        from dsocr_nvtx.schema.files import check_file
+
+        check_file(out, force=force)
     with missing_packages_are_named():
         from dsocr_nvtx.cli.overhead import overhead
         from dsocr_nvtx.run.workload import RunOptions
@@ -79,7 +85,7 @@ def overhead_command(
         mode=mode.value, batch=batch, config=config.value, device=device, decode=decode.value, level=level.value,
         cudnn_sdpa=cudnn_sdpa,
     )  # fmt: skip
-    overhead(options, rounds=rounds, out=out)
+    overhead(options, rounds=rounds, out=out, force=force)
 
 
 @app.command("project")
@@ -90,11 +96,12 @@ def project_command(
         bool,
         typer.Option("--beyond-nsys", help="Keep ranges that end on another thread; count graphs traced whole."),
     ] = False,
+    force: ForceFile = False,
 ) -> None:
     """Project NVTX ranges onto the GPU: what `nsys stats -r nvtx_gpu_proj_trace` prints, as a table, faster."""
     from dsocr_nvtx.cli.project import project_report
 
-    project_report(report, out, as_nsys=not beyond_nsys)
+    project_report(report, out, as_nsys=not beyond_nsys, force=force)
 
 
 @app.command("join")
@@ -114,7 +121,7 @@ def join_command(
     ] = None,
     hardware: Hardware = None,
     ceilings: CeilingsFile = None,
-    force: Force = False,
+    force: ForceDirectory = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Several: processes at once.", show_default="one a core")
     ] = None,
@@ -153,11 +160,12 @@ def ladder_command(
         Path | None, typer.Option("-o", "--out", help="Also write it: .arrow, .parquet, .csv, .json")
     ] = None,
     ceilings: Annotated[Path | None, typer.Option(help="Take the gaps between kernels from this file.")] = None,
+    force: ForceFile = False,
 ) -> None:
     """Say how fast each stage would be without stalls, with free launches, without tax kernels, and at the roof."""
     from dsocr_nvtx.cli.ladder import climb
 
-    climb(directory, out=out, ceilings=ceilings)
+    climb(directory, out=out, ceilings=ceilings, force=force)
 
 
 class Logits(StrEnum):
@@ -195,6 +203,7 @@ def analytic_command(
     report: Annotated[Path | None, typer.Option(help="Directory for report.json, report.yaml and layers/.")] = None,
     hardware: Hardware = None,
     ceilings: CeilingsFile = None,
+    force: ForceFile = False,
 ) -> None:
     """Say what a page costs, row by row, without running anything; on a GPU's roofs also its least time."""
     from dsocr_nvtx.analytic.table import PageRequest
@@ -214,4 +223,4 @@ def analytic_command(
         logits=logits.value,
         kv_slots=static_cache,
     )
-    analytic(request, config=config, out=out, report=report, hardware=hardware, ceilings=ceilings)
+    analytic(request, config=config, out=out, report=report, hardware=hardware, ceilings=ceilings, force=force)

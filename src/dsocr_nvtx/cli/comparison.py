@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx.cli.outputs import ForceFile
+
 
 class _Suffix(StrEnum):
     """What can be written beside tables."""
@@ -34,6 +36,7 @@ def diff_command(
     as_json: Json = False,
     busy_allowed: Busy = _DEFAULT_BUSY,
     idle_allowed: Idle = _DEFAULT_IDLE,
+    force: ForceFile = False,
 ) -> None:
     """Compare two joined runs, row by row: better, worse, same, or inconclusive, with what made the difference."""
     from dsocr_nvtx.compare.comparison import compare
@@ -47,16 +50,16 @@ def diff_command(
     from dsocr_nvtx.schema.files import write_json, write_table, write_text
 
     if out is not None:
-        _check(out, (*_Suffix,))
+        _check(out, (*_Suffix,), force=force)
     limits = Limits(busy_allowed=busy_allowed, idle_allowed=idle_allowed)
     found = compare(read_out(a), read_out(b), limits)
     if out is not None:
         writers: dict[str, Callable[[], None]] = {
-            _Suffix.HTML: lambda: write_text(comparison_page(found), out),
-            _Suffix.MARKDOWN: lambda: write_text(comparison_markdown(found), out),
-            _Suffix.JSON: lambda: write_json(as_values(found), out),
+            _Suffix.HTML: lambda: write_text(comparison_page(found), out, force=force),
+            _Suffix.MARKDOWN: lambda: write_text(comparison_markdown(found), out, force=force),
+            _Suffix.JSON: lambda: write_json(as_values(found), out, force=force),
         }
-        writers.get(out.suffix, lambda: write_table(comparison_table(found), out))()
+        writers.get(out.suffix, lambda: write_table(comparison_table(found), out, force=force))()
     if as_json:
         print(json.dumps(as_values(found), indent=2))
         return
@@ -85,6 +88,7 @@ def gate_command(
     as_json: Json = False,
     busy_allowed: Busy = _DEFAULT_BUSY,
     idle_allowed: Idle = _DEFAULT_IDLE,
+    force: ForceFile = False,
 ) -> None:
     """Hold a run against rules. Exit code 0: all hold; 1: one is broken; 4: noise leaves one open."""
     from dsocr_nvtx.compare.gate import EXIT_CODES, gate, gate_table
@@ -98,15 +102,15 @@ def gate_command(
 
     parsed = [parse_rule(rule) for rule in rules]
     if out is not None:
-        _check(out, (_Suffix.MARKDOWN,))
+        _check(out, (_Suffix.MARKDOWN,), force=force)
     limits = Limits(busy_allowed=busy_allowed, idle_allowed=idle_allowed)
     found = gate(read_out(directory), read_out(baseline) if baseline is not None else None, parsed, limits)
     table = gate_table(found)
     if out is not None:
         if out.suffix == _Suffix.MARKDOWN:
-            write_text(gate_markdown(found), out)
+            write_text(gate_markdown(found), out, force=force)
         else:
-            write_table(table, out)
+            write_table(table, out, force=force)
     if as_json:
         print(json.dumps({"outcome": str(found.outcome), "rules": table.to_pylist()}, indent=2))
     elif markdown:
@@ -116,8 +120,9 @@ def gate_command(
     raise typer.Exit(EXIT_CODES[found.outcome])
 
 
-def _check(path: Path, more: Sequence[str]) -> None:
-    from dsocr_nvtx.schema.files import check_format
+def _check(path: Path, more: Sequence[str], *, force: bool) -> None:
+    from dsocr_nvtx.schema.files import check_file, check_format
 
     if path.suffix not in more:
         check_format(path)
+    check_file(path, force=force)

@@ -31,6 +31,8 @@ def demo(out: Path | None, *, force: bool) -> None:
     from dsocr_nvtx.report.opened import open_joined
     from dsocr_nvtx.report.page import review_page
 
+    if out is not None:
+        check_directory(out, MARKER, force=force)
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         whole = joined_report(path)
     found = whole.judge()

@@ -10,17 +10,18 @@ from dsocr_nvtx.report.opened import joined_table
 from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.tax import TAX_RULE
-from dsocr_nvtx.schema.files import check_format, write_table
+from dsocr_nvtx.schema.files import check_file, check_format, write_table
 
 
-def climb(directory: Path, *, out: Path | None, ceilings: Path | None) -> None:
+def climb(directory: Path, *, out: Path | None, ceilings: Path | None, force: bool = False) -> None:
     """Print the ladder of a join's output directory, and write it to ``out`` if asked."""
     if out is not None:
         check_format(out)
+        check_file(out, force=force)
     kernels, stages = (joined_table(directory, name) for name in ("kernels", "stages"))
     table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
     if out is not None:
-        write_table(table, out)
+        write_table(table, out, force=force)
     show_ladder(Console(), table)
     if out is not None:
         print(f"ladder: {out}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx.cli.outputs import ForceFile
+
 
 def ceilings_command(
     out: Annotated[Path, typer.Option("-o", "--out", help=".arrow (for join --ceilings), .parquet, .csv or .json")],
@@ -12,11 +14,12 @@ def ceilings_command(
         bool, typer.Option("--quick", help="Fewer sizes and shorter runs: under 25 s on an H200.")
     ] = False,
     device: Annotated[str, typer.Option(help="cuda:N")] = "cuda:0",
+    force: ForceFile = False,
 ) -> None:
     """Measure the roofs of this GPU: matrix products, vector units, memory, L2 and launching; under 90 s."""
     from dsocr_nvtx.cli.ceilings import ceilings
 
-    ceilings(out, device=device, quick=quick)
+    ceilings(out, device=device, quick=quick, force=force)
 
 
 def doctor_command(

@@ -7,15 +7,17 @@ from attrs import asdict
 from rich.console import Console
 from rich.table import Table
 
-from dsocr_nvtx.schema.files import write_json
+from dsocr_nvtx.schema.files import check_file, write_json
 
 if TYPE_CHECKING:
     from dsocr_nvtx.run.overhead import Overhead
     from dsocr_nvtx.run.workload import RunOptions
 
 
-def overhead(options: "RunOptions", *, rounds: int, out: Path | None) -> None:
+def overhead(options: "RunOptions", *, rounds: int, out: Path | None, force: bool = False) -> None:
     """Measure, print a table, and write JSON where asked."""
+    if out is not None:
+        check_file(out, force=force)
     from dsocr_nvtx.run.capture import attention_choice
     from dsocr_nvtx.run.overhead import measure_overhead
     from dsocr_nvtx.run.progress import run_progress
@@ -25,9 +27,11 @@ def overhead(options: "RunOptions", *, rounds: int, out: Path | None) -> None:
         work = prepare(options, progress)
         progress.stage("rounds", rounds)
         found = measure_overhead(work, level=options.level, rounds=rounds, progress=progress.step)
-    if out is not None:
-        write_json([asdict(row) | {"per_call_ns": row.per_call_ns, "share": row.share} for row in found], out)
+    # Shown first: where writing is refused after all, the minutes were not for nothing.
     Console().print(overhead_table(found))
+    if out is not None:
+        rows = [asdict(row) | {"per_call_ns": row.per_call_ns, "share": row.share} for row in found]
+        write_json(rows, out, force=force)
 
 
 def overhead_table(found: "list[Overhead]") -> Table:

@@ -6,14 +6,15 @@ from dsocr_nvtx import __version__
 from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.ingest.report import read_projectable
 from dsocr_nvtx.join.projection import project
-from dsocr_nvtx.schema.files import check_format, write_table
+from dsocr_nvtx.schema.files import check_file, check_format, write_table
 
 
-def project_report(report: Path, out: Path, *, as_nsys: bool) -> None:
+def project_report(report: Path, out: Path, *, as_nsys: bool, force: bool = False) -> None:
     """Write the projection of a report's NVTX ranges, in the format of the file's suffix."""
     check_format(out)
+    check_file(out, force=force)
     prepare_process()
     found = read_projectable(report)
     table = project(found.ranges, found.operations, found.launches, as_nsys=as_nsys)
     about = {**(table.schema.metadata or {}), **found.source, "dsocr_nvtx": __version__}
-    write_table(table.replace_schema_metadata(about), out)
+    write_table(table.replace_schema_metadata(about), out, force=force)

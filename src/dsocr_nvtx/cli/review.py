@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx.cli.outputs import ForceFile
+
 _Out = Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")]
 
 
@@ -15,20 +17,19 @@ def report_command(
         "review.html"
     ),
     title: Annotated[str, typer.Option(help="Heading of the page.", show_default="the report's name")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
+    force: ForceFile = False,
 ) -> None:
     """Write the review page of a join: one HTML file with verdict, budget, roofline, evidence; needs no network."""
-    from dsocr_nvtx.errors import Refused, UsageError
+    from dsocr_nvtx.errors import UsageError
     from dsocr_nvtx.report.opened import open_joined
     from dsocr_nvtx.report.page import review_page, roofline_picture
-    from dsocr_nvtx.schema.files import write_text
+    from dsocr_nvtx.schema.files import check_file, write_text
 
     if out.suffix not in (".html", ".svg"):
         raise UsageError(f"{out}: end the name in .html for the page, in .svg for the roofline alone")
-    if out.exists() and not force:
-        raise Refused(out, "a file is there already", "name another, or replace it with --force")
+    check_file(out, force=force)
     make = review_page if out.suffix == ".html" else roofline_picture
-    write_text(make(open_joined(directory), title), out)
+    write_text(make(open_joined(directory), title), out, force=force)
     print(f"review: {out}")
 
 

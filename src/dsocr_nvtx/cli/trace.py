@@ -8,6 +8,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from dsocr_nvtx.cli.outputs import ForceFile
+
 _LEVEL = 3
 """Of gzip: 5 packs a sixth smaller and takes half as long again."""
 
@@ -17,19 +19,20 @@ def trace_command(
     out: Annotated[
         Path, typer.Option("-o", "--out", help=".json or .json.gz for Perfetto, .nvtxt for nsys's ImportNvtxt.")
     ],
+    force: ForceFile = False,
 ) -> None:
     """Write a join as a trace for Perfetto: calls, GPU operations, launches, achieved rates and roof share."""
     from dsocr_nvtx.errors import UsageError
 
     if not out.name.endswith((".json", ".json.gz", ".nvtxt")):
         raise UsageError(f"{out}: end the name in .json or .json.gz, for Perfetto, or in .nvtxt, for Nsight Systems")
-    write_trace(directory, out)
+    write_trace(directory, out, force=force)
     merge = f"ImportNvtxt --cmd merge -i REPORT.nsys-rep -n {out} -o MERGED.nsys-rep --target 0:1"
     print(f"trace: {out} ({merge if out.suffix == '.nvtxt' else 'open it at https://ui.perfetto.dev'})")
 
 
-def write_trace(directory: Path, out: Path) -> None:
-    """Write the trace of a join's output directory, whole; a file that was there is replaced.
+def write_trace(directory: Path, out: Path, *, force: bool = False) -> None:
+    """Write the trace of a join's output directory, whole; a file that is there is replaced only with ``force``.
 
     The same tables make the same bytes. Refused: a directory without the tables, and tables of different joins.
     """
@@ -38,8 +41,9 @@ def write_trace(directory: Path, out: Path) -> None:
     from dsocr_nvtx.report.scene import lay_out
     from dsocr_nvtx.report.trace import trace_text
     from dsocr_nvtx.roofline.rates import rates
-    from dsocr_nvtx.schema.files import replacing
+    from dsocr_nvtx.schema.files import check_file, replacing
 
+    check_file(out, force=force)
     kernels, ranges, rows = (joined_table(directory, name) for name in ("kernels", "ranges", "roofline"))
     found = rates(kernels, ranges, rows, str(directory))
     pieces: Iterator[bytes]
@@ -48,7 +52,7 @@ def write_trace(directory: Path, out: Path) -> None:
     else:
         device = (rows.schema.metadata or {}).get(b"device", b"").decode()
         pieces = trace_text(kernels, ranges, rows, found, lay_out(kernels, ranges, found, device))
-    with replacing(out) as temporary, _opened(temporary) as file:
+    with replacing(out, force=force) as temporary, _opened(temporary) as file:
         for piece in pieces:
             file.write(piece)
 

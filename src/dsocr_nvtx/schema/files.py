@@ -14,9 +14,28 @@ from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
 
+def check_file(target: Path, *, force: bool) -> None:
+    """Refuse a name where something stands, a link to nothing too; with ``force``, only what is no file.
+
+    To be called before long work. Of a link, the link is what is replaced, never what it leads to.
+    """
+    if target.is_dir():
+        raise Refused(target, "a directory", "name a file")
+    if target.exists() and not target.is_file():
+        raise Refused(target, "a device or a pipe", "name a file")
+    if not force and (target.is_symlink() or target.exists()):
+        found = "a link" if target.is_symlink() else "a file"
+        raise Refused(target, f"{found} is there already", "name another, or replace it with --force")
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; move it into place when the block ends well, remove it when not."""
+def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; move it into place when the block ends well, remove it when not.
+
+    Rules of `check_file` hold at both ends: without ``force``, what came to stand there meanwhile is not overwritten.
+    Of several processes that write to one path, each leaves a whole file or none.
+    """
+    check_file(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -24,6 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        check_file(path, force=force)
         os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
@@ -114,21 +134,24 @@ def check_format(path: Path) -> None:
         raise UsageError(f"{path}: no table format is called {path.suffix!r}; end the name in {', '.join(WRITERS)}")
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table whole, in the format of the suffix: Arrow IPC, Parquet, CSV or JSON."""
+def write_table(table: pa.Table, path: Path, *, force: bool = True) -> None:
+    """Write a table whole, in the format of the suffix: Arrow IPC, Parquet, CSV or JSON. ``force``: as `replacing`."""
     check_format(path)
-    with replacing(path) as temporary:
+    with replacing(path, force=force) as temporary:
         WRITERS[path.suffix](table, temporary)
 
 
-def write_json(value: object, path: Path) -> None:
-    """Write JSON whole, indented for people."""
-    write_text(json.dumps(value, indent=2) + "\n", path)
+def write_json(value: object, path: Path, *, force: bool = True) -> None:
+    """Write JSON whole, indented for people. ``force``: as `replacing`."""
+    write_text(json.dumps(value, indent=2) + "\n", path, force=force)
 
 
-def write_text(text: str, path: Path) -> None:
-    """Write text whole, as UTF-8; a lone surrogate, which UTF-8 has no place for, becomes a question mark."""
-    with replacing(path) as temporary:
+def write_text(text: str, path: Path, *, force: bool = True) -> None:
+    """Write text whole, as UTF-8; a lone surrogate, which UTF-8 has no place for, becomes a question mark.
+
+    ``force``: as `replacing`.
+    """
+    with replacing(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
