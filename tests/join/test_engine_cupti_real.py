@@ -13,7 +13,7 @@ from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.join.engine import Joined, join
 
 RUN = Path(__file__).parents[1] / "data" / "h200-cupti-graph"
-BY_LAYER = {None: 54, 0: 48, **dict.fromkeys(range(1, 12), 65)}
+BY_LAYER: dict[int | None, int] = dict(zip((None, *range(12)), (54, 48, *[65] * 11), strict=True))
 """Operations of a replayed step, counted in the nsys report; layer 0 has no experts."""
 BUSY_MS = (2.1975, 2.1816, 2.1811, 2.1786, 2.1870, 2.1815, 2.1827, 2.1824)
 """The device time of each step's operations in the nsys report."""
