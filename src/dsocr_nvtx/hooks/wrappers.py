@@ -5,7 +5,7 @@ other call goes to ``read``, which reads and prices it. What goes wrong in here 
 Under torch.compile's tracing the hooks step aside (`unseen`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,21 @@ def unseen(hooked: Method, inner: Method) -> Method:
         return inner(*args, **kwargs)
 
     told = {"_torchdynamo_inline": plain, "_torchdynamo_orig_callable": plain, "_torchdynamo_wrapper_id": id(hooked)}
-    hooked.__dict__.update(told)
+    hooked.__dict__ = _Attributes(hooked.__dict__ | told)
     return hooked
+
+
+class _Attributes(dict[str, Any]):
+    """A function's attributes, of which `functools.wraps` copies none that torch.compile's tracer is told.
+
+    The tracer would take the function that they were copied to for the hooked method as well, and leave out its work.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if not name.startswith("_torchdynamo_"))
+
+    def keys(self) -> Any:
+        return list(self)
 
 
 def timed(inner: Method, read: Reading, threads: Threads, codes: dict[int | None, int]) -> Method:
