@@ -122,7 +122,11 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
         except Exception:  # noqa: BLE001 - whatever is unlike the last forward is read
             like = False
         if last is None or around is None or not like:
-            return inner(*args, **kwargs) if is_compiling() else read(state, args, kwargs)
+            if is_compiling():
+                return inner(*args, **kwargs)
+            if active and state.token is not None:  # inside a forward that is known, which did not expect it
+                forwards.stray(state)
+            return read(state, args, kwargs)
         stage, event_id, outer, first_id = last.stage, state.next_id, state.frame, state.next_id + 1
         if last.held is not None:
             last.held[0] = kv_len

@@ -112,6 +112,7 @@ def scripted(  # noqa: C901 - one function: a call of another would cost more th
     """Return ``inner`` in a range whose record waits in ``plans``; a call out of turn ends the script."""
     push, pop = emit
     stray, close_rest, close_script_rest = forwards.stray, forwards.close_rest, forwards.close_script_rest
+    strayed_rest = forwards.begin_strayed_rest
     bare, number = (inner, -1) if watch is None else (watch.inner, watch.number)
 
     @wraps(inner)
@@ -153,6 +154,8 @@ def scripted(  # noqa: C901 - one function: a call of another would cost more th
                 log += (at, start_ns, end_ns)
                 if state.token is None:  # a call inside came out of turn
                     state.open.pop()
+                    if rest_at >= 0:
+                        strayed_rest(state, rest_at)
                 elif rest_at == state.at:
                     push(rest_attributes)
                     state.at, state.script_rest = rest_at + 1, (rest_at, end_ns)
