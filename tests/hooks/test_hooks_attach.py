@@ -1,5 +1,6 @@
 """Attaching and leaving: outputs unchanged, errors contained, nothing left behind."""
 
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -250,6 +251,25 @@ def test_hooked_modules_inside_what_is_compiled_are_traced_whole(model: Any, lis
                 logits_to_keep=1,
             )
         assert session.stats.records == []
+    assert session.errors == []
+    torch.compiler.reset()
+
+
+def test_a_wrapper_around_a_hooked_forward_is_traced_too(model: Any) -> None:
+    norm = model.model.language_model.layers[1].input_layernorm
+    both = _Two(norm, torch.nn.Identity())
+    sizes = torch.ones(1, 1, model.config.text_config.hidden_size)
+    with torch.no_grad(), hook(model) as session:
+        hooked = norm.__dict__["forward"]
+
+        @wraps(hooked)
+        def doubled(*args: Any, **kwargs: Any) -> Any:
+            return 2 * hooked(*args, **kwargs)
+
+        norm.__dict__["forward"] = doubled
+        expected = both(sizes)
+        assert torch.equal(torch.compile(both, backend="eager", fullgraph=True)(sizes), expected)
+        norm.__dict__["forward"] = hooked
     assert session.errors == []
     torch.compiler.reset()
 

@@ -94,6 +94,40 @@ def test_an_error_in_the_model_leaves_the_log_whole(model: Any) -> None:
     model.lm_head.__dict__.pop("forward", None)
 
 
+def test_a_forward_inside_one_whose_calls_are_only_timed_is_read(model: Any) -> None:
+    def twice(session: HookSession) -> None:
+        inner, cache = model.model.forward, DynamicCache(config=model.config.text_config)
+        again: list[int] = []
+
+        def forward(tokens: int = 1) -> None:
+            ids = torch.ones(1, tokens, dtype=torch.int64)
+            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+        def once_more(*args: Any, **kwargs: Any) -> Any:
+            found = inner(*args, **kwargs)
+            if again and again.pop():
+                forward()
+            return found
+
+        model.model.__dict__["forward"] = once_more
+        with torch.no_grad():
+            forward(5)
+            for number in range(8):
+                again[:] = [1] if number in (4, 6) else []
+                with session.step("decode"):
+                    forward()
+            again[:] = [1]
+            forward()
+        del model.model.__dict__["forward"]
+
+    with hook(model, events="ranges") as slow:
+        twice(slow)
+    with hook(model) as quick:
+        twice(quick)
+    assert quick.stats.rows.kept < len(quick.stats.rows) == len(quick.stats.records)
+    assert told(quick) == told(slow)
+
+
 def test_nothing_is_only_timed_where_a_tool_or_an_event_needs_every_call(model: Any) -> None:
     with hook(model, events="ranges") as session:
         run(model, session, tokens=5)

@@ -99,7 +99,54 @@ def _failing_call(model: Any, _session: HookSession) -> None:
     experts.__dict__["forward"] = inner
 
 
-SCENARIOS = [_page, _static_page, _batches_in_turn, _call_out_of_turn, _failing_call]
+def _call_inside_out_of_turn(model: Any, _session: HookSession) -> None:
+    """An attention, whose layer works on after it, calls a norm that does not belong there."""
+    layer, sizes = model.model.language_model.layers[1], torch.zeros(1, 1, model.config.text_config.hidden_size)
+    inner = layer.self_attn.q_proj.forward
+
+    def inside(number: int) -> None:
+        def more(*args: Any, **kwargs: Any) -> Any:
+            layer.input_layernorm(sizes)
+            return inner(*args, **kwargs)
+
+        layer.self_attn.q_proj.__dict__["forward"] = more if number == 4 else inner
+
+    _forwards(model, [1] * 7, inside)
+    del layer.self_attn.q_proj.__dict__["forward"]
+
+
+def _forward_inside(model: Any, session: HookSession) -> None:
+    """A forward calls the model again, with the same cache: as it is, and in a step of its own."""
+    inner, again = model.model.forward, [0]
+    cache = DynamicCache(config=model.config.text_config)
+
+    def forward(tokens: int = 1) -> None:
+        ids = torch.ones(1, tokens, dtype=torch.int64)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        found, kind = inner(*args, **kwargs), again.pop()
+        again.append(0)
+        if kind == 1:
+            forward()
+        elif kind == 2:
+            with session.step("prefill"):
+                forward()
+        return found
+
+    model.model.__dict__["forward"] = twice
+    with torch.no_grad():
+        forward(5)
+        for number in range(14):
+            again[:] = [{4: 1, 9: 2}.get(number, 0)]
+            with session.step("decode"):
+                forward()
+    del model.model.__dict__["forward"]
+
+
+SCENARIOS = [
+    _page, _static_page, _batches_in_turn, _call_out_of_turn, _failing_call, _call_inside_out_of_turn, _forward_inside,
+]  # fmt: skip
 
 
 def _heard(model: Any, scenario: Scenario, level: str = "op", **options: Any) -> tuple[Listener, HookSession]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import get_ident
+from threading import get_ident, get_native_id
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from dsocr_nvtx.schema.payload import FIELD_INDEX
 from tests.builders.emitters import Listener
 from tests.hooks.networks import network
 
-_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
+_EVENT, _STEP, _BATCH = (FIELD_INDEX[name] for name in ("event_id", "step", "batch"))
 _STEPS = 9
 
 
@@ -43,12 +43,12 @@ class Interrupted(Listener):
         return None
 
 
-def _decode(model: Any, session: HookSession, prompt: int) -> Iterator[None]:
-    """Yield before every decode step of a text."""
+def _decode(model: Any, session: HookSession, prompt: int, batch: int = 1) -> Iterator[None]:
+    """Yield before every decode step of a text, or of several at once."""
     cache = DynamicCache(config=model.config.text_config)
 
     def forward(tokens: int) -> None:
-        ids = torch.ones(1, tokens, dtype=torch.int64)
+        ids = torch.ones(batch, tokens, dtype=torch.int64)
         with torch.no_grad():
             model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
@@ -86,6 +86,25 @@ def test_two_threads_are_told_as_one_is(model: Any, path: str) -> None:
     assert [_told(ranges) for ranges in listener.by_thread.values()] == expected
     scripts = session._shared.forwards.scripts
     assert not any(script.lock.locked() for script in scripts.values())
+
+
+@pytest.mark.parametrize("path", ["model", "decoder.0", "decoder.0.attention", "decoder.1.moe.experts", "lm_head"])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_batch_on_another_thread_is_not_taken_for_this_ones(model: Any, path: str, step: int) -> None:
+    """Another thread's step of two texts, in the middle of a step that is learned, or known, or repeated."""
+    listener = Interrupted(path=path)
+    with ThreadPoolExecutor(1) as other, hook(model, emitter=listener) as session:
+        mine, others = _decode(model, session, 5), _decode(model, session, 50, batch=2)
+        next(mine)
+        other.submit(next, others).result()
+        for number in range(_STEPS):
+            if number == step:
+                listener.meanwhile = lambda: other.submit(next, others, None).result()
+            next(mine, None)
+    assert session.errors == []
+    priced = [record for record in session.stats.records if record.path == path]
+    assert {record.shape.batch for record in priced if record.thread_id == get_native_id()} == {1}
+    assert {values[_BATCH] for told, values in listener.by_thread[get_ident()] if told == path} == {1}
 
 
 def test_a_forward_that_fails_lets_go_of_its_script(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,20 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in target.iterdir()] == ["join.json"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_directory_stays_and_leads_to_what_was_written(tmp_path: Path, *, exists: bool) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    if exists:
+        real.mkdir()
+    for force, text in ((False, "first"), (True, "second")):
+        with replacing_directory(link, "marker", force=force) as directory:
+            (directory / "marker").write_text(text)
+        assert link.is_symlink()
+        assert (real / "marker").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
 def test_only_a_directory_of_ours_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     check_directory(tmp_path / "absent", "join.json", force=False)

@@ -30,6 +30,8 @@ class Forwards:
         self.scripts: dict[int | None, Script] = {}
         self.strays: dict[int, int] = {}
         self.known: set[int] = set()
+        self.around: dict[int, int] = {}
+        """By the event of a forward's own range, the token of the forward around it."""
         self.told: dict[int, object] = {}
         """By stage, whose announcements hold for calls that announce nothing themselves: a script's, or a capture's."""
 
@@ -38,6 +40,9 @@ class Forwards:
         shared = self.shared
         if shared.every_event or state.frame is None or state.scripted is not None or shared.is_capturing():
             state.token = None
+            return
+        if state.token is not None:  # inside a forward whose calls are only timed: those of this one are read
+            self.around[opened[0]], state.token = state.token, None
             return
         token = token_of(state.frame[0], opened[3])
         if self.times:
@@ -56,7 +61,7 @@ class Forwards:
             state.lesson = None
         if self.times:
             self._end_timed(state, opened, whole=whole)
-        elif state.scripted is not None:
+        elif state.scripted is not None and state.scripted.parent_id == opened[0]:  # else of a forward around it
             self._end_script(state, state.scripted)
         elif state.lesson is not None:
             self._learn(state, opened)
@@ -119,6 +124,13 @@ class Forwards:
             self.shared.emitter.pop()
             state.log += (*state.script_rest, perf_counter_ns())
             state.script_rest = None
+
+    def begin_strayed_rest(self, state: State, position: int) -> None:
+        """Open the range of a container's own work that a script had at ``position``: a call came out of turn since."""
+        frame = state.scripted
+        assert frame is not None  # noqa: S101 - it is set until the forward that began it ends
+        call = frame.script.calls[position]
+        call.tap.begin_rest(state, frame.stage, frame.step, call.tap)
 
     def _begin_script(self, state: State, token: int, opened: Opened) -> None:
         script = self.scripts.get(token)
@@ -188,6 +200,7 @@ class Forwards:
         if state.token is None:
             if whole and not self.shared.every_event:
                 self.known.add(token_of(state.frame[0], stage))
+            state.token = self.around.pop(event_id, None)
             return
         log = array("q", state.log)
         frame = QuickFrame(state.next_id, event_id, stage, max(step, 0), state.frame[1], state.native_id, log)

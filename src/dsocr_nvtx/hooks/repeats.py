@@ -58,21 +58,24 @@ def repeat_of(tap: "Tap", state: State, stage: int, kwargs: dict[str, Any]) -> R
     reader, slot = tap.place.read, tap.slots[stage]
     cache: Any = kwargs.get("past_key_values")
     ids, around = kwargs.get("input_ids"), state.open[-2:-1]
-    if slot is None or slot.key is None or state.frame is None or slot.key[1] != 1 or slot.key[2] < 2:
+    key = slot.key if slot is not None else None
+    if key is None or state.frame is None or key[1] != 1 or key[2] < 2:
         return None
     plain = isinstance(getattr(ids, "shape", None), Size) and type(kwargs.get("logits_to_keep")) in (int, type(None))
     if not plain or not around or around[0][2].level is not Level.STAGE or not getattr(cache, "layers", None):
         return None
     if hasattr(cache, "key_cache") or hasattr(cache.layers[0], "prefill_keys") or not type(cache).__weakrefoffset__:
         return None
-    held = cast("ModelReader", reader).caches.counted.get(cache) if slot.key[3] else None
-    if slot.key[3] and held is None:
+    if (key[0], *key[2:5]) != (cast("Any", ids).shape[0], *state.frame[1], state.frame[2]):
+        return None  # another thread has used the slot since
+    held = cast("ModelReader", reader).caches.counted.get(cache) if key[3] else None
+    if key[3] and held is None:
         return None
-    found = Repeat(slot.key, cast("ModelReader", reader).config, kwargs, held)
+    found = Repeat(key, cast("ModelReader", reader).config, kwargs, held)
     found.frame, found.stage, found.said = state.frame[0], stage, state.open[-1][3]
     found.token = state.token
     found.script = state.scripted.script if state.scripted is not None else None
-    found.code = tap.shared.rows.code(tap.place, slot.key) if tap.shared.rows is not None else 0
+    found.code = tap.shared.rows.code(tap.place, key) if tap.shared.rows is not None else 0
     return found
 
 
@@ -119,7 +122,11 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
         except Exception:  # noqa: BLE001 - whatever is unlike the last forward is read
             like = False
         if last is None or around is None or not like:
-            return inner(*args, **kwargs) if is_compiling() else read(state, args, kwargs)
+            if is_compiling():
+                return inner(*args, **kwargs)
+            if active and state.token is not None:  # inside a forward that is known, which did not expect it
+                forwards.stray(state)
+            return read(state, args, kwargs)
         stage, event_id, outer, first_id = last.stage, state.next_id, state.frame, state.next_id + 1
         if last.held is not None:
             last.held[0] = kv_len

@@ -119,6 +119,9 @@ class Tap:
             timed = self.shared.make_event is not None and (begins or self.shared.every_event)
             if timed and not (self.shared.every_event and self.shared.is_capturing()):
                 event = self.shared.event()
+            # Other threads may use the slot as soon as the payload is read.
+            key, number = slot.key or (), slot.number
+            words = slot.array.copy() if state.lesson is not None or self.place.is_model else slot.array
         except BaseException:
             state.frame = outer
             raise
@@ -126,17 +129,17 @@ class Tap:
         state.next_id = event_id + 1
         state.open.append((event_id, stage, self.place, said))
         parent = around[0] if around is not None else NO_PARENT
-        opened = (event_id, parent, slot.number, stage, step, event, outer, perf_counter_ns())
+        opened = (event_id, parent, number, stage, step, event, outer, perf_counter_ns())
         if self.place.is_model:
             try:
-                self.forwards.begin(state, slot.key or (), opened)
+                self.forwards.begin(state, key, opened)
             except BaseException:
                 self.pop()
                 state.open.pop()
                 state.frame = outer
                 raise
         if state.lesson is not None:
-            state.lesson.append(Learned(event_id, parent, self, slot, None, slot.key or (), slot.array.copy()))
+            state.lesson.append(Learned(event_id, parent, self, slot, None, key, words))
         return opened
 
     def leave(self, state: State, opened: Opened, *, whole: bool = True) -> None:
@@ -171,12 +174,13 @@ class Tap:
         slot.words[_EVENT], slot.words[_STEP] = event_id, step if step > 0 else 0
         if slot.epoch != self.counters.epoch:
             self._announce(slot)
+        words = slot.array.copy() if state.lesson is not None else slot.array
         self.push(slot.attributes)
         state.next_id = event_id + 1
         parent = state.open[-1][0]
         state.rest = (self, (event_id, parent, slot.number, stage, step, None, None, perf_counter_ns()))
         if state.lesson is not None:
-            state.lesson.append(Learned(event_id, parent, self, slot, after, (), slot.array.copy()))
+            state.lesson.append(Learned(event_id, parent, self, slot, after, (), words))
 
     def tell(self, slot: Slot, key: Key, event_id: int, step: int, *, growing: bool = False) -> bool:
         """Announce the cost of a call that no range will be opened for: a graph's launch stands for it.

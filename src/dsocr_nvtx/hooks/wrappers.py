@@ -5,7 +5,7 @@ other call goes to ``read``, which reads and prices it. What goes wrong in here 
 Under torch.compile's tracing the hooks step aside (`unseen`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,21 @@ def unseen(hooked: Method, inner: Method) -> Method:
         return inner(*args, **kwargs)
 
     told = {"_torchdynamo_inline": plain, "_torchdynamo_orig_callable": plain, "_torchdynamo_wrapper_id": id(hooked)}
-    hooked.__dict__.update(told)
+    hooked.__dict__ = _Attributes(hooked.__dict__ | told)
     return hooked
+
+
+class _Attributes(dict[str, Any]):
+    """A function's attributes, of which `functools.wraps` copies none that torch.compile's tracer is told.
+
+    The tracer would take the function that they were copied to for the hooked method as well, and leave out its work.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if not name.startswith("_torchdynamo_"))
+
+    def keys(self) -> Any:
+        return list(self)
 
 
 def timed(inner: Method, read: Reading, threads: Threads, codes: dict[int | None, int]) -> Method:
@@ -99,6 +112,7 @@ def scripted(  # noqa: C901 - one function: a call of another would cost more th
     """Return ``inner`` in a range whose record waits in ``plans``; a call out of turn ends the script."""
     push, pop = emit
     stray, close_rest, close_script_rest = forwards.stray, forwards.close_rest, forwards.close_script_rest
+    strayed_rest = forwards.begin_strayed_rest
     bare, number = (inner, -1) if watch is None else (watch.inner, watch.number)
 
     @wraps(inner)
@@ -140,6 +154,8 @@ def scripted(  # noqa: C901 - one function: a call of another would cost more th
                 log += (at, start_ns, end_ns)
                 if state.token is None:  # a call inside came out of turn
                     state.open.pop()
+                    if rest_at >= 0:
+                        strayed_rest(state, rest_at)
                 elif rest_at == state.at:
                     push(rest_attributes)
                     state.at, state.script_rest = rest_at + 1, (rest_at, end_ns)

@@ -68,9 +68,11 @@ def check_directory(target: Path, marker: str, *, force: bool) -> None:
 def replacing_directory(target: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty directory beside ``target``; move it into place when the block ends well, remove it when not.
 
-    Rules of `check_directory` hold at both ends: what came to stand there meanwhile is not overwritten either.
+    Rules of `check_directory` hold at both ends: what came to stand there meanwhile is not overwritten either. A link
+    stays, and the directory that it leads to is what is written.
     """
     check_directory(target, marker, force=force)
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
