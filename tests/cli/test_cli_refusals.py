@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from attrs import asdict
 
+from dsocr_nvtx import __version__
 from dsocr_nvtx.schema.hardware import DATASHEET
 from dsocr_nvtx.schema.payload import announcement
 from dsocr_nvtx.schema.tables import KERNELS, RANGES
@@ -296,3 +297,23 @@ def test_wrong_usage_is_exit_code_two(dsocr: Commands, tmp_path: Path, words: li
     done = dsocr(*words)
     assert (done.code, done.out) == (2, "")
     assert "Usage: dsocr-nvtx" in done.err
+
+
+def test_a_report_that_is_not_there_is_said_before_an_output_in_use(dsocr: Commands, tmp_path: Path) -> None:
+    (tmp_path / "eager.dsocr").mkdir()
+    (tmp_path / "eager.dsocr" / "mine").touch()
+    done = dsocr("join", tmp_path / "eager.nsys-rep")
+    assert (done.code, "eager.nsys-rep: no such file" in done.err) == (3, True)
+    assert (tmp_path / "eager.dsocr" / "mine").exists()
+
+
+def test_a_ladder_takes_no_file_that_says_nothing_of_launching(dsocr: Commands, demo_out: Path) -> None:
+    for name in ("nope", "nope.json", "join.json"):
+        done = dsocr("ladder", demo_out, "--ceilings", demo_out / name)
+        assert (done.code, done.out) == (3, "")
+        assert f"{name}: no table that `ceilings` wrote" in done.err
+    assert dsocr("ladder", demo_out, "--ceilings", demo_out / "nope.arrow").code == 3
+
+
+def test_the_version_is_printed(dsocr: Commands) -> None:
+    assert dsocr("--version").out == f"dsocr-nvtx {__version__}\n"

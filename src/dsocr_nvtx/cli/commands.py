@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dsocr_nvtx import __version__
 from dsocr_nvtx.cli.comparison import diff_command, gate_command
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
 from dsocr_nvtx.cli.outputs import ForceDirectory, ForceFile
@@ -40,8 +41,18 @@ CeilingsFile = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"dsocr-nvtx {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """See how far each layer and stage of a DeepSeek-OCR run is from what the GPU allows, and what holds it back."""
 
 

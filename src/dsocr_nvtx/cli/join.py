@@ -17,7 +17,8 @@ def join_report(
 ) -> None:
     """Join a report, write every table into a directory, and print the verdict."""
     target = out or default_out(report)
-    check_directory(target, MARKER, force=force)
+    if report.exists():  # else that is what there is to say
+        check_directory(target, MARKER, force=force)
     prepare_process()
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
     found = write_tables(target, whole, force=force)

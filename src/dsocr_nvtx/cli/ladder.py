@@ -6,6 +6,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.report.opened import joined_table
 from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.measured import read_launching
@@ -18,6 +19,8 @@ def climb(directory: Path, *, out: Path | None, ceilings: Path | None, force: bo
     if out is not None:
         check_format(out)
         check_file(out, force=force)
+    if ceilings is not None and ceilings.suffix != ".arrow":
+        raise Refused(ceilings, "no table that `ceilings` wrote", "measure one with dsocr-nvtx ceilings -o FILE.arrow")
     kernels, stages = (joined_table(directory, name) for name in ("kernels", "stages"))
     table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
     if out is not None:
