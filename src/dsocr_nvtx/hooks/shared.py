@@ -82,6 +82,13 @@ class Shared:
                 return False
         return not self.is_capturing()
 
+    def first_event(self, *, begins: bool) -> Any:
+        """Record the event before a call that begins a step or not; None where its time is not asked for.
+
+        Callers have looked whether events are made at all. Within a capture an event would tell no time.
+        """
+        return self.event() if begins or (self.every_event and not self.is_capturing()) else None
+
     def event(self) -> Any:
         """Record a timing event on the current stream and return it."""
         assert self.make_event is not None  # noqa: S101 - callers have looked

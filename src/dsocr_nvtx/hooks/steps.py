@@ -39,9 +39,7 @@ class StepTap:
         if begins:
             shared.counters.begin_step(code)
         step, event_id = max(shared.counters.steps[code], 0), state.next_id
-        event = None
-        if shared.make_event is not None and (begins or (shared.every_event and not shared.is_capturing())):
-            event = shared.make_event()
+        event = shared.first_event(begins=begins) if shared.make_event is not None else None
         if self.active:
             words = self.slot.words
             words[_EVENT], words[_STEP] = event_id, step

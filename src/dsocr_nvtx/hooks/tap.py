@@ -115,10 +115,7 @@ class Tap:
             slot.words[_EVENT], slot.words[_STEP] = event_id, step if step > 0 else 0
             if self.is_stage or slot.epoch != self.counters.epoch:
                 self._announce(slot)
-            event = None
-            timed = self.shared.make_event is not None and (begins or self.shared.every_event)
-            if timed and not (self.shared.every_event and self.shared.is_capturing()):
-                event = self.shared.event()
+            event = self.shared.first_event(begins=begins) if self.shared.make_event is not None else None
             # Other threads may use the slot as soon as the payload is read.
             key, number = slot.key or (), slot.number
             words = slot.array.copy() if state.lesson is not None or self.place.is_model else slot.array
