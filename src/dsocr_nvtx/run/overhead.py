@@ -88,7 +88,8 @@ def measure_overhead(
     Hooks record and no tool listens, unless one is attached to the process; eager and static decoding only, since a
     replayed graph calls no hooks.
     """
-    decoding = evolve(work.decoding, max_new_tokens=8, stop_ids=())
+    # Room for every round: what undoes a step does not tell the hooks, who would read each call of a full cache anew.
+    decoding = evolve(work.decoding, max_new_tokens=8, room=_WARM_ROUNDS + rounds + 8, stop_ids=())
     if decoding.mode == "graph":
         raise UsageError("--decode graph: a replayed graph calls no hooks, so they cost nothing; take eager or static")
     with ExitStack() as stack:
