@@ -114,9 +114,8 @@ class Forwards:
         self.shared.emitter.pop()
         tap, (event_id, parent, priced, stage, step, _, _, start_ns) = state.rest
         state.rest = None
-        if self.shared.rows is not None:
-            numbers = (event_id, parent, tap.number, priced, stage, max(step, 0), start_ns, perf_counter_ns())
-            self.shared.rows.append((*numbers, state.native_id), None)
+        numbers = [event_id, parent, tap.number, priced, stage, max(step, 0), start_ns, perf_counter_ns()]
+        self.shared.keep([*numbers, state.native_id], None)
 
     def close_script_rest(self, state: State) -> None:
         """Close the open range of a container's own work, if a script opened one."""

@@ -15,7 +15,7 @@ from weakref import ref
 from torch import Size
 from torch.compiler import is_compiling
 
-from dsocr_nvtx.hooks.places import Key, State
+from dsocr_nvtx.hooks.places import Key, Place, State
 from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
 from dsocr_nvtx.hooks.quick import QuickFrame
 from dsocr_nvtx.hooks.rows import NO_SCRIPT
@@ -36,12 +36,12 @@ class Repeat:
     """What a forward that is known must have in common with the next: of decode steps only."""
 
     __slots__ = (
-        "cache", "code", "config", "context", "experts", "experts_name", "frame", "held", "key", "logits", "said",
-        "script", "shape", "slots", "stage", "token",
+        "around", "cache", "code", "config", "context", "experts", "experts_name", "frame", "held", "key", "logits",
+        "said", "script", "shape", "slots", "stage", "token",
     )  # fmt: skip
 
-    def __init__(self, key: Key, config: Any, kwargs: dict[str, Any], held: list[int] | None) -> None:
-        self.key, self.slots, self.held = key, key[3], held
+    def __init__(self, key: Key, config: Any, kwargs: dict[str, Any], held: list[int] | None, around: Place) -> None:
+        self.key, self.slots, self.held, self.around = key, key[3], held, around
         self.cache, self.shape = ref(kwargs["past_key_values"]), kwargs["input_ids"].shape
         self.logits = kwargs.get("logits_to_keep")
         self.config: dict[str, Any] = object.__getattribute__(config, "__dict__")
@@ -57,12 +57,12 @@ def repeat_of(tap: "Tap", state: State, stage: int, kwargs: dict[str, Any]) -> R
     """Return what the next forward may have in common with this one, still open; None where it cannot be told."""
     reader, slot = tap.place.read, tap.slots[stage]
     cache: Any = kwargs.get("past_key_values")
-    ids, around = kwargs.get("input_ids"), state.open[-2:-1]
+    ids, around = kwargs.get("input_ids"), _step_around(state)
     key = slot.key if slot is not None else None
     if key is None or state.frame is None or key[1] != 1 or key[2] < 2:
         return None
     plain = isinstance(getattr(ids, "shape", None), Size) and type(kwargs.get("logits_to_keep")) in (int, type(None))
-    if not plain or not around or around[0][2].level is not Level.STAGE or not getattr(cache, "layers", None):
+    if not plain or around is None or not getattr(cache, "layers", None):
         return None
     if hasattr(cache, "key_cache") or hasattr(cache.layers[0], "prefill_keys") or not type(cache).__weakrefoffset__:
         return None
@@ -71,12 +71,18 @@ def repeat_of(tap: "Tap", state: State, stage: int, kwargs: dict[str, Any]) -> R
     held = cast("ModelReader", reader).caches.counted.get(cache) if key[3] else None
     if key[3] and held is None:
         return None
-    found = Repeat(key, cast("ModelReader", reader).config, kwargs, held)
+    found = Repeat(key, cast("ModelReader", reader).config, kwargs, held, around)
     found.frame, found.stage, found.said = state.frame[0], stage, state.open[-1][3]
     found.token = state.token
     found.script = state.scripted.script if state.scripted is not None else None
     found.code = tap.shared.rows.code(tap.place, key) if tap.shared.rows is not None else 0
     return found
+
+
+def _step_around(state: State) -> Place | None:
+    """Return the place of the range around the forward that is open, if that is a step of a stage."""
+    around = state.open[-2][2] if len(state.open) > 1 else None
+    return around if around is not None and around.level is Level.STAGE and not around.is_model else None
 
 
 def repeated(  # noqa: C901, PLR0915 - one function: the module says why
@@ -107,8 +113,7 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
                     and last.config.get(last.experts_name) == last.experts
                     and stage_now() is last.context
                     and around[1] == last.stage
-                    and around[2].level is Level.STAGE
-                    and not around[2].is_model
+                    and around[2] is last.around
                     and state.rest is None
                     and state.token is None
                     and not shared.muted
@@ -116,7 +121,8 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
                 )
             if like and last is not None:
                 kv_len = (last.held[0] if last.held is not None else cache.layers[0].keys.shape[-2]) + 1
-                step = max(steps[last.stage], 0)
+                step = steps[last.stage]
+                step = step if step > 0 else 0  # max() takes a microsecond here
                 like = kv_len > 1 and not (last.slots and kv_len >= last.slots)
                 like = like and (not active or follows(last, kv_len, state.next_id + 1, step))
         except Exception:  # noqa: BLE001 - whatever is unlike the last forward is read

@@ -66,10 +66,11 @@ class _Repeated(NamedTuple):
         return QuickFrame(*told) if script is None else ScriptFrame(script, *told)
 
 
-class Rows:
-    """A growing table of finished calls, in the order in which they ended."""
+_WIDTH = 9
 
-    WIDTH = 9
+
+class Rows:
+    """A growing table of finished calls."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
@@ -82,13 +83,15 @@ class Rows:
         self._frames: list[QuickFrame | ScriptFrame] = []
         self._scripts: list[Script] = []
         self._repeats = array("q")
+        self.append: Callable[[list[int]], None] = self._numbers.fromlist
+        """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""
         self.append_repeat: Callable[[list[int]], None] = self._repeats.fromlist
         """Add a forward that repeated the one before: the log of its calls, then the numbers of a `_Repeated`."""
 
     @property
     def kept(self) -> int:
         """How many calls were kept one by one."""
-        return len(self._numbers) // self.WIDTH
+        return len(self._numbers) // _WIDTH
 
     def captured_since(self, first: int) -> list[Row]:
         """Note that all calls from the ``first`` kept one on were captured into a CUDA graph, and return them."""
@@ -124,11 +127,10 @@ class Rows:
         """Add the calls of a forward that were only timed."""
         self._frames.append(frame)
 
-    def append(self, numbers: tuple[int, ...], events: tuple[Any, Any] | None) -> None:
-        """Add a call: event, parent (or `NO_PARENT`), place, cost, stage, step, start, end, thread."""
-        if events is not None:
-            self._events[len(self._numbers) // self.WIDTH] = events
-        self._numbers.extend(numbers)
+    def append_timed(self, row: list[int], events: tuple[Any, Any]) -> None:
+        """Add a call as `append` does, with the timing events around it."""
+        self._events[self.kept] = events
+        self.append(row)
 
     def clear(self) -> None:
         """Forget every call."""
@@ -171,7 +173,7 @@ class Rows:
 
     def _row(self, index: int, places: list[Place], costs: list[Priced], late: list[tuple[Place, Key]]) -> Row:
         event, parent, place, priced, stage, step, start, end, thread = self._numbers[
-            index * self.WIDTH : (index + 1) * self.WIDTH
+            index * _WIDTH : (index + 1) * _WIDTH
         ]
         origin = "captured" if any(index in captured for captured in self._captured) else "call"
         return Row(

@@ -38,8 +38,9 @@ class HookSession:
         self.off = not (record or emitter.active)
         self.observer: ExpertsObserver | None = None
         self._shared = Shared(emitter, self.stats.rows if record else None, make_event, events)
+        self._shared.muted = self.off
         self._attached: list[tuple[nn.Module, str, object]] = []
-        self._steps: dict[str, StepTap] = {stage: StepTap(stage, self._shared) for stage in Stage}
+        self._steps: dict[str, StepTap] = {stage: StepTap(stage, self._shared, self._fail) for stage in Stage}
         self._rests: dict[str, Tap] = {}
         self._growing: list[Tap] = []
         self._capture: Capture | None = None
@@ -112,8 +113,7 @@ class HookSession:
 
     def step(self, stage: str) -> AbstractContextManager[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
-        tap = self._steps.get(stage) or self._steps[stage_called(stage)]
-        return Step(tap.stage, None if self.off else tap, self._fail)
+        return Step(self._steps.get(stage) or self._steps[stage_called(stage)])
 
     @contextmanager
     def captured(self, stage: str) -> Iterator[None]:
@@ -128,12 +128,8 @@ class HookSession:
         first, shared = self.stats.rows.kept, self._shared
         if self.observer is not None:
             self.observer.captures()
-        shared.capturing = True
-        try:
-            with self.step(stage):
-                yield
-        finally:
-            shared.capturing = False
+        with shared.captured(), self.step(stage):
+            yield
         code = list(Stage).index(Stage(stage))
         keys = {tap.place: slot.key for tap in self._growing if (slot := tap.slots[code]) and slot.key is not None}
         self._capture = Capture(code, self.stats.rows.captured_since(first), keys)

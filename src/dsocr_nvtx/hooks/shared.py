@@ -1,7 +1,8 @@
 """What all taps of a session share: where ranges go, what is counted, and which forwards are known."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -15,11 +16,19 @@ from dsocr_nvtx.hooks.rows import Rows
 from dsocr_nvtx.hooks.scripts import ScriptFrame
 from dsocr_nvtx.schema.records import Level, Stage
 
-# None where this build of torch has no CUDA; then nothing makes events either.
-_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", torch.cuda.is_available)
+# A build of torch without CUDA lacks it; there nothing is ever captured.
+_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
 
 # The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
 _BLOCKS = itertools.count()
+
+
+def _never() -> bool:
+    return False
+
+
+def _always() -> bool:
+    return True
 
 
 class Counters:
@@ -33,12 +42,13 @@ class Counters:
         self.opened = 0
         self.epoch = 0
 
-    def begin_step(self, stage: int) -> None:
-        """Count a step of a stage."""
-        self.steps[stage] += 1
+    def begin_step(self, stage: int) -> int:
+        """Count a step of a stage, and return its number."""
+        step = self.steps[stage] = self.steps[stage] + 1
         self.opened += 1
         if self.opened % self.REPEAT_EVERY == 0:
             self.epoch += 1
+        return step
 
 
 class Notes(Protocol):
@@ -68,12 +78,25 @@ class Shared:
         self.muted = False
         self.noted: Notes | None = None
         self.forwards = Forwards(self)
-        self.capturing = False
-        """Calls go into a CUDA graph: they run nothing, so they are no step, and an event of theirs tells no time."""
+        self.is_capturing: Callable[[], bool] = _is_capturing if self.on_gpu else _never
+        """Whether calls go into a CUDA graph now, the session's or a script's own.
 
-    def is_capturing(self) -> bool:
-        """Return whether calls go into a CUDA graph now, the session's or a script's own."""
-        return self.capturing or (self.on_gpu and _is_capturing())
+        They run nothing, so they are no step, and an event of theirs tells no time.
+        """
+
+    @property
+    def capturing(self) -> bool:
+        """Whether calls go into the session's own graph."""
+        return self.is_capturing is _always
+
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        """Say that calls inside the block go into the session's own graph."""
+        before, self.is_capturing = self.is_capturing, _always
+        try:
+            yield
+        finally:
+            self.is_capturing = before
 
     def begins(self, state: State, stage: int) -> bool:
         """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""
@@ -93,3 +116,12 @@ class Shared:
         """Record a timing event on the current stream and return it."""
         assert self.make_event is not None  # noqa: S101 - callers have looked
         return self.make_event()
+
+    def keep(self, numbers: list[int], event: Any) -> None:
+        """Keep a call that has just ended, as `Rows.append` takes it; ``event``: the one before it, or None."""
+        if self.rows is None:
+            return
+        if event is None:
+            self.rows.append(numbers)
+        else:
+            self.rows.append_timed(numbers, (event, self.event()))

@@ -19,8 +19,8 @@ _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 class StepTap:
     """Opens and closes the ranges of one stage's steps. ``enter`` and ``leave`` are called in pairs."""
 
-    def __init__(self, stage: Stage, shared: Shared) -> None:
-        self.shared, self.stage, self.code = shared, stage, list(Stage).index(stage)
+    def __init__(self, stage: Stage, shared: Shared, fail: Callable[[str, Exception], None]) -> None:
+        self.shared, self.stage, self.code, self.fail = shared, stage, list(Stage).index(stage), fail
         self.place = Place(
             path=str(stage), kind=LayerKind.REST, level=Level.STAGE, layer=None, read=no_key, price=nothing
         )
@@ -32,22 +32,23 @@ class StepTap:
 
     def enter(self, state: State) -> Opened:
         """Open a step; return what ``leave`` needs. After an exception nothing is open that was not before."""
-        shared, code = self.shared, self.code
-        if state.open:
+        shared, code, around = self.shared, self.code, state.open
+        if around:
             self._interrupt(state)
-        begins = shared.begins(state, code)
-        if begins:
-            shared.counters.begin_step(code)
-        step, event_id = max(shared.counters.steps[code], 0), state.next_id
+            begins = shared.begins(state, code)
+        else:
+            begins = not shared.is_capturing()
+        counters = shared.counters
+        step, event_id = counters.begin_step(code) if begins else max(counters.steps[code], 0), state.next_id
         event = shared.first_event(begins=begins) if shared.make_event is not None else None
         if self.active:
             words = self.slot.words
             words[_EVENT], words[_STEP] = event_id, step
             shared.emitter.mark(announcement(self.place.path, words.tolist()))
             shared.emitter.push(self.slot.attributes)
-        parent = state.open[-1][0] if state.open else NO_PARENT
+        parent = around[-1][0] if around else NO_PARENT
         state.next_id = event_id + 1
-        state.open.append((event_id, code, self.place, self.said))
+        around.append((event_id, code, self.place, self.said))
         return (event_id, parent, self.priced, code, step, event, state.frame, perf_counter_ns())
 
     def _interrupt(self, state: State) -> None:
@@ -71,38 +72,35 @@ class StepTap:
             shared.emitter.pop()
         state.open.pop()
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
-        if shared.rows is not None:
-            events = (event, shared.event()) if event is not None else None
-            shared.rows.append(
-                (event_id, parent, self.number, priced, stage, step, start_ns, end_ns, state.native_id), events
-            )
+        shared.keep([event_id, parent, self.number, priced, stage, step, start_ns, end_ns, state.native_id], event)
 
 
 class Step:
     """One step of a stage, as `HookSession.step` returns it. It is no generator, which would cost more than the range.
 
-    ``tap`` is None where hooks are off: the stage is said all the same.
+    Where a session is muted or off, the stage is said all the same.
     """
 
-    __slots__ = ("_fail", "_opened", "_stage", "_tap", "_token")
+    __slots__ = ("_opened", "_state", "_tap", "_token")
 
-    def __init__(self, stage: Stage, tap: StepTap | None, fail: Callable[[str, Exception], None]) -> None:
-        self._stage, self._tap, self._fail = stage, tap, fail
+    def __init__(self, tap: StepTap) -> None:
+        self._tap = tap
 
     def __enter__(self) -> None:
-        self._token, self._opened = begin_stage(self._stage), None
         tap = self._tap
-        if tap is not None and not tap.shared.muted:
+        self._token, self._opened = begin_stage(tap.stage), None
+        if not tap.shared.muted:
+            state = self._state = tap.shared.threads.state
             try:
-                self._opened = tap.enter(tap.shared.threads.state)
+                self._opened = tap.enter(state)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                self._fail(str(self._stage), error)
+                tap.fail(str(tap.stage), error)
 
     def __exit__(self, *_error: object) -> None:
-        tap = self._tap
-        if tap is not None and self._opened is not None:
+        tap, opened = self._tap, self._opened
+        if opened is not None:
             try:
-                tap.leave(tap.shared.threads.state, self._opened)
+                tap.leave(self._state, opened)
             except Exception as error:  # noqa: BLE001 - as above
-                self._fail(str(self._stage), error)
+                tap.fail(str(tap.stage), error)
         end_stage(self._token)

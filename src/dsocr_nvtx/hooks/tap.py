@@ -45,7 +45,6 @@ class Tap:
         self.number = shared.rows.place_number(place) if shared.rows is not None else 0
         self.active = shared.emitter.active
         self.push, self.pop = shared.emitter.push, shared.emitter.pop
-        self.keep = shared.rows.append if shared.rows is not None else None
 
     def around(self, inner: Method, fail: Callable[[str, Exception], None], watch: Watch | None = None) -> Method:
         """Return ``inner`` with a range around each call; what goes wrong in the hooks goes to ``fail``.
@@ -54,7 +53,7 @@ class Tap:
         """
         mine, threads = partial(fail, self.place.path), self.shared.threads
         read = partial(self._call, inner, mine)
-        if self.place.is_model and not self.shared.every_event and (self.active or self.keep is not None):
+        if self.place.is_model and not self.shared.every_event and (self.active or self.shared.rows is not None):
             return repeated(self, inner, read, mine)
         if self.active:
             emit = (self.push, self.pop)
@@ -154,11 +153,8 @@ class Tap:
         if self.place.is_model:
             self.forwards.end(state, opened, whole=whole)
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
-        if self.keep is not None:
-            events = (event, self.shared.event()) if event is not None else None
-            self.keep(
-                (event_id, parent, self.number, priced, stage, max(step, 0), start_ns, end_ns, state.native_id), events
-            )
+        numbers = [event_id, parent, self.number, priced, stage, max(step, 0), start_ns, end_ns, state.native_id]
+        self.shared.keep(numbers, event)
         if self.rest is not None and self.active and state.open and self._in_container(state.open[-1][2]):
             self.rest.begin_rest(state, stage, step, self)
 
