@@ -261,7 +261,7 @@ def main() -> int:
     path = options.ceilings
     if path is None:
         path = options.out / "ceilings_quick.arrow"
-        command = [sys.executable, "-m", "dsocr_nvtx.cli", "ceilings", "-o", str(path), "--quick", "--force"]
+        command = [sys.executable, "-m", "dsocr_nvtx", "ceilings", "-o", str(path), "--quick", "--force"]
         subprocess.run(command, check=True)  # noqa: S603 - our own command
     mine, about = ours(path)
     import cupy as cp

@@ -71,7 +71,7 @@ def capture(folder: Path, names: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ceilings = folder / "ceilings.arrow"
     if not ceilings.exists():
-        command("-m", "dsocr_nvtx.cli", "ceilings", "-o", str(ceilings))
+        command("-m", "dsocr_nvtx", "ceilings", "-o", str(ceilings))
     for name in names:
         if not (folder / f"{name}.sqlite").exists():
             started = time.perf_counter()
@@ -124,12 +124,12 @@ def build(folder: Path, out: Path) -> None:
         joined = join(folder, name)
         rows += [{"workload": name, **row} for row in summary(joined)]
         if not name.endswith(("b", "c", "512")):
-            command("-m", "dsocr_nvtx.cli", "report", str(joined), "-o", str(out / f"review-{name}.html"),
+            command("-m", "dsocr_nvtx", "report", str(joined), "-o", str(out / f"review-{name}.html"),
                     "--title", f"DeepSeek-OCR on an H200: {name}", "--force")  # fmt: skip
-    command("-m", "dsocr_nvtx.cli", "report", str(folder / f"graph-{PAGES}.dsocr"), "-o", str(out / "roofline.svg"),
+    command("-m", "dsocr_nvtx", "report", str(folder / f"graph-{PAGES}.dsocr"), "-o", str(out / "roofline.svg"),
             "--title", "DeepSeek-OCR, sixteen pages, CUDA-graph decode, one NVIDIA H200", "--force")  # fmt: skip
     for one, other in (("eager-1", "graph-1"), ("static-1", "static-1b")):
-        command("-m", "dsocr_nvtx.cli", "diff", f"{one}.dsocr", f"{other}.dsocr",
+        command("-m", "dsocr_nvtx", "diff", f"{one}.dsocr", f"{other}.dsocr",
                 "-o", str(out.resolve() / f"diff-{one}-{other}.html"), "--force",
                 quiet=True, within=folder)  # fmt: skip
     (out / "review.md").write_text(page(rows), encoding="utf-8")
@@ -139,7 +139,7 @@ def join(folder: Path, name: str) -> Path:
     """Join a workload with what its run measured, under the roofs of this kind of GPU, and return the directory."""
     joined, run = folder / f"{name}.dsocr", folder / f"{name}.run"
     beside = ["--run", str(run)] if (run / "run.json").exists() else []
-    command("-m", "dsocr_nvtx.cli", "join", str(folder / f"{name}.sqlite"), *beside, "--ceilings",
+    command("-m", "dsocr_nvtx", "join", str(folder / f"{name}.sqlite"), *beside, "--ceilings",
             str(folder / "ceilings.arrow"), "-o", str(joined), "--force", quiet=True)  # fmt: skip
     return joined
 

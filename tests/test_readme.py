@@ -54,7 +54,7 @@ def test_commands_run_as_they_stand(line: str, place: Path) -> None:
     words = shlex.split(line, comments=True)
     assert words[0] == "dsocr-nvtx"
     done = subprocess.run(
-        [sys.executable, "-m", "dsocr_nvtx.cli", *words[1:]], cwd=place, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "dsocr_nvtx", *words[1:]], cwd=place, capture_output=True, text=True, check=False,
         env={**os.environ, "COLUMNS": "120"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

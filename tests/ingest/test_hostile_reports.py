@@ -38,7 +38,7 @@ def good(path: Path) -> Path:
 
 def command(*arguments: object, limits: Limits | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
-    words = [sys.executable, "-m", "dsocr_nvtx.cli", *map(str, arguments)]
+    words = [sys.executable, "-m", "dsocr_nvtx", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=limits, timeout=120)
 
 
@@ -185,7 +185,7 @@ def test_10_stopped_while_writing(tmp_path: Path, how: signal.Signals) -> None:
     target = tmp_path / "out" / "r.dsocr"
     for _ in range(3):
         with subprocess.Popen(
-            [sys.executable, "-m", "dsocr_nvtx.cli", "join", str(path), "-o", str(target)],
+            [sys.executable, "-m", "dsocr_nvtx", "join", str(path), "-o", str(target)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as running:  # fmt: skip
             while running.poll() is None and not (target.parent.is_dir() and any(target.parent.iterdir())):

@@ -19,7 +19,7 @@ COLUMNS = [
 
 def project(*words: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    command = [sys.executable, "-m", "dsocr_nvtx.cli", "project", *map(str, words)]
+    command = [sys.executable, "-m", "dsocr_nvtx", "project", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

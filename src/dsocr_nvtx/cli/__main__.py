@@ -1,5 +1,0 @@
-"""`python -m dsocr_nvtx.cli`: the same as `dsocr-nvtx`."""
-
-from dsocr_nvtx.cli import main
-
-main()
