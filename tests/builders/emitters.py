@@ -1,5 +1,7 @@
 """Emitters that listen in place of NVTX: what was pushed, popped and announced, with a clock that only they advance."""
 
+from collections.abc import Callable
+
 import numpy as np
 from attrs import define, field
 
@@ -28,6 +30,7 @@ class Listener:
     stack: list[Pushed] = field(factory=list)
     clock: int = 0
     active: bool = True
+    edge: Callable[[], object] | None = None
 
     def prepare(self, path: str, stage: int, words: Words) -> object:
         """Return what `push` needs."""

@@ -2,24 +2,31 @@
 
 import ctypes
 import os
+from itertools import count
 from pathlib import Path
+from threading import get_native_id
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.builders.tables import filled
 from tests.hooks.networks import network, run
+from transformers import DynamicCache
 
 from dsocr_nvtx.errors import Unavailable, UsageError
 from dsocr_nvtx.hooks import hook
+from dsocr_nvtx.hooks.emit import Edges
 from dsocr_nvtx.ingest.cupti import run_directory
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.run.cupti_capture import CuptiCapture, usable_cupti
+from dsocr_nvtx.run.cupti_launches import UNRECORDED
 from dsocr_nvtx.run.cupti_library import CALLS, OPERATIONS, demangler
 from dsocr_nvtx.run.timing import choose_timing
-from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.files import read_table, write_table
+from dsocr_nvtx.schema.tables import RANGES
 
 OPERATION = np.dtype(
     [("kind", "<i4"), ("correlation_id", "<u4"), ("start", "<u8"), ("end", "<u8"), ("device_id", "<u4"),
@@ -31,6 +38,8 @@ CALL = np.dtype([("kind", "<i4"), ("cbid", "<u4"), ("start", "<u8"), ("end", "<u
                  ("correlation_id", "<u4")])  # fmt: skip
 NAME = ctypes.create_string_buffer(b"_ZN2at6native4gemmEv")
 DRIVER, RUNTIME = CALLS
+LAUNCH, MARK = 211, 317
+"""Numbers of the runtime's functions."""
 AHEAD_NS = 5_000_000
 """How far the other clock is ahead of ours."""
 
@@ -43,11 +52,13 @@ class Library:
         self.lost = 0
         self.callbacks: tuple[Any, Any] = (None, None)
         self.pending: list[np.ndarray] = []
+        self.driver = True
 
-    def enable(self, requested: Any, completed: Any) -> None:
-        self.callbacks = (requested, completed)
+    def enable(self, requested: Any, completed: Any, *, driver: bool = True) -> None:
+        self.callbacks, self.driver = (requested, completed), driver
 
-    def disable(self) -> None:
+    def disable(self, *, driver: bool = True) -> None:
+        assert driver == self.driver
         requested, completed = self.callbacks
         for records in self.pending:
             buffer, size, most = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
@@ -79,6 +90,8 @@ class Library:
         return np.array(found)
 
     def function_name(self, kind: int, number: int) -> str:
+        if number == MARK:
+            return "cudaStreamIsCapturing_v10000"
         return "cudaLaunchKernel_v7000" if kind == RUNTIME else "cuLaunchKernel"
 
 
@@ -91,17 +104,17 @@ def kernel(correlation: int, start: int, kind: int = 10) -> np.ndarray:
     return row
 
 
-def call(correlation: int, start: int, tid: int, kind: int = RUNTIME) -> np.ndarray:
+def call(correlation: int, start: int, tid: int, kind: int = RUNTIME, function: int = LAUNCH) -> np.ndarray:
     row = np.zeros(1, CALL)
-    row["kind"], row["correlation_id"], row["thread_id"], row["cbid"] = kind, correlation, tid, 211
+    row["kind"], row["correlation_id"], row["thread_id"], row["cbid"] = kind, correlation, tid, function
     row["start"], row["end"] = start + AHEAD_NS, start + 10 + AHEAD_NS
     return row
 
 
-def captured(fill: Any) -> CuptiCapture:
+def captured(fill: Any, *, edges: bool = False) -> CuptiCapture:
     library = Library()
     capture = CuptiCapture(library)  # type: ignore[arg-type]
-    with capture.recording():
+    with capture.recording(edges=edges):
         fill(library.pending)
     return capture
 
@@ -171,6 +184,105 @@ def test_a_run_directory_joins_as_a_report_does(tmp_path: Path) -> None:
         assert (row["path"], row["stage"], row["step"]) == (record.path, str(record.stage), record.step)
         assert row["tensor_flops"] == record.cost.tensor_flops
     assert joined.accounting.cost_sources["binary"] == len(joined.ranges)
+
+
+def test_a_launch_that_was_not_recorded_lies_between_the_calls_around_it(tmp_path: Path) -> None:
+    """One made by the driver; where the calls around it are of two threads it could be either's, and has no launch."""
+    now = perf_counter_ns()
+    records = [
+        kernel(2, now + 5000),  # before any call that was recorded
+        call(3, now + 10_000, 7), kernel(3, now + 30_000), kernel(5, now + 60_000),
+        call(6, now + 20_000, 7, function=MARK),
+        kernel(8, now + 26_000), call(9, now + 90_000, 7),  # it ran before the next call: so it was launched before
+        kernel(10, now + 110_000), call(11, now + 100_000, 8), kernel(12, now + 120_000),  # nor after the last one
+    ]  # fmt: skip
+    capture = captured(lambda pending: pending.append(bytes_of(*records)), edges=True)
+    write_table(filled(RANGES, []), tmp_path / "ranges.arrow")
+    assert capture.write(tmp_path, {}) == 6
+    calls = {row["correlation_id"]: row for row in read_table(tmp_path / "timings" / "launches.arrow").to_pylist()}
+    assert set(calls) == {3, 5, 8, 9, 11}
+    assert capture.note == "3 operations have no range: who launched them was not recorded"
+    assert [calls[number]["name"] == UNRECORDED for number in (3, 5, 8)] == [False, True, True]
+    # Clocks that are read within microseconds of each other differ in rate, so places are told in parts of a stretch.
+    stretch = calls[9]["start_ns"] - calls[3]["start_ns"]
+    for number, first, last in ((5, 10_010, 20_000), (8, 20_010, 26_000)):
+        assert calls[number]["tid"] == 7
+        assert calls[number]["start_ns"] == calls[number]["end_ns"]
+        part = (calls[number]["start_ns"] - calls[3]["start_ns"]) / stretch
+        assert part == pytest.approx(((first + last) / 2 - 10_000) / 80_000, abs=1e-3)
+
+
+def test_where_ends_of_ranges_were_not_recorded_no_launch_is_guessed(tmp_path: Path) -> None:
+    now = perf_counter_ns()
+    records = [call(1, now, 7), call(2, now + 20, 7, function=MARK), kernel(3, now + 90), call(4, now + 60, 7)]
+    capture = captured(lambda pending: pending.append(bytes_of(*records)), edges=True)
+    write_table(filled(RANGES, [{"origin": "call"}, {"origin": "replayed"}]), tmp_path / "ranges.arrow")
+    assert capture.write(tmp_path, {}) == 1
+    calls = read_table(tmp_path / "timings" / "launches.arrow").to_pylist()
+    assert [row["correlation_id"] for row in calls] == [1, 4]
+    assert "1 operations have no range" in capture.note
+    assert "1 of 2 ends" in capture.note
+
+
+def pause(ns: int = 2000) -> None:
+    """Let time pass: a launch takes some, and more than two clocks differ by."""
+    end = perf_counter_ns() + ns
+    while perf_counter_ns() < end:
+        pass
+
+
+class Driver:
+    """Launches through the driver, which nothing records but the marks around: what each was launched by is kept."""
+
+    def __init__(self, library: Library) -> None:
+        self.library, self.numbers = library, count(1)
+        self.owners: list[str] = []
+        self.later = perf_counter_ns() + 60_000_000_000
+
+    def mark(self) -> None:
+        self.library.pending.append(call(next(self.numbers), perf_counter_ns(), get_native_id(), function=MARK))
+
+    def launch(self, owner: str) -> None:
+        number = next(self.numbers)
+        pause()
+        self.owners.append(owner)
+        self.library.pending.append(kernel(number, self.later + 2000 * number))
+
+
+def test_ranges_that_mark_their_ends_need_no_calls_of_the_driver(tmp_path: Path) -> None:
+    """Long pauses beside each end of a range: a launch that is not told from them would lie on the other side."""
+    model, library = network(), Library()
+    capture, driver = CuptiCapture(library), Driver(library)  # type: ignore[arg-type]
+    text, long = model.model.language_model, 3_000_000
+    layer = text.layers[1]
+    handles = [
+        layer.self_attn.register_forward_pre_hook(lambda *_: pause(long)),
+        layer.self_attn.q_proj.register_forward_hook(lambda *_: driver.launch("decoder.1.attention")),
+        layer.self_attn.register_forward_hook(lambda *_: pause(long)),
+        layer.mlp.register_forward_pre_hook(lambda *_: driver.launch("decoder.1")),
+        text.embed_tokens.register_forward_pre_hook(lambda *_: pause(long)),
+        model.lm_head.register_forward_hook(lambda *_: pause(long)),
+    ]
+    try:
+        with hook(model, emitter=Edges(driver.mark)) as session, capture.recording(edges=session.marks_edges):
+            cache = DynamicCache(config=model.config.text_config)
+            for _ in range(6):
+                with session.step("decode"):
+                    driver.launch("decode")
+                    model(input_ids=torch.zeros(1, 1, dtype=torch.int64), past_key_values=cache, logits_to_keep=1)
+                    driver.launch("decode")
+                pause(long)
+        session.write(tmp_path)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert not session.errors
+    capture.write(tmp_path, {0: {"name": "NVIDIA H200", "sm_count": 132}})
+    assert capture.note == ""
+    joined = join(read_report(tmp_path), "run")
+    paths = {row["event_id"]: row["path"] for row in joined.ranges.to_pylist()}
+    found = [paths[row["event_id"]] for row in joined.kernels.sort_by("start_ns").to_pylist()]
+    assert found == driver.owners
 
 
 def test_another_tool_that_holds_cupti_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

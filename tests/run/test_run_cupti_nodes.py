@@ -15,7 +15,7 @@ import pytest
 from tests.builders.tables import filled
 
 from dsocr_nvtx.run import capture as one
-from dsocr_nvtx.run import conveyor
+from dsocr_nvtx.run import conveyor, cupti_capture
 from dsocr_nvtx.run.cupti_capture import CuptiCapture
 from dsocr_nvtx.run.cupti_library import NODE_EVENT, Cupti, ResourceData
 from dsocr_nvtx.run.cupti_nodes import GraphNodes
@@ -148,10 +148,10 @@ def test_listening_ends_with_a_block_that_fails() -> None:
 class Recorder(Cupti):
     """A CUPTI that records nothing but nodes."""
 
-    def enable(self, requested: object, completed: object) -> None:
+    def enable(self, requested: object, completed: object, *, driver: bool = True) -> None:
         """Record nothing."""
 
-    def disable(self) -> None:
+    def disable(self, *, driver: bool = True) -> None:
         """Hand nothing over."""
 
     def clock(self) -> int:
@@ -169,7 +169,7 @@ def test_a_run_directory_has_the_nodes_and_a_run_with_graphs_its_note(
     operations = filled(OPERATIONS, [{"graph_node_id": 5 if graphs else None}])
     monkeypatch.setattr(capture, "records", dict)
     monkeypatch.setattr(capture, "_operations", lambda _records: operations)
-    monkeypatch.setattr(capture, "_launches", lambda _records: operations)
+    monkeypatch.setattr(cupti_capture, "launches_of", lambda *_: (operations, ""))
     with capture.recording():
         if graphs and not taken:
             library.tell(CREATED, NODE + 5)
@@ -193,7 +193,8 @@ class Noting:
 
     note = "operations of CUDA graphs stay with their steps: somebody else listened"
 
-    def recording(self) -> AbstractContextManager[None]:
+    def recording(self, *, edges: bool) -> AbstractContextManager[None]:
+        assert not edges  # no hooks in this run
         return nullcontext()
 
     def write(self, directory: Path, devices: object) -> int:

@@ -9,9 +9,10 @@ from torch import nn
 
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.hooks.bindings import bindings
-from dsocr_nvtx.hooks.emit import Emitter, Silent, nvtx_emitter
+from dsocr_nvtx.hooks.emit import Edges, Emitter, Silent, nvtx_emitter
 from dsocr_nvtx.hooks.events import EventRecorder, Events
 from dsocr_nvtx.hooks.session import HookSession
+from dsocr_nvtx.hooks.shared import stream_is_capturing
 from dsocr_nvtx.hooks.stats import use_analytic_run_stats
 from dsocr_nvtx.schema.records import Level
 
@@ -66,6 +67,16 @@ def hook(
         session.publish_experts()
     finally:
         session.detach()
+
+
+def edge_emitter() -> Emitter:
+    """Return the emitter for a process in which CUPTI records the calls of CUDA's runtime.
+
+    Where no NVTX tool listens, a range makes such a call at both ends, of the kind that only asks: between them CUPTI
+    need not see the driver's calls to know in which range an operation was launched.
+    """
+    found = nvtx_emitter()
+    return found if found.active else Edges(stream_is_capturing)
 
 
 def _event_maker(model: nn.Module) -> Callable[[], Any] | None:

@@ -35,6 +35,11 @@ class Emitter(Protocol):
         """Say a text at this instant."""
         ...
 
+    @property
+    def edge(self) -> Callable[[], object] | None:
+        """What is called at both ends of every range where no tool listens; None where nothing is."""
+        ...
+
     def prepare(self, path: str, stage: int, words: Words) -> object:
         """Return the attributes of a range, bound once to its message, category and (edited in place) payload."""
         ...
@@ -44,6 +49,7 @@ class Silent:
     """No tool is attached: nothing to push to."""
 
     active = False
+    edge: Callable[[], object] | None = None
 
     def prepare(self, path: str, stage: int, words: Words) -> object:  # noqa: ARG002 - the protocol's signature
         """Return nothing."""
@@ -59,6 +65,24 @@ class Silent:
         """Do nothing."""
 
 
+class Edges(Silent):
+    """No tool is attached, but whoever records the launches wants a call of its own at both ends of every range.
+
+    ``edge`` is called just outside of the times that a range is recorded with.
+    """
+
+    def __init__(self, edge: Callable[[], object]) -> None:
+        self.edge: Callable[[], object] = edge
+
+    def push(self, attributes: object) -> object:  # noqa: ARG002 - as above
+        """Mark where a range begins."""
+        return self.edge()
+
+    def pop(self) -> object:
+        """Mark where a range ends."""
+        return self.edge()
+
+
 class NvtxDomain:
     """Domain ``dsocr``: registered messages, named categories, typed payloads.
 
@@ -67,6 +91,7 @@ class NvtxDomain:
     """
 
     active = True
+    edge: Callable[[], object] | None = None
 
     def __init__(self, domain: object, mark: Callable[[str], object]) -> None:
         self._domain = domain

@@ -91,7 +91,8 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
     """Return the model's forward, its calls known by the one before where they can be."""
     shared, place, forwards, rest = tap.shared, tap.place, tap.forwards, tap.rest
     threads, steps, active, pop = shared.threads, tap.counters.steps, tap.active, tap.pop
-    follows, keep = forwards.follows, shared.rows.append_repeat if shared.rows is not None else None
+    edge, follows = shared.emitter.edge, forwards.follows
+    keep = shared.rows.append_repeat if shared.rows is not None else None
 
     def priced(last: Repeat, kv: tuple[int, int]) -> int:
         key = (*last.key[:2], *kv, *last.key[4:])
@@ -145,6 +146,11 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
         if active:
             state.at = 0
             state.scripted = ScriptFrame(last.script, first_id, event_id, stage, step, kv, state.native_id, log)
+        if edge is not None:
+            try:
+                edge()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                fail(error)
         start_ns = perf_counter_ns()
         try:
             return inner(*args, **kwargs)
@@ -173,6 +179,8 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
                         log += (event_id, around[0], last.code, number, stage, step, *kv, first_id, state.native_id,
                                 start_ns, end_ns, len(log))  # fmt: skip
                         keep(log)
+                    if edge is not None:
+                        edge()
                     if active and rest is not None:  # the range around this one is a step: the work after it is named
                         rest.begin_rest(state, stage, step, tap)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on

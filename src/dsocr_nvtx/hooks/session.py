@@ -57,6 +57,11 @@ class HookSession:
         self._replace(owner, method, hooked)
 
     @property
+    def marks_edges(self) -> bool:
+        """Whether something is called at both ends of every range, no tool listening."""
+        return self._shared.emitter.edge is not None
+
+    @property
     def attached(self) -> list[tuple[nn.Module, str]]:
         """The methods that were replaced: module and name, in the order in which they were."""
         return [(owner, method) for owner, method, _ in self._attached]

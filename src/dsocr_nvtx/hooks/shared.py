@@ -16,8 +16,8 @@ from dsocr_nvtx.hooks.rows import Rows
 from dsocr_nvtx.hooks.scripts import ScriptFrame
 from dsocr_nvtx.schema.records import Level, Stage
 
-# A build of torch without CUDA lacks it; there nothing is ever captured.
-_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
+stream_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
+"""Whether calls go into a CUDA graph; never, by a build of torch without CUDA."""
 
 # The one count that outlives a session: event ids are unique in a process, whatever hooks it has had before.
 _BLOCKS = itertools.count()
@@ -78,7 +78,7 @@ class Shared:
         self.muted = False
         self.noted: Notes | None = None
         self.forwards = Forwards(self)
-        self.is_capturing: Callable[[], bool] = _is_capturing if self.on_gpu else _never
+        self.is_capturing: Callable[[], bool] = stream_is_capturing if self.on_gpu else _never
         """Whether calls go into a CUDA graph now, the session's or a script's own.
 
         They run nothing, so they are no step, and an event of theirs tells no time.

@@ -25,6 +25,7 @@ class StepTap:
             path=str(stage), kind=LayerKind.REST, level=Level.STAGE, layer=None, read=no_key, price=nothing
         )
         self.active, self.said = shared.emitter.active, stage is not Stage.UNKNOWN
+        self.edge = shared.emitter.edge
         self.slot = Slot(self.place, self.code, shared.emitter)
         rows = shared.rows
         self.number = rows.place_number(self.place) if rows is not None else 0
@@ -46,6 +47,8 @@ class StepTap:
             words[_EVENT], words[_STEP] = event_id, step
             shared.emitter.mark(announcement(self.place.path, words.tolist()))
             shared.emitter.push(self.slot.attributes)
+        elif self.edge is not None:
+            self.edge()
         parent = around[-1][0] if around else NO_PARENT
         state.next_id = event_id + 1
         around.append((event_id, code, self.place, self.said))
@@ -68,7 +71,7 @@ class StepTap:
         if state.script_rest is not None:
             shared.forwards.close_script_rest(state)
         end_ns = perf_counter_ns()
-        if self.active:
+        if self.active or self.edge is not None:
             shared.emitter.pop()
         state.open.pop()
         event_id, parent, priced, stage, step, event, state.frame, start_ns = opened

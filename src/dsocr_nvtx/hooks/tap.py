@@ -18,7 +18,7 @@ from dsocr_nvtx.hooks.rows import NO_PARENT
 from dsocr_nvtx.hooks.scripts import Learned, Plan, alike, growth
 from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.stage import current_stage
-from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_noted
+from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_more
 from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement, growth_announcement
 from dsocr_nvtx.schema.records import Level, Stage
 
@@ -58,8 +58,9 @@ class Tap:
         if self.active:
             emit = (self.push, self.pop)
             return scripted(inner, read, threads, self.plans, watch, emit, self.forwards, mine)
-        if watch is not None:
-            return timed_and_noted(watch, read, threads, self.codes, mine)
+        edge = self.shared.emitter.edge
+        if watch is not None or edge is not None:
+            return timed_and_more(inner, read, threads, self.codes, watch, edge, mine)
         return timed(inner, read, threads, self.codes)
 
     def _call(

@@ -78,11 +78,12 @@ def timed(inner: Method, read: Reading, threads: Threads, codes: dict[int | None
     return unseen(hooked, inner)
 
 
-def timed_and_noted(
-    watch: Watch, read: Reading, threads: Threads, codes: dict[int | None, int], fail: Callable[[Exception], None]
-) -> Method:
-    """Return a method of routed experts, timed as `timed` does, its indices noted."""
-    inner, number = watch.inner, watch.number
+def timed_and_more(
+    inner: Method, read: Reading, threads: Threads, codes: dict[int | None, int], watch: Watch | None,
+    edge: Callable[[], object] | None, fail: Callable[[Exception], None],
+) -> Method:  # fmt: skip
+    """Return ``inner``, timed as `timed` does: for ``watch`` its indices are noted, ``edge`` is called at both ends."""
+    bare, number = (inner, -1) if watch is None else (watch.inner, watch.number)
 
     @wraps(inner)
     def hooked(*args: Any, **kwargs: Any) -> Any:
@@ -90,16 +91,24 @@ def timed_and_noted(
         code = codes.get(state.token)
         if code is None:
             return inner(*args, **kwargs) if is_compiling() else read(state, args, kwargs)
-        log, start_ns = state.log, perf_counter_ns()
-        if state.notes is not None:
-            try:
-                state.notes += (number, len(log), args[1] if len(args) > 1 else kwargs["top_k_index"])
-            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-                fail(error)
+        log = state.log
         try:
-            return inner(*args, **kwargs)
+            if number >= 0 and state.notes is not None:
+                state.notes += (number, len(log), args[1] if len(args) > 1 else kwargs["top_k_index"])
+            if edge is not None:
+                edge()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+            fail(error)
+        start_ns = perf_counter_ns()
+        try:
+            return bare(*args, **kwargs)
         finally:
             log += (code, start_ns, perf_counter_ns())
+            if edge is not None:
+                try:
+                    edge()
+                except Exception as error:  # noqa: BLE001 - as above
+                    fail(error)
 
     return unseen(hooked, inner)
 

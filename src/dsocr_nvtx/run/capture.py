@@ -122,7 +122,7 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
             session.announce_all()
         recording = stack.enter_context(ExitStack())
         if cupti is not None:
-            recording.enter_context(cupti.recording())
+            recording.enter_context(cupti.recording(edges=session is not None and session.marks_edges))
         started = time.perf_counter()
         tokens = run_pages(work.model, images, work.prompt, work.decoding, session or Unobserved(), progress.step)
         # The only wait: the events need it, and the window must not close on running kernels.

@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.advice import under_nsys
+from dsocr_nvtx.run.cupti_launches import dictionary, launches_of
 from dsocr_nvtx.run.cupti_library import CALLS, COMPLETED, OPERATIONS, REQUESTED, Cupti, demangler, open_cupti
 from dsocr_nvtx.run.cupti_nodes import GraphNodes
 from dsocr_nvtx.schema import tables
-from dsocr_nvtx.schema.files import write_table
+from dsocr_nvtx.schema.files import read_table, write_table
 
 TIMINGS = "timings"
 """The folder of a run directory that holds what CUPTI saw."""
@@ -40,6 +41,7 @@ class CuptiCapture:
     def __init__(self, library: Cupti | None = None) -> None:
         self.cupti = library if library is not None else open_cupti()
         self.dropped = 0
+        self.edges = False
         self.note = ""
         self.nodes = GraphNodes(self.cupti)
         self._free = [_block() for _ in range(_BLOCKS_AHEAD)]
@@ -51,15 +53,20 @@ class CuptiCapture:
         _KEPT.append((*self._callbacks, self.nodes.callback))
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record what the GPU does inside the block; the device must be idle at both ends."""
+    def recording(self, *, edges: bool = False) -> Iterator[None]:
+        """Record what the GPU does inside the block; the device must be idle at both ends.
+
+        ``edges``: every range makes a call of the runtime at both ends, so the driver's calls are not recorded. A
+        launch made through the driver then lies between the two calls around it, with no range's end in between.
+        """
         self._clocks.append(self._both_clocks())
         with self.nodes.listening():
-            self.cupti.enable(*self._callbacks)
+            self.edges = edges
+            self.cupti.enable(*self._callbacks, driver=not edges)
             try:
                 yield
             finally:
-                self.cupti.disable()
+                self.cupti.disable(driver=not edges)
                 self._clocks.append(self._both_clocks())
 
     def _lend(self, buffer: Any, size: Any, most: Any) -> None:
@@ -113,7 +120,7 @@ class CuptiCapture:
     def write(self, directory: Path, devices: Mapping[int, Mapping[str, object]]) -> int:
         """Write ``operations.arrow`` and ``launches.arrow`` into ``timings``; return the number of operations.
 
-        Where graphs were captured, also ``graph_nodes.arrow``.
+        Where graphs were captured, also ``graph_nodes.arrow``. Of ranges that mark their ends, the table must be there.
         """
         records = self.records()
         operations = self._operations(records)
@@ -122,11 +129,13 @@ class CuptiCapture:
         folder.mkdir()
         operations = operations.replace_schema_metadata({**operations.schema.metadata, **about})
         write_table(operations, folder / "operations.arrow")
-        write_table(self._launches(records), folder / "launches.arrow")
+        ends = _ends(directory) if self.edges else None
+        launches, lost = launches_of(records, self.cupti.function_name, self.to_host_clock, ends)
+        write_table(launches, folder / "launches.arrow")
         if len(self.nodes):
             write_table(self.nodes.table(os.getpid()), folder / "graph_nodes.arrow")
-        if operations["graph_node_id"].null_count < len(operations):
-            self.note = self.nodes.trouble
+        graphs = self.nodes.trouble if operations["graph_node_id"].null_count < len(operations) else ""
+        self.note = "; ".join(filter(None, (graphs, lost)))
         return len(operations)
 
     def _operations(self, records: Mapping[int, np.ndarray]) -> pa.Table:
@@ -143,7 +152,7 @@ class CuptiCapture:
                 words = [f"memcpy {_COPIES.get(int(k), f'kind {k}')}" for k in unique]
             else:
                 words, code = ["memset"], np.zeros(len(rows), np.int64)
-            parts.append(self._part(rows, operation, _dictionary(code, words)))
+            parts.append(self._part(rows, operation, dictionary(code, words)))
         return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
     def _part(self, rows: np.ndarray, operation: str, name: pa.DictionaryArray) -> pa.Table:
@@ -160,7 +169,7 @@ class CuptiCapture:
             "start_ns": self.to_host_clock(rows["start"]),
             "end_ns": self.to_host_clock(rows["end"]),
             "correlation_id": rows["correlation_id"].astype(np.int64),
-            "operation": _dictionary(nothing, [operation]),
+            "operation": dictionary(nothing, [operation]),
             "name": name,
             "blocks": size["grid_x"] * size["grid_y"] * size["grid_z"],
             "threads": (size["block_x"] * size["block_y"] * size["block_z"]).astype(np.int32),
@@ -169,23 +178,11 @@ class CuptiCapture:
         }
         return tables.conform(columns, tables.OPERATIONS)
 
-    def _launches(self, records: Mapping[int, np.ndarray]) -> pa.Table:
-        """Return LAUNCHES; of a driver call that a runtime call made, only the runtime call is kept."""
-        (driver, runtime) = CALLS
-        own = ~np.isin(records[driver]["correlation_id"], records[runtime]["correlation_id"])
-        parts = []
-        for kind, rows in ((driver, records[driver][own]), (runtime, records[runtime])):
-            unique, code = np.unique(rows["cbid"], return_inverse=True)
-            columns = {
-                "pid": np.full(len(rows), os.getpid()),
-                "tid": rows["thread_id"].astype(np.int64),
-                "start_ns": self.to_host_clock(rows["start"]),
-                "end_ns": self.to_host_clock(rows["end"]),
-                "correlation_id": rows["correlation_id"].astype(np.int64),
-                "name": _dictionary(code, [self.cupti.function_name(kind, int(one)) for one in unique]),
-            }
-            parts.append(tables.conform(columns, tables.LAUNCHES))
-        return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+
+def _ends(directory: Path) -> int:
+    """Return how many ends the ranges of a run have that were called."""
+    origins: list[str] = read_table(directory / "ranges.arrow")["origin"].to_pylist()
+    return 2 * sum(origin != "replayed" for origin in origins)
 
 
 _AXES = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
@@ -196,10 +193,6 @@ def _block() -> np.ndarray:
     block = np.empty(_BLOCK_BYTES, np.uint8)
     block.fill(0)  # its pages are made now, not when CUPTI first writes them inside a launch
     return block
-
-
-def _dictionary(codes: np.ndarray, texts: list[str]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.reshape(-1), pa.int32()), pa.array(texts, pa.string()))
 
 
 def usable_cupti(open_library: Callable[[], Cupti] = open_cupti) -> CuptiCapture:

@@ -52,9 +52,13 @@ _LAYOUTS = {
 }  # fmt: skip
 _WANTED = re.compile(
     r"cuda(Launch|GraphLaunch|Mem(cpy|set)|Malloc|Free|Host(Alloc|Register)|(Device|Stream|Event)Synchronize"
-    r"|Stream(Begin|End)Capture)|cu(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)"
+    r"|Stream((Begin|End)Capture|IsCapturing))|cu(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)"
 )
-"""Calls that make GPU work, wait for it, or manage memory: the others are many, and no time is spent in them."""
+"""Calls that make GPU work, wait for it, or manage memory: the others are many, and no time is spent in them.
+
+`EDGE` is one of them, as it marks where ranges begin and end.
+"""
+EDGE = "cudaStreamIsCapturing"
 _SYSTEM_THREAD_IDS = 1
 _END_OF_BUFFER = 12
 
@@ -79,21 +83,25 @@ class Cupti:
         reason = (text.value or b"").decode() or f"error {status}"
         return f"{reason}; another tool holds it" if "SUBSCRIBER" in reason else reason
 
-    def enable(self, requested: object, completed: object) -> None:
-        """Let records of GPU work and of the API calls that matter be written into the callbacks' buffers."""
+    def enable(self, requested: object, completed: object, *, driver: bool = True) -> None:
+        """Let records of GPU work and of the API calls that matter be written into the callbacks' buffers.
+
+        Without ``driver`` only the runtime's calls are recorded. PyTorch makes thousands of the driver's in a step, and
+        CUPTI stops at each of them, wanted or not, which takes as long as all else that it does.
+        """
         self.call("SetThreadIdType", _SYSTEM_THREAD_IDS)
         self.call("ActivityRegisterCallbacks", requested, completed)
-        for kind in (*OPERATIONS, *CALLS):
+        for kind in (*OPERATIONS, *_calls(driver=driver)):
             self.call("ActivityEnable", kind)
-        for kind, ids in self.unwanted.items():
+        for kind in _calls(driver=driver):
             choose = "ActivityEnableDriverApi" if kind == _DRIVER else "ActivityEnableRuntimeApi"
-            for one in ids:
+            for one in self.unwanted.get(kind, ()):
                 # Where CUPTI will not leave a function out, its records come too: more of them, none wrong.
                 getattr(self.library, f"cupti{choose}")(ctypes.c_uint32(one), ctypes.c_uint8(0))
 
-    def disable(self) -> None:
-        """Write no more records; those written are handed over before this returns."""
-        for kind in (*OPERATIONS, *CALLS):
+    def disable(self, *, driver: bool = True) -> None:
+        """Write no more records, of the kinds that were enabled; those written are handed over before this returns."""
+        for kind in (*OPERATIONS, *_calls(driver=driver)):
             self.call("ActivityDisable", kind)
         self.call("ActivityFlushAll", 1)
 
@@ -149,6 +157,10 @@ class Cupti:
         text = ctypes.c_char_p()
         self.call("GetCallbackName", CALLS[kind], ctypes.c_uint32(number), ctypes.byref(text))
         return (text.value or b"").decode()
+
+
+def _calls(*, driver: bool) -> list[int]:
+    return [kind for kind in CALLS if driver or kind != _DRIVER]
 
 
 def open_cupti() -> Cupti:
