@@ -423,6 +423,46 @@ def cupti_cost(_out: Path) -> list[Row]:
     return found
 
 
+def cupti_launches(_out: Path) -> list[Row]:
+    """Record the driver's calls beside the ranges' edges, and see where launches would lie without the former."""
+    import numpy as np
+    import torch
+    from attrs import evolve
+
+    from dsocr_nvtx.hooks import edge_emitter, hook
+    from dsocr_nvtx.run.cupti_capture import CuptiCapture
+    from dsocr_nvtx.run.cupti_launches import UNRECORDED, launches_of
+    from dsocr_nvtx.run.cupti_library import CALLS
+    from dsocr_nvtx.run.loop import run_pages
+
+    work, capture = workload("gundam", 1, "eager"), CuptiCapture()
+    decoding = evolve(work.decoding, max_new_tokens=12, stop_ids=())
+    images = work.views.model_inputs()
+    with hook(work.model, emitter=edge_emitter(), observe_experts=True) as session:
+        with session.muted():
+            run_pages(work.model, images, work.prompt, decoding, session)
+        torch.cuda.synchronize()
+        with capture.recording():
+            run_pages(work.model, images, work.prompt, decoding, session)
+            torch.cuda.synchronize()
+    records, (driver, _) = capture.records(), CALLS
+    found = []
+    for kept, ends in ((records, None), ({**records, driver: records[driver][:0]}, 2 * len(session.stats.rows))):
+        table, note = launches_of(kept, capture.cupti.function_name, capture.to_host_clock, ends)
+        found.append({row["correlation_id"]: row for row in table.to_pylist()})
+    true, placed = found
+    ranges = np.sort([time for r in session.stats.records for time in (r.host_start_ns, r.host_end_ns)])
+    guessed = [number for number, row in placed.items() if row["name"] == UNRECORDED]
+    same = sum(
+        true[number]["tid"] == placed[number]["tid"]
+        and np.searchsorted(ranges, true[number]["start_ns"]) == np.searchsorted(ranges, placed[number]["start_ns"])
+        for number in guessed
+    )
+    made = sum(row["name"].startswith("cuLaunch") for row in true.values())
+    told = f"{same} of {made}, {len(guessed)} placed, between {len(ranges)} ends of ranges; {note}"
+    return [("launches through the driver, not recorded: on the range that made them", told, "all")]
+
+
 def completeness(out: Path) -> list[Row]:
     """Launch half a million kernels and count their records."""
     import torch
@@ -514,6 +554,7 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "replay-idle": replay_idle,
     "hooks": hook_cost,
     "cupti-cost": cupti_cost,
+    "cupti-launches": cupti_launches,
     "complete": completeness,
     "graph-nsys": graph_under_nsys,
     "three-sources": three_sources,

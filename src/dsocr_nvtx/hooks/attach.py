@@ -33,7 +33,7 @@ def hook(
     also kept in the session's ``stats``. With ``events``, and the model on a GPU, CUDA events are recorded around each
     stage's ``steps``, or around all ``ranges``; by default around none, since two of them cost as much as several
     ranges. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the environment, nothing is attached at all.
-    ``emitter`` replaces NVTX, for tests.
+    ``emitter`` replaces NVTX: `edge_emitter`, or one for tests.
 
     With ``observe_experts`` every call of routed experts keeps the router's indices, on the model's device.
     They are counted when the block ends (or earlier, by the session's ``publish_experts``): they are in ``stats``

@@ -162,6 +162,11 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
                     if active and state.script_rest is not None:
                         forwards.close_script_rest(state)
                     end_ns = perf_counter_ns()
+                    if edge is not None:  # at once: what is launched before it counts as this forward's
+                        try:
+                            edge()
+                        except Exception as error:  # noqa: BLE001 - as above
+                            fail(error)
                     state.open.pop()
                     state.token, state.frame, state.notes, state.log = None, outer, None, []
                     if active:
@@ -179,8 +184,6 @@ def repeated(  # noqa: C901, PLR0915 - one function: the module says why
                         log += (event_id, around[0], last.code, number, stage, step, *kv, first_id, state.native_id,
                                 start_ns, end_ns, len(log))  # fmt: skip
                         keep(log)
-                    if edge is not None:
-                        edge()
                     if active and rest is not None:  # the range around this one is a step: the work after it is named
                         rest.begin_rest(state, stage, step, tap)
             except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on

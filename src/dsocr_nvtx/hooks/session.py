@@ -57,9 +57,9 @@ class HookSession:
         self._replace(owner, method, hooked)
 
     @property
-    def marks_edges(self) -> bool:
+    def edges(self) -> bool:
         """Whether something is called at both ends of every range, no tool listening."""
-        return self._shared.emitter.edge is not None
+        return not self.off and self._shared.emitter.edge is not None
 
     @property
     def attached(self) -> list[tuple[nn.Module, str]]:

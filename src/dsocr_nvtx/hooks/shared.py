@@ -78,7 +78,8 @@ class Shared:
         self.muted = False
         self.noted: Notes | None = None
         self.forwards = Forwards(self)
-        self.is_capturing: Callable[[], bool] = stream_is_capturing if self.on_gpu else _never
+        self._asked: Callable[[], bool] = stream_is_capturing if self.on_gpu else _never
+        self.is_capturing = self._asked
         """Whether calls go into a CUDA graph now, the session's or a script's own.
 
         They run nothing, so they are no step, and an event of theirs tells no time.
@@ -92,11 +93,11 @@ class Shared:
     @contextmanager
     def captured(self) -> Iterator[None]:
         """Say that calls inside the block go into the session's own graph."""
-        before, self.is_capturing = self.is_capturing, _always
+        self.is_capturing = _always
         try:
             yield
         finally:
-            self.is_capturing = before
+            self.is_capturing = self._asked
 
     def begins(self, state: State, stage: int) -> bool:
         """Return whether a call of a stage's own begins a step: no other is around it, and it is not captured."""

@@ -22,7 +22,7 @@ _VISION_NAMES = {"sam": "image_encoder_vit", "clip": "vit_model", "projector": "
 
 @define
 class AnalyticRunStats:
-    """The calls of one hooked run, in the order in which they ended."""
+    """The calls of one hooked run."""
 
     rows: Rows = field(factory=Rows)
     experts: list[ExpertsCall] = field(factory=list)

@@ -25,7 +25,7 @@ class StepTap:
             path=str(stage), kind=LayerKind.REST, level=Level.STAGE, layer=None, read=no_key, price=nothing
         )
         self.active, self.said = shared.emitter.active, stage is not Stage.UNKNOWN
-        self.edge = shared.emitter.edge
+        self.pushes = self.active or shared.emitter.edge is not None
         self.slot = Slot(self.place, self.code, shared.emitter)
         rows = shared.rows
         self.number = rows.place_number(self.place) if rows is not None else 0
@@ -46,9 +46,8 @@ class StepTap:
             words = self.slot.words
             words[_EVENT], words[_STEP] = event_id, step
             shared.emitter.mark(announcement(self.place.path, words.tolist()))
+        if self.pushes:
             shared.emitter.push(self.slot.attributes)
-        elif self.edge is not None:
-            self.edge()
         parent = around[-1][0] if around else NO_PARENT
         state.next_id = event_id + 1
         around.append((event_id, code, self.place, self.said))
@@ -71,11 +70,13 @@ class StepTap:
         if state.script_rest is not None:
             shared.forwards.close_script_rest(state)
         end_ns = perf_counter_ns()
-        if self.active or self.edge is not None:
-            shared.emitter.pop()
-        state.open.pop()
-        event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
-        shared.keep([event_id, parent, self.number, priced, stage, step, start_ns, end_ns, state.native_id], event)
+        try:
+            if self.pushes:
+                shared.emitter.pop()
+        finally:
+            state.open.pop()
+            event_id, parent, priced, stage, step, event, state.frame, start_ns = opened
+            shared.keep([event_id, parent, self.number, priced, stage, step, start_ns, end_ns, state.native_id], event)
 
 
 class Step:

@@ -149,7 +149,12 @@ class Tap:
         if state.script_rest is not None:
             self.forwards.close_script_rest(state)
         end_ns = perf_counter_ns()
-        self.pop()
+        try:
+            self.pop()
+        finally:
+            self._ended(state, opened, end_ns, whole=whole)
+
+    def _ended(self, state: State, opened: Opened, end_ns: int, *, whole: bool) -> None:
         state.open.pop()
         if self.place.is_model:
             self.forwards.end(state, opened, whole=whole)

@@ -92,13 +92,16 @@ def timed_and_more(
         if code is None:
             return inner(*args, **kwargs) if is_compiling() else read(state, args, kwargs)
         log = state.log
-        try:
-            if number >= 0 and state.notes is not None:
+        if number >= 0 and state.notes is not None:
+            try:
                 state.notes += (number, len(log), args[1] if len(args) > 1 else kwargs["top_k_index"])
-            if edge is not None:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                fail(error)
+        if edge is not None:
+            try:
                 edge()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            fail(error)
+            except Exception as error:  # noqa: BLE001 - as above
+                fail(error)
         start_ns = perf_counter_ns()
         try:
             return bare(*args, **kwargs)

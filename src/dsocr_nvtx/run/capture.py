@@ -24,6 +24,7 @@ from dsocr_nvtx.run.timing import choose_timing, described_devices
 from dsocr_nvtx.run.window import (
     attention_choice,
     device_name,
+    ends_of,
     hooked,
     memory_is_named,
     observes_experts,
@@ -122,7 +123,7 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
             session.announce_all()
         recording = stack.enter_context(ExitStack())
         if cupti is not None:
-            recording.enter_context(cupti.recording(edges=session is not None and session.marks_edges))
+            recording.enter_context(cupti.recording(edges=session is not None and session.edges))
         started = time.perf_counter()
         tokens = run_pages(work.model, images, work.prompt, work.decoding, session or Unobserved(), progress.step)
         # The only wait: the events need it, and the window must not close on running kernels.
@@ -155,7 +156,7 @@ def _write(
         stats, steps = recorded.session.stats, len(recorded.tokens[0]) - 1
         check = write_static(directory, work, options.mode, Level(options.level), stats, steps)
     if recorded.cupti is not None:
-        recorded.cupti.write(directory, described_devices())
+        recorded.cupti.write(directory, described_devices(), ends=ends_of(recorded.session))
     write_output(directory, recorded.tokens, work.texts(recorded.tokens))
     write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check, dilation=dilation))
     return check

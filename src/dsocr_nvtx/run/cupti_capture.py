@@ -22,7 +22,7 @@ from dsocr_nvtx.run.cupti_launches import dictionary, launches_of
 from dsocr_nvtx.run.cupti_library import CALLS, COMPLETED, OPERATIONS, REQUESTED, Cupti, demangler, open_cupti
 from dsocr_nvtx.run.cupti_nodes import GraphNodes
 from dsocr_nvtx.schema import tables
-from dsocr_nvtx.schema.files import read_table, write_table
+from dsocr_nvtx.schema.files import write_table
 
 TIMINGS = "timings"
 """The folder of a run directory that holds what CUPTI saw."""
@@ -52,12 +52,17 @@ class CuptiCapture:
         self._callbacks = (REQUESTED(self._lend), COMPLETED(self._take))
         _KEPT.append((*self._callbacks, self.nodes.callback))
 
+    @property
+    def opened(self) -> bool:
+        """Whether recording began."""
+        return bool(self._clocks)
+
     @contextmanager
     def recording(self, *, edges: bool = False) -> Iterator[None]:
         """Record what the GPU does inside the block; the device must be idle at both ends.
 
-        ``edges``: every range makes a call of the runtime at both ends, so the driver's calls are not recorded. A
-        launch made through the driver then lies between the two calls around it, with no range's end in between.
+        ``edges``: every range makes a call of the runtime at both ends, so the driver's calls are not recorded: of a
+        launch made through the driver it is enough to know between which two calls it lies.
         """
         self._clocks.append(self._both_clocks())
         with self.nodes.listening():
@@ -117,10 +122,10 @@ class CuptiCapture:
         moved: np.ndarray = ours + since + np.rint(since * drift).astype(np.int64)
         return moved
 
-    def write(self, directory: Path, devices: Mapping[int, Mapping[str, object]]) -> int:
+    def write(self, directory: Path, devices: Mapping[int, Mapping[str, object]], *, ends: int = 0) -> int:
         """Write ``operations.arrow`` and ``launches.arrow`` into ``timings``; return the number of operations.
 
-        Where graphs were captured, also ``graph_nodes.arrow``. Of ranges that mark their ends, the table must be there.
+        Where graphs were captured, also ``graph_nodes.arrow``. ``ends`` says how many ends the recorded ranges have.
         """
         records = self.records()
         operations = self._operations(records)
@@ -129,8 +134,8 @@ class CuptiCapture:
         folder.mkdir()
         operations = operations.replace_schema_metadata({**operations.schema.metadata, **about})
         write_table(operations, folder / "operations.arrow")
-        ends = _ends(directory) if self.edges else None
-        launches, lost = launches_of(records, self.cupti.function_name, self.to_host_clock, ends)
+        wanted = ends if self.edges else None
+        launches, lost = launches_of(records, self.cupti.function_name, self.to_host_clock, wanted)
         write_table(launches, folder / "launches.arrow")
         if len(self.nodes):
             write_table(self.nodes.table(os.getpid()), folder / "graph_nodes.arrow")
@@ -177,12 +182,6 @@ class CuptiCapture:
             "graph_node_id": pa.array(node, mask=node == 0),
         }
         return tables.conform(columns, tables.OPERATIONS)
-
-
-def _ends(directory: Path) -> int:
-    """Return how many ends the ranges of a run have that were called."""
-    origins: list[str] = read_table(directory / "ranges.arrow")["origin"].to_pylist()
-    return 2 * sum(origin != "replayed" for origin in origins)
 
 
 _AXES = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")

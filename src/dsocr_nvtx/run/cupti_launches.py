@@ -1,7 +1,8 @@
 """Who launched what, from CUPTI's records of API calls: LAUNCHES, with those that were not recorded put between others.
 
 CUPTI numbers all calls of a process one after the other, and an operation bears the number of the call that launched
-it. A call of the driver's that was not recorded therefore lies between two that were.
+it. A call of the driver's that was not recorded therefore lies between two that were. Which range it lies in is known
+where every range makes a call that is recorded at both its ends: an edge.
 """
 
 import os
@@ -16,7 +17,7 @@ from dsocr_nvtx.schema import tables
 Records = Mapping[int, np.ndarray]
 Clock = Callable[[np.ndarray], np.ndarray]
 
-UNRECORDED = "a launch through the driver, not recorded"
+UNRECORDED = "a launch that was not recorded"
 """The name of a launch that lies somewhere between two recorded calls; it is written as one instant."""
 
 
@@ -25,28 +26,33 @@ def launches_of(
 ) -> tuple[pa.Table, str]:
     """Return LAUNCHES, and in one line what they lack, or nothing.
 
-    Of a driver call that a runtime call made only the runtime call is kept, and of the calls that mark where ranges
-    begin and end none. ``ends`` is how many marks there should be, the driver's calls not being recorded; None where
-    they were. With fewer marks nobody could tell in which range an unrecorded call lay, and it is left out.
+    Of a driver call that a runtime call made only the runtime call is kept, and of the ranges' edges none. ``ends`` is
+    how many ends the ranges have, the driver's calls not being recorded; None where they were. With fewer calls of the
+    edges' kind than ends nobody could tell in which range an unrecorded call lay, and all of them are left out.
     """
     (driver, runtime) = CALLS
     own = ~np.isin(records[driver]["correlation_id"], records[runtime]["correlation_id"])
-    calls, marks = records[runtime], _marks(records[runtime], function_name)
+    calls, edges = records[runtime], _edges(records[runtime], function_name)
     parts = [
         _recorded(kind, rows, function_name, clock)
-        for kind, rows in ((driver, records[driver][own]), (runtime, calls[~marks]))
+        for kind, rows in ((driver, records[driver][own]), (runtime, calls[~edges]))
     ]
     note = ""
     if ends is not None:
-        told = calls if marks.sum() >= ends else calls[:0]
-        between, unplaced = _between(told, _unrecorded(records), clock)
+        missing, whole = _unrecorded(records), edges.sum() >= ends
+        between = _between(calls if whole else calls[:0], missing, clock)
         parts.append(between)
-        reason = "" if len(told) == len(calls) else f"; {marks.sum()} of {ends} ends of ranges were recorded"
-        note = f"{unplaced} operations have no range: who launched them was not recorded{reason}" if unplaced else ""
+        note = _note(len(between), missing.shape[1], "" if whole else f"; {edges.sum()} of {ends} edges were recorded")
     return pa.concat_tables(parts).unify_dictionaries().combine_chunks(), note
 
 
-def _marks(calls: np.ndarray, function_name: Callable[[int, int], str]) -> np.ndarray:
+def _note(placed: int, missing: int, reason: str) -> str:
+    told = f"{placed} launches through the driver are written as instants, so idle time in them counts as the host's"
+    lost = f"{missing - placed} operations have no range: who launched them was not recorded{reason}"
+    return "; ".join(text for text, holds in ((told, placed), (lost, missing > placed)) if holds)
+
+
+def _edges(calls: np.ndarray, function_name: Callable[[int, int], str]) -> np.ndarray:
     (_, runtime) = CALLS
     found: np.ndarray = np.isin(
         calls["cbid"], [one for one in np.unique(calls["cbid"]) if function_name(runtime, int(one)).startswith(EDGE)]
@@ -62,33 +68,35 @@ def _recorded(kind: int, rows: np.ndarray, function_name: Callable[[int, int], s
 
 def _unrecorded(records: Records) -> np.ndarray:
     """Return correlation id and start of the first operation of every call that was not recorded, in their order."""
-    fields = ["correlation_id", "start"]
-    made = np.concatenate([records[kind][fields].astype([(f, "<u8") for f in fields]) for kind in OPERATIONS])
-    made = np.sort(made, order=fields)
-    _, first = np.unique(made["correlation_id"], return_index=True)
-    found: np.ndarray = made[first]
-    for kind in CALLS:
-        found = found[~np.isin(found["correlation_id"], records[kind]["correlation_id"])]
-    return found
+    number, start = (
+        np.concatenate([records[kind][name] for kind in OPERATIONS]).astype(np.int64)
+        for name in ("correlation_id", "start")
+    )
+    missing = ~np.isin(number, np.concatenate([records[kind]["correlation_id"] for kind in CALLS]))
+    number, start = number[missing], start[missing]
+    order = np.lexsort((start, number))
+    number, first = np.unique(number[order], return_index=True)
+    return np.stack([number, start[order][first]])
 
 
-def _between(calls: np.ndarray, made: np.ndarray, clock: Clock) -> tuple[pa.Table, int]:
-    """Return LAUNCHES of what no recorded call made, each half-way between the calls around it, and how many have none.
+def _between(calls: np.ndarray, missing: np.ndarray, clock: Clock) -> pa.Table:
+    """Return LAUNCHES of the ``missing`` calls, [(number, start of its operation), calls]: half-way between neighbours.
 
-    Where those two calls are not of one thread, it is not known which of them launched.
+    A call whose neighbours are not of one thread is left out, as it is not known which of them made it; nor is it known
+    of two calls of one thread that a third thread did not launch between them, which takes threads that launch at the
+    same time.
     """
+    number, start = missing
     calls = calls[np.argsort(calls["correlation_id"], kind="stable")]
-    after = np.searchsorted(calls["correlation_id"], made["correlation_id"])
+    after = np.searchsorted(calls["correlation_id"], number)
     inside = (after > 0) & (after < len(calls))
-    before, following, kept = calls[after[inside] - 1], calls[after[inside]], made[inside]
-    latest = np.minimum(following["start"], kept["start"])
-    known = (before["thread_id"] == following["thread_id"]) & (before["end"] <= latest)
-    first, last = before["end"][known], latest[known]
-    instant = clock(first + (last - first) // 2)
-    rows = before[known].copy()
-    rows["correlation_id"] = kept["correlation_id"][known]
-    names = dictionary(np.zeros(len(rows), np.int64), [UNRECORDED])
-    return _table(rows, instant, instant, names), len(made) - len(rows)
+    number, start, after = number[inside], start[inside], after[inside]
+    before, following = calls[after - 1], calls[after]
+    first, last = before["end"].astype(np.int64), np.minimum(following["start"].astype(np.int64), start)
+    known = (before["thread_id"] == following["thread_id"]) & (first <= last)
+    rows, instant = before[known], clock((first + (last - first) // 2)[known])
+    rows["correlation_id"] = number[known]
+    return _table(rows, instant, instant, dictionary(np.zeros(len(rows), np.int64), [UNRECORDED]))
 
 
 def _table(rows: np.ndarray, start: np.ndarray, end: np.ndarray, name: pa.DictionaryArray) -> pa.Table:

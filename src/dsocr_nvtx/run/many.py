@@ -24,7 +24,7 @@ from dsocr_nvtx.run.power import PowerWatch, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.ranks import rank_on
 from dsocr_nvtx.run.timing import described_devices
-from dsocr_nvtx.run.window import attention_choice, device_name, memory_is_named, settle, versions
+from dsocr_nvtx.run.window import attention_choice, device_name, ends_of, memory_is_named, settle, versions
 from dsocr_nvtx.run.workload import RunOptions, Setup, build_model, check_requests, set_up
 from dsocr_nvtx.schema.files import check_directory, replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import Rank, rank_directory
@@ -100,8 +100,8 @@ def _write(directory: Path, options: RunOptions, setup: Setup, conveyor: Conveyo
             if not conveyor.lost:
                 raise
             conveyor.progress.say(f"the hooks' tables went with the device: {one_line(error)}")
-    if conveyor.cupti is not None and not conveyor.lost:
-        conveyor.cupti.write(directory, described_devices())
+    if conveyor.cupti is not None and conveyor.cupti.opened and not conveyor.lost:
+        conveyor.cupti.write(directory, described_devices(), ends=ends_of(session))
     if watch is not None:
         write_table(watch.sampler.table(), directory / "power.arrow")
     ids = [conveyor.tokens.get(record.index) for record in records]
