@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dsocr_nvtx.compare.comparison import Comparison, compare
 from dsocr_nvtx.compare.gate import gate
+from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.rules import parse_rule
 from dsocr_nvtx.report.changes import headline
 from dsocr_nvtx.report.comparison_markdown import comparison_markdown, escaped, gate_markdown
@@ -124,6 +125,26 @@ def test_a_headline_names_the_largest_cause() -> None:
     assert "most of it idle in host code (-4.000)" in headline(stage)
     [same] = compare(eager, eager).stages
     assert headline(same) == "decode is the same, noise counted; wall time is equal"
+
+
+def test_sentence_table_and_percentage_are_one_estimate_where_a_graph_was_captured() -> None:
+    """Oracle: the printed times, subtracted and divided by hand. Capture, and an odd first step, are in neither."""
+
+    def run(idle: int) -> Out:
+        ran = [call(50_000, idle + 9_000_000 * (step == 0), step=step, origin="replayed") for step in range(10)]
+        return out_of([call(0, 40_000_000, origin="captured"), *ran]) if idle < 2_000_000 else out_of(ran)
+
+    found = compare(run(2_000_000), run(1_000_000))
+    told = next(line for line in shown(found).splitlines() if line.startswith("decode  "))
+    times = [float(text) for text in re.findall(r"\d+\.\d{3}", told)]
+    wall_a, wall_b, busy_a, busy_b, idle_a, idle_b = times
+    assert (wall_a, wall_b) == (2.95, 1.95) == pytest.approx((busy_a + idle_a, busy_b + idle_b))
+    assert f"{(idle_b - idle_a) / idle_a:+.1%}" == "-34.5%"
+    assert told.rstrip().endswith("-34.5%")
+    text = headline(found.stages[0])
+    assert f"wall time {wall_b - wall_a:+.3f} ms a step, most of it idle in host code (-1.000)" in text
+    assert text.endswith("; beside it capturing CUDA graphs, once a run and spread over its steps: +4.000")
+    assert "-34.5%" in Tags(comparison_page(found)).text
 
 
 def test_a_gate_is_shown_with_its_intervals() -> None:

@@ -19,7 +19,7 @@ def _told(line: Line) -> words.Record:
         "stage": line.stage, "where": place(line), "verdict": str(line.verdict), "reason": line.reason,
         "steps": line.steps, "unit": line.unit, "change": changes.signed_ms(line.contribution),
         **{name: changes.before_after(getattr(line, name)) for name in ("busy", "idle", "wall")},
-        **{f"{name}_change": changes.signed_percent(getattr(line, name).relative) for name in ("busy", "idle", "wall")},
+        **{f"{name}_change": changes.signed_percent(getattr(line, name).share) for name in ("busy", "idle", "wall")},
     }  # fmt: skip
 
 
