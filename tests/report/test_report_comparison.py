@@ -11,6 +11,7 @@ from dsocr_nvtx.compare.comparison import Comparison, compare
 from dsocr_nvtx.compare.gate import gate
 from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.rules import parse_rule
+from dsocr_nvtx.report import changes
 from dsocr_nvtx.report.changes import headline
 from dsocr_nvtx.report.comparison_markdown import comparison_markdown, escaped, gate_markdown
 from dsocr_nvtx.report.comparison_page import comparison_page
@@ -116,6 +117,52 @@ def test_rows_of_one_side_are_counted_apart_everywhere() -> None:
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_every_width_shows_the_verdict(width: int) -> None:
     assert "worse" in shown(hostile(), width)
+
+
+def _long(busy: float, idle: int) -> Out:
+    """Return a run whose names and times are as long as those of a real one."""
+    rows = [("shared_experts", 11), ("relative_attention", 23), ("rest", 0)]
+    return out_of(
+        [
+            call(int(busy * 1_234_567), idle, step=step, kind=kind, layer=layer, stage=stage)
+            for stage in ("vision", "prefill", "decode")
+            for kind, layer in rows
+            for step in range(1 if stage == "vision" else 10)
+        ]
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_names_verdicts_and_figures_are_whole_at_every_width(width: int) -> None:
+    """Oracle: the same tables at 300 characters, where nothing needs to be left out."""
+    found = compare(_long(1, 123_456_789), _long(1.5, 1_000))
+    text, all_of_it = (re.split(r"\n\d+ rows:", shown(found, columns))[0] for columns in (width, 300))
+    assert "…" not in text
+    assert max(map(len, text.split("Stages, A > B")[1].splitlines())) <= width
+    heads = all_of_it.split("Stages, A > B")[1].splitlines()[2:5]
+    for line in heads:
+        stage, verdict, _, _, a, _, b, _, _, _, busy_by, _, _, _, idle_by = line.split()
+        [mine] = [one for one in text.split("Rows that moved")[0].splitlines() if one.startswith(f"{stage} ")][-1:]
+        assert {stage, verdict, a, b, busy_by, idle_by} <= set(mine.split())
+    rows = text.split("Rows that moved")[1].split()
+    for name in ("shared_experts", "relative_attention", "decoder.23", "decode", "better", "+50.0%"):
+        assert name in rows or f"{name}," in rows
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_gates_rules_verdicts_and_figures_are_whole_at_every_width(width: int) -> None:
+    rules = ["decode.decoder.shared_experts.11.busy_ns<=+3%", "prefill.wall_ns<=15ms", "vision.idle_ns<=+50%"]
+    found = gate(_long(1.5, 9_000_000), _long(1, 123_456_789), [parse_rule(rule) for rule in rules])
+    out = StringIO()
+    show_gate(Console(file=out, width=width), found)
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines()[1:])) <= width
+    for one in found.rulings:
+        values = (changes.value_text(one, one.value), changes.measured_text(one), one.rule.text, str(one.outcome))
+        assert all(told in text for told in values)
+        assert one.baseline is None or changes.value_text(one, one.baseline) in text
+        assert all(word in text for word in one.reason.split())
 
 
 def test_a_headline_names_the_largest_cause() -> None:
