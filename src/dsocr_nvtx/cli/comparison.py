@@ -75,7 +75,7 @@ def gate_command(
         typer.Option(
             "--rule",
             help="STAGE[.MODULE][.KIND][.LAYER].METRIC<=BOUND, times per step: decode.busy_ns<=+3%, "
-            "decode.wall_ns<=15ms, vision.efficiency>=0.4. Once or more.",
+            "decode.wall_ns<=15ms, vision.efficiency>=0.4. In %: a change against the baseline. Once or more.",
         ),
     ],
     baseline: Annotated[
