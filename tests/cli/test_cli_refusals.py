@@ -248,8 +248,8 @@ def test_a_run_directory_is_checked_against_the_report(dsocr: Commands, tmp_path
     assert "its tensor_flops differ" in refused(dsocr, tmp_path, "join", report, "--run", other)
     shorter = _run(tmp_path / "shorter", RECORDED[:2])
     assert "this run did not record" in refused(dsocr, tmp_path, "join", report, "--run", shorter)
-    assert "no such file" in refused(dsocr, tmp_path, "join", report, "--run", tmp_path / "absent")
-    assert "not an Arrow IPC file" in refused(dsocr, tmp_path, "join", report, "--run", report)
+    (same / "ranges.arrow").write_text("no table")
+    assert "not an Arrow IPC file" in refused(dsocr, tmp_path, "join", report, "--run", same)
 
 
 def test_a_table_that_is_no_runs_is_refused(dsocr: Commands, tmp_path: Path) -> None:

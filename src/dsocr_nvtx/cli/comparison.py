@@ -123,6 +123,5 @@ def gate_command(
 def _check(path: Path, more: Sequence[str], *, force: bool) -> None:
     from dsocr_nvtx.schema.files import check_file, check_format
 
-    if path.suffix not in more:
-        check_format(path)
+    check_format(path, more)
     check_file(path, force=force)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -130,10 +130,12 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 }
 
 
-def check_format(path: Path) -> None:
-    """Refuse a file name whose suffix names no table format, before the work is done."""
-    if path.suffix not in WRITERS:
-        raise UsageError(f"{path}: no table format is called {path.suffix!r}; end the name in {', '.join(WRITERS)}")
+def check_format(path: Path, more: Sequence[str] = ()) -> None:
+    """Refuse a name whose suffix is of no table format, nor one of ``more`` to write, before the work is done."""
+    known = dict.fromkeys((*more, *WRITERS))
+    if path.suffix not in known:
+        found = f"no table format is called {path.suffix!r}" if path.suffix else "a name without a suffix"
+        raise UsageError(f"{path}: {found}; end the name in {', '.join(known)}")
 
 
 def write_table(table: pa.Table, path: Path, *, force: bool = True) -> None:
