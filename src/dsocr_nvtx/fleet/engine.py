@@ -25,7 +25,7 @@ from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, 
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
 from dsocr_nvtx.ingest.digest import digest
 from dsocr_nvtx.schema.directories import FLEET
-from dsocr_nvtx.schema.files import read_table, write_json, write_table
+from dsocr_nvtx.schema.files import check_place, read_table, write_json, write_table
 from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
@@ -92,6 +92,7 @@ class Plan:
 def plan_fleet(inputs: Sequence[Input], out: Path, options: FleetOptions) -> Plan:
     """Return what has to be done. Refused: a directory that is neither empty nor a fleet's, and one without runs."""
     folders = Folders(out)
+    check_place(out)
     if out.exists() and not out.is_dir():
         raise Refused(out, "a file", "name a directory")
     if out.is_dir() and any(out.iterdir()) and not (out / FLEET).is_file():
