@@ -194,7 +194,7 @@ def test_what_goes_wrong_at_the_temporary_name_is_told_by_the_users_name(tmp_pat
         lambda mine: Refused(mine / "a.arrow", "too odd", "mend it"),
     ):
         with pytest.raises(Refused) as caught, replacing_directory(target, "marker") as temporary:
-            raise error(temporary)  # type: ignore[no-untyped-call]
+            raise error(temporary)
         assert str(temporary) not in str(caught.value)
         said.append(str(caught.value))
     assert said == [

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dsocr_nvtx.cli.outputs import one_line
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
@@ -59,14 +60,10 @@ def _progress(tasks: int, known: int) -> Iterator[Callable[[ReportState], None]]
             bar.advance(task)
             if not state.done:
                 console.print(
-                    _line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True
+                    one_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True
                 )
 
         yield note
-
-
-def _line(text: str) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _show(console: Console, found: Fleet) -> None:
@@ -80,14 +77,14 @@ def _show(console: Console, found: Fleet) -> None:
     console.print(_stages(found, named=named))
     console.print("usual: the ranks' median busy time and median idle time together", style="dim", highlight=False)
     for line in found.cautions:
-        console.print(_line(f"note: {line}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(one_line(f"note: {line}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
     for row in by_slowdown(found.ranks)[:_SHOWN]:
         parts = ", ".join(f"{name} {row[f'{name}_ns'] / 1e6:+,.2f} ms" for name in ("work", "device", "waiting"))
         who = rank_name(row["rank"], row["report"], named=named)
         text = f"{row['stage']}: {who} takes {slowness(row)}: {row['cause']} ({parts})"
-        console.print(_line(text), highlight=False, markup=False, soft_wrap=True)
+        console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
     for state in failed[:_SHOWN]:
-        console.print(_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
+        console.print(one_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} failed: {found.out / FAILED} lists them", highlight=False, soft_wrap=True)
     console.print(f"\ntables: {found.out}", highlight=False, markup=False, soft_wrap=True)
@@ -114,6 +111,6 @@ def _stages(found: Fleet, *, named: bool) -> Table:
         roof = f"{row['efficiency']:.1%}" if row["efficiency"] is not None else "-"
         spread = [f"{ns / 1e6:,.2f}" for ns in (row["slowest_wall_ns"], usual[row["stage"]])]
         imbalance = f"{row['imbalance']:.3f}" if row["imbalance"] is not None else "-"
-        who = _line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
+        who = one_line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
         text.add_row(row["stage"], f"{row['ranks']:,}", *times, roof, who, *spread, imbalance)
     return text

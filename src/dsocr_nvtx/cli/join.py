@@ -1,8 +1,10 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
+import sys
 from importlib import resources
 from pathlib import Path
 
+from dsocr_nvtx.cli.outputs import one_line
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.cupti import run_directory
@@ -26,6 +28,8 @@ def join_report(
     prepare_process()
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
     found = write_tables(target, whole, force=force)
+    if found.other_gpu:
+        print(f"dsocr-nvtx: note: {one_line(found.other_gpu)}", file=sys.stderr)
     console = wide_console()
     show(console, found, whole.joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)

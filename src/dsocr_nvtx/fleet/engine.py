@@ -72,7 +72,8 @@ class Fleet:
     @property
     def cautions(self) -> list[str]:
         """What to read with care, a line each."""
-        return cautions(self.ranks, (state.level for state in self.states.values() if state.done))
+        done = [state for state in self.states.values() if state.done]
+        return sorted({state.note for state in done} - {""}) + cautions(self.ranks, (state.level for state in done))
 
 
 @frozen(kw_only=True)

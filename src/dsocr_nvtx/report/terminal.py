@@ -68,7 +68,7 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
     console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
     for line in _accounts(found, accounting):
-        console.print(Text(line, style="dim"))
+        console.print(Text(words.printable(line), style="dim"))
 
 
 def _whose(stages: Sequence[words.Record]) -> tuple[Column, ...]:

@@ -116,7 +116,9 @@ def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
     write_table(found.stages, place("stages"))
     for name, table in whole.beside.items():
         write_table(table, place(name))
-    write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, place(ACCOUNTING))
+    notes = [found.other_gpu] if found.other_gpu else []
+    about_all = {"source": about, "level": found.level, "notes": notes}
+    write_json({**about_all, **joined.accounting.as_dict()}, place(ACCOUNTING))
     return found
 
 

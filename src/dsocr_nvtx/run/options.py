@@ -217,7 +217,7 @@ def missing_packages_are_named() -> Iterator[None]:
     except ImportError as error:
         # Also an older transformers, which lacks the class.
         raise Unavailable(
-            f"a run needs torch and transformers >= 5.20 ({error}); pip install dsocr-nvtx[run]"
+            f"a run needs torch and transformers >= 5.20 ({error}); pip install 'dsocr-nvtx[run]'"
         ) from error
 
 
