@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dsocr_nvtx.cli.outputs import one_line
-from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.errors import Partial, UsageError
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
@@ -26,7 +26,7 @@ def join_reports(
     reports: Sequence[Path], *, run: Path | None, out: Path, hardware: str | None, ceilings: Path | None,
     force: bool, workers: int | None, scheduler: str | None,
 ) -> None:  # fmt: skip
-    """Join all reports into one data set, and print how its ranks lie apart."""
+    """Join all reports into one data set, and print how its ranks lie apart. `Partial` at the end where some failed."""
     if scheduler is not None and workers is not None:
         raise UsageError("--workers is for this machine: a Dask cluster has its own")
     options = FleetOptions(hardware=hardware, ceilings=ceilings, run=run, force=force)
@@ -40,6 +40,9 @@ def join_reports(
     if not found.unchanged or not (out / "fleet.html").is_file():
         write_fleet_pages(found)
     _show(wide_console(), found)
+    if found.failed:
+        lost, every = len(found.failed), len(found.states)
+        raise Partial(f"{lost} of {every} reports could not be joined; the others are; {out / FAILED} says why")
 
 
 def _cores() -> int:
