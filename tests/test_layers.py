@@ -69,7 +69,7 @@ def rooms_in(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_import_is_an_arrow_the_design_permits(module: str) -> None:
     source = room_of("dsocr_nvtx." + module.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-    source = {"__init__": "", "__main__": "cli"}.get(source, source)
+    source = {"__init__": "", "__main__": "cli"}.get(source, source)  # the package is run as the command line is
     assert source in {"", *CAPTURE, *ANALYSIS, *DEMO}, f"{module} is in a room that the design does not know"
     wrong = sorted(
         target for target in rooms_in(imports(module))
