@@ -13,12 +13,18 @@
 # With --one: dsocr-nvtx join REPORT.nsys-rep
 set -euo pipefail
 
+# Each script stands alone, so that one may be copied to where nsys is.
+explain() { sed -n '2,/^set /s/^#$//p; 2,/^set /s/^# //p' "$0"; exit 0; }
+need() { command -v "$1" >/dev/null || { echo "$0: $1 is not on the PATH; $2" >&2; exit 3; }; }
+nsys_from="install NVIDIA Nsight Systems, or add the folder of its nsys to the PATH"
+
 report=report
 ranks=
 one=
 range=()
 while [ $# -gt 0 ]; do
     case $1 in
+        -h | --help) explain ;;
         -n | --ranks) ranks=${2:?"$1 needs a number of ranks"}; shift 2 ;;
         -o | --output) report=${2:?"$1 needs a report name"}; shift 2 ;;
         --one) one=yes; shift ;;
@@ -28,6 +34,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ -n "$ranks" ] || { echo "usage: $0 -n RANKS [-o REPORT] [--one] [--range] [COMMAND ...]" >&2; exit 2; }
+need nsys "$nsys_from"
+need torchrun "it comes with PyTorch: activate its environment"
 if [ $# -eq 0 ] || [ "${1#-}" != "$1" ]; then
     [ ${#range[@]} -eq 0 ] || set -- "$@" --capture-range
     # The run takes the GPU of its LOCAL_RANK, and writes run/rank-N.

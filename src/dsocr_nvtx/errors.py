@@ -11,6 +11,13 @@ class DsocrError(Exception):
     slug: ClassVar[str] = "error"
 
 
+class Partial(DsocrError):
+    """Some of many could not be done; what could is written whole, and is there to be used."""
+
+    exit_code = 1
+    slug = "partial"
+
+
 class UsageError(DsocrError):
     """The command was called with arguments that do not fit together."""
 

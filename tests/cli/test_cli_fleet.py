@@ -28,13 +28,19 @@ def test_a_quoted_pattern_is_joined_into_one_data_set(dsocr: Commands, reports: 
     assert "3 of 3 reports joined, 0 of them looked at now" in again.out
 
 
-def test_one_damaged_report_is_a_line_and_no_failure(dsocr: Commands, reports: Path, tmp_path: Path) -> None:
+def test_one_damaged_report_is_a_line_and_exit_code_1_each_time(dsocr: Commands, reports: Path, tmp_path: Path) -> None:
     (reports / "bad.sqlite").write_text("no report")
-    done = dsocr("join", *sorted(reports.iterdir()), "-o", tmp_path / "out", "--workers", 1)
-    assert done.code == 0
-    assert "3 of 4 reports joined" in done.out
+    words = ("join", *sorted(reports.iterdir()), "-o", tmp_path / "out", "--workers", 1)
+    done, again = dsocr(*words), dsocr(*words)
+    said = f"dsocr-nvtx: 1 of 4 reports could not be joined; the others are; {tmp_path}/out/failed.json says why"
+    for one in (done, again):
+        assert (one.code, one.err.splitlines()[-1]) == (1, said)
+        assert "3 of 4 reports joined" in one.out
+    assert (tmp_path / "out" / "fleet.html").is_file()
     assert [line for line in done.out.splitlines() if line.startswith("failed: bad: ")]
     assert json.loads((tmp_path / "out" / "failed.json").read_text())[0]["report"] == "bad"
+    (reports / "bad.sqlite").unlink()
+    assert dsocr("join", *sorted(reports.iterdir()), "-o", tmp_path / "out", "--workers", 1).code == 0
 
 
 def test_if_none_could_be_joined_the_exit_code_says_so(dsocr: Commands, reports: Path, tmp_path: Path) -> None:

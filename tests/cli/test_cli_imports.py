@@ -1,4 +1,4 @@
-"""What commands must not import: it would cost every user who has it installed."""
+"""What commands must not import: it would cost every user who has it installed. And what their list says."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsocr_nvtx import demo
+from tests.cli.commands import Commands
 
 
 @pytest.mark.parametrize("command", ["join", "project"])
@@ -20,3 +21,12 @@ def test_a_command_does_not_import_pandas(command: str, tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert out.exists()
+
+
+def test_help_lists_commands_in_the_order_of_work_and_cuts_none_short(dsocr: Commands) -> None:
+    text = dsocr("--help").out
+    lines = text.split("Commands:\n")[1].splitlines()
+    work = ["demo", "doctor", "ceilings", "run", "join", "show", "report", "ladder", "trace", "diff", "gate"]
+    assert [line.split()[0] for line in lines if line][: len(work)] == work
+    assert not [line for line in lines if "..." in line]
+    assert max(map(len, lines)) <= 80

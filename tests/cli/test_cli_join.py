@@ -7,14 +7,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from attrs import asdict
 
 from dsocr_nvtx.cli.join import default_out
 from dsocr_nvtx.cli.join import demo as run_demo
 from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.hardware import DATASHEET
 from dsocr_nvtx.schema.payload import announcement
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
 from tests.builders.nsys import NsysFile
 from tests.cli.commands import Commands, hooked, tree
+from tests.fleet.reports import write_report
 
 TABLES = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}
 
@@ -133,7 +136,8 @@ def test_a_hostile_device_name_is_only_text(dsocr: Commands, tmp_path: Path) -> 
     file = hooked()
     file.rows["TARGET_INFO_GPU"][0]["name"] = "[/red]\x1b[2J\nNVIDIA H200"
     done = dsocr("join", file.write(tmp_path / "report.sqlite"), "--hardware", "NVIDIA H200")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err.count("\n")) == (0, 1)
+    assert "the report is of [/red]\\x1b[2J\\nNVIDIA H200: " in done.err
     assert "\x1b[2J" not in done.out
 
 
@@ -190,3 +194,27 @@ def test_the_demos_rows_add_up_to_its_stages(demo: Path) -> None:
         for stage in found["stages"].to_pylist():
             rows = [row for row in found["roofline"].to_pylist() if row["stage"] == stage["stage"]]
             assert sum(row[name] for row in rows) == stage[name], (stage["stage"], name)
+
+
+def test_roofs_of_another_gpu_are_said_once_and_kept(dsocr: Commands, tmp_path: Path) -> None:
+    report, roofs, out = hooked().write(tmp_path / "report.sqlite"), tmp_path / "roofs.json", tmp_path / "report.dsocr"
+    roofs.write_text(json.dumps(asdict(DATASHEET["NVIDIA L40S"])))
+    note = "roofs are of NVIDIA L40S, the report is of NVIDIA H200: efficiencies and bounds mix both"
+    for words in (("--hardware", "NVIDIA L40S"), ("--ceilings", roofs)):
+        done = dsocr("join", report, *words, "--force")
+        assert (done.code, done.err) == (0, f"dsocr-nvtx: note: {note}\n")
+        assert json.loads((out / "join.json").read_text())["notes"] == [note]
+        assert note in [caveat["text"] for caveat in json.loads(dsocr("show", out, "--json").out)["caveats"]]
+    for own in (["--hardware", "NVIDIA H200"], []):
+        done = dsocr("join", report, *own, "--force")
+        assert (done.code, done.err, json.loads((out / "join.json").read_text())["notes"]) == (0, "", [])
+        assert note not in dsocr("show", out).out
+
+
+def test_roofs_of_another_gpu_are_a_note_of_a_fleet(dsocr: Commands, tmp_path: Path) -> None:
+    reports = [write_report(tmp_path / f"rank-{rank}.sqlite", rank) for rank in range(2)]
+    note = "note: roofs are of NVIDIA L40S, the report is of NVIDIA H200"
+    words = ("join", *reports, "-o", tmp_path / "out", "--workers", 1, "--hardware")
+    for _ in range(2):  # what was joined before has it as well
+        assert dsocr(*words, "NVIDIA L40S").out.count(note) == 1
+    assert note not in dsocr(*words, "NVIDIA H200").out

@@ -8,14 +8,15 @@ import pytest
 
 from dsocr_nvtx.cli.ladder import climb
 from dsocr_nvtx.errors import Refused, UsageError
-from dsocr_nvtx.schema.files import read_table, write_table
+from dsocr_nvtx.schema.files import read_table, write_json, write_table
 from dsocr_nvtx.schema.tables import KERNELS, STAGES
 from tests.builders.tables import filled
 from tests.roofline.test_ladder import STAGE, THREE
 
 
 def joined(folder: Path) -> Path:
-    """Write the two tables that a ladder needs."""
+    """Write the two tables that a ladder needs, and what tells a join's directory."""
+    write_json({}, folder / "join.json")
     write_table(filled(KERNELS, THREE), folder / "kernels.arrow")
     write_table(filled(STAGES, [STAGE]), folder / "stages.arrow")
     return folder
@@ -32,7 +33,7 @@ def test_a_ladder_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_what_is_no_joins_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no such file"):
+    with pytest.raises(Refused, match=r"no join\.json in it"):
         climb(tmp_path, out=None, ceilings=None)
     joined(tmp_path)
     (tmp_path / "kernels.arrow").write_bytes((tmp_path / "stages.arrow").read_bytes())

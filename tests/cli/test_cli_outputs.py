@@ -3,6 +3,7 @@
 The commands are those of the command table: one with -o that neither table below names fails here.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,31 @@ def test_what_is_there_is_refused_before_any_work(
     assert all(path.read_bytes() == b"years\r\nof work\x00" for path in kept)
     if make is _directory:
         assert refused(dsocr, tmp_path, command, *words, "-o", out, "--force") == f"{out}: {found}; {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "file"), [(name, FILES[name][1], file) for name, file in WRITES] + [
+        ("demo", [], "out"), ("join", ["REPORT"], "out"), ("join", ["REPORT", "REPORT"], "out"),
+        ("run", ["--device", "cuda:99"], "run"), ("analytic", ["--mode", "tiny", "--report", "PLACE"], "x.csv"),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_is_refused_by_the_users_name_before_any_work(
+    dsocr: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: list[str], file: str
+) -> None:
+    """Reports are there, empty, since a report that is missing is said first."""
+    report, above = tmp_path / "report.sqlite", tmp_path / "above"
+    for path in (report, above):
+        path.touch()
+    for out in (above / file, above / "below" / file):
+        given = {"JOINED": tmp_path / "absent", "REPORT": report, "PLACE": out, "cpu": "cuda:99"}
+        line = [given.get(word, word) for word in words] + ([] if "PLACE" in words else ["-o", out])
+        said = refused(dsocr, tmp_path, command, *line)
+        assert said == f"{out}: {above} is a file, not a directory; name a place that you can write to"
+    above.unlink()
+    above.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    said = refused(dsocr, tmp_path, command, *line)
+    assert said == f"{out}: no permission to write in {above}; name a place that you can write to"
 
 
 @pytest.mark.parametrize("command", ["ceilings", "overhead"])

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from attrs import asdict
 
+import dsocr_nvtx
 from dsocr_nvtx import __version__
 from dsocr_nvtx.schema.hardware import DATASHEET
 from dsocr_nvtx.schema.payload import announcement
@@ -248,8 +250,8 @@ def test_a_run_directory_is_checked_against_the_report(dsocr: Commands, tmp_path
     assert "its tensor_flops differ" in refused(dsocr, tmp_path, "join", report, "--run", other)
     shorter = _run(tmp_path / "shorter", RECORDED[:2])
     assert "this run did not record" in refused(dsocr, tmp_path, "join", report, "--run", shorter)
-    assert "no such file" in refused(dsocr, tmp_path, "join", report, "--run", tmp_path / "absent")
-    assert "not an Arrow IPC file" in refused(dsocr, tmp_path, "join", report, "--run", report)
+    (same / "ranges.arrow").write_text("no table")
+    assert "not an Arrow IPC file" in refused(dsocr, tmp_path, "join", report, "--run", same)
 
 
 def test_a_table_that_is_no_runs_is_refused(dsocr: Commands, tmp_path: Path) -> None:
@@ -317,3 +319,12 @@ def test_a_ladder_takes_no_file_that_says_nothing_of_launching(dsocr: Commands, 
 
 def test_the_version_is_printed(dsocr: Commands) -> None:
     assert dsocr("--version").out == f"dsocr-nvtx {__version__}\n"
+
+
+def test_every_extra_that_is_to_be_installed_is_quoted_for_shells() -> None:
+    """zsh takes brackets for a pattern. A command's advice is pasted as it stands."""
+    package = Path(dsocr_nvtx.__file__).parent
+    files = [path for path in package.rglob("*.py") if not path.name.startswith("cupti_")]
+    told = [text for path in files for text in re.findall(r"pip install [^\n]*\[\w+\].?", path.read_text())]
+    assert len(told) > 4
+    assert [text for text in told if not re.search(r"'dsocr-nvtx(\[\w+\]|\{extra\})'", text)] == []

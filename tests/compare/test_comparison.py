@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from dsocr_nvtx.compare.comparison import Comparison, compare
 from dsocr_nvtx.compare.lines import Line
 from dsocr_nvtx.compare.outs import Out
+from dsocr_nvtx.compare.reasons import change_text
 from dsocr_nvtx.compare.verdicts import Verdict
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.report.changes import causes
+from dsocr_nvtx.report.changes import causes, headline, limits_text
 from tests.builders.runs import call, model_call, noisy_run, out_of
 from tests.builders.tables import Row
 
@@ -316,6 +317,62 @@ def test_contributions_add_up_and_order_does_not_matter(a: list[Row], b: list[Ro
     for one, two in zip(found.rows, swapped.rows, strict=True):
         assert two.verdict == OPPOSITE.get(one.verdict, one.verdict)
         assert two.parts == tuple(-part for part in one.parts)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+@pytest.mark.parametrize("idle", [1_010_000, 1_160_000, 1_500_000, 1_600_000, 4_000_000])
+def test_idle_time_that_too_few_steps_had_is_the_same_only_where_it_is_equal(idle: int, steps: int) -> None:
+    """Nothing repeats, so nothing bounds the noise; the reader is told so beside the verdict."""
+    a = steady(100_000, 1_000_000, steps=steps)
+    found = compare(a, steady(100_000, idle, steps=steps))
+    line, total = row(found, "mlp"), found.stages[0].total
+    for one in (line, total, row(compare(steady(100_000, idle, steps=steps), a), "mlp")):
+        assert (one.verdict, one.wall.verdict, one.busy.verdict) == (Verdict.INCONCLUSIVE,) * 2 + (Verdict.SAME,)
+    times = "once" if steps == 1 else f"{steps} times"
+    assert line.reason == f"busy the same; idle {idle / 1e6 - 1:+.1%}: ran {times}, so no noise bound"
+    assert f"decode is inconclusive: busy the same; idle {idle / 1e6 - 1:+.1%}" in headline(found.stages[0])
+    assert compare(a, a).counts()["same"] == 2
+
+
+def test_idle_time_that_ran_once_is_worse_beyond_all_that_is_allowed_for() -> None:
+    assert row(compare(steady(100_000, 1_000_000, steps=1), steady(100_000, 200_000_000, steps=1)), "mlp").verdict == (
+        Verdict.WORSE
+    )
+
+
+def test_the_percentage_shown_is_the_one_that_counts() -> None:
+    """Steps without noise: up to +50 % of A is the same, more is not, and the fall that undoes it is one as well."""
+    for idle, verdict in ((1_490_000, Verdict.SAME), (1_530_000, Verdict.INCONCLUSIVE)):
+        for a, b in ((1_000_000, idle), (idle, 1_000_000)):
+            assert row(compare(steady(100_000, a), steady(100_000, b)), "mlp").verdict == verdict
+    found = compare(steady(1), steady(1))
+    assert "counts as a change: +3% or -3% of busy time, +50% or -33% of idle time" in limits_text(found)
+
+
+def test_graph_capture_that_differs_is_never_the_same() -> None:
+    def run(idle: int) -> Out:
+        ran = [call(50_000, step=step, origin="replayed") for step in range(10)]
+        return out_of([call(0, idle, origin="captured"), *ran])
+
+    a = run(5_000_000)
+    assert row(compare(a, run(5_100_000)), "mlp", phase="capture").verdict == Verdict.INCONCLUSIVE
+    assert row(compare(a, a), "mlp", phase="capture").verdict == Verdict.SAME
+
+
+def test_an_odd_step_is_told_beside_the_typical_one_that_the_verdict_rests_on() -> None:
+    steps = [call(100_000, 1_000_000, step=step) for step in range(20)]
+    odd = [call(100_000, 1_000_000 + 100_000_000 * (step == 0), step=step) for step in range(20)]
+    line = row(compare(out_of(steps), out_of(odd)), "mlp")
+    assert (line.idle.share, line.idle.relative, line.verdict) == (5.0, 0.0, Verdict.SAME)
+    assert change_text("idle", line.idle) == "idle +500.0% (+0.0% in a typical step)"
+    assert change_text("busy", line.busy) == "busy +0.0%"
+    hiccup = out_of([call(100_000, 20_000_000 * (step == 0), step=step) for step in range(20)])
+    assert change_text("idle", row(compare(hiccup, out_of(steps)), "mlp").idle) == (
+        "idle +0.0% (+1,000.0 us in a typical step)"
+    )
+    assert change_text("idle", row(compare(steady(100_000), steady(100_000, 7_000)), "mlp").idle) == (
+        "idle +7.0 us, none before"
+    )
 
 
 def test_levels_do_not_mix() -> None:

@@ -223,6 +223,9 @@ def test_the_table_has_a_row_per_rule() -> None:
         ("prefill.idle_host_ns<=.5us", "idle_host_ns", Operator.AT_MOST, 500, False),
         ("vision.efficiency>=0.4", "efficiency", Operator.AT_LEAST, 0.4, False),
         ("decode.tokens_per_s>-2.5%", "tokens_per_s", Operator.ABOVE, -0.025, True),
+        ("decode.tokens_per_s>5%", "tokens_per_s", Operator.ABOVE, 0.05, True),
+        ("decode.efficiency>=+12%", "efficiency", Operator.AT_LEAST, 0.12, True),
+        ("decode.mfu>=-0%", "mfu", Operator.AT_LEAST, 0.0, True),
     ],
 )
 def test_rules_are_read(text: str, metric: str, operator: Operator, bound: float, relative: bool) -> None:
@@ -250,6 +253,10 @@ def test_a_rule_may_name_module_kind_and_layer() -> None:
         ("decode.busy_ns<=3", "needs a unit"),
         ("decode.busy_ns<=3min", "needs a unit"),
         ("decode.efficiency>=3ms", "has no unit"),
+        ("decode.efficiency>=12%", "write 0.12 for the value, or .12% for a change"),
+        ("decode.mlp.efficiency>= .5 %", "write 0.005 for the value"),
+        ("decode.mfu<=40%", "write 0.4 for the value"),
+        ("decode.mbu>3%", "write 0.03 for the value"),
         ("decode.experts.mfu>=1", "one of a stage"),
         ("decode.1.2.busy_ns<=3%", "at most"),
         ("decode.a.b.c.busy_ns<=3%", "at most"),

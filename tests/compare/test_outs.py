@@ -17,10 +17,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 def test_no_directory_and_a_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no such directory; name the directory"):
+    with pytest.raises(Refused, match="no such directory; name a directory that dsocr-nvtx join wrote"):
         read_out(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(Refused, match="a file; name the directory"):
+    with pytest.raises(Refused, match="a file, not the directory that join wrote"):
         read_out(tmp_path / "file")
 
 

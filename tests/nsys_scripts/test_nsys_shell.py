@@ -81,6 +81,46 @@ def test_an_export_has_the_payloads_and_keeps_what_is_there(folder: Path) -> Non
     assert run(folder, "export.sh").returncode == 2
 
 
+NEEDS = [("profile.sh", "x"), ("profile_ranks.sh", "-n", "2", "x"), ("export.sh", "r.nsys-rep")]
+
+
+def without(tmp_path: Path, *words: str, there: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a script where nothing but sed, and what is named, is on the PATH."""
+    for name in ("sed", *there):
+        (tmp_path / name).symlink_to(shutil.which(name) or "/bin/true")
+    script, *others = words
+    command = [shutil.which("bash") or "bash", str(SCRIPTS / script), *others]
+    return subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("command", NEEDS, ids=lambda command: command[0])
+def test_without_nsys_one_line_says_so(tmp_path: Path, command: tuple[str, ...]) -> None:
+    done = without(tmp_path, *command)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert f"{command[0]}: nsys is not on the PATH; install NVIDIA Nsight Systems" in done.stderr
+
+
+def test_without_torchrun_one_line_says_so(tmp_path: Path) -> None:
+    done = without(tmp_path, "profile_ranks.sh", "-n", "2", "x", there=("nsys",))
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "torchrun is not on the PATH; it comes with PyTorch" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+@pytest.mark.parametrize("script", [command[0] for command in NEEDS])
+def test_help_is_what_stands_at_the_top_and_needs_nothing(tmp_path: Path, script: str, word: str) -> None:
+    """Oracle: the comment at the top, without its marks."""
+    head = (SCRIPTS / script).read_text().split("\nset -e")[0].splitlines()[1:]
+    done = without(tmp_path, script, word)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [line.removeprefix("#").removeprefix(" ") for line in head]
+    assert f"nsys_scripts/{script} " in done.stdout
+
+
+def test_help_of_the_command_is_the_commands(folder: Path) -> None:
+    assert words(folder, "profile.sh", "./train.sh", "--help")[-2:] == ["./train.sh", "--help"]
+
+
 def test_the_scripts_are_clean() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("needs shellcheck")

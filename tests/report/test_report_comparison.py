@@ -9,7 +9,9 @@ from rich.console import Console
 
 from dsocr_nvtx.compare.comparison import Comparison, compare
 from dsocr_nvtx.compare.gate import gate
+from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.rules import parse_rule
+from dsocr_nvtx.report import changes
 from dsocr_nvtx.report.changes import headline
 from dsocr_nvtx.report.comparison_markdown import comparison_markdown, escaped, gate_markdown
 from dsocr_nvtx.report.comparison_page import comparison_page
@@ -117,6 +119,52 @@ def test_every_width_shows_the_verdict(width: int) -> None:
     assert "worse" in shown(hostile(), width)
 
 
+def _long(busy: float, idle: int) -> Out:
+    """Return a run whose names and times are as long as those of a real one."""
+    rows = [("shared_experts", 11), ("relative_attention", 23), ("rest", 0)]
+    return out_of(
+        [
+            call(int(busy * 1_234_567), idle, step=step, kind=kind, layer=layer, stage=stage)
+            for stage in ("vision", "prefill", "decode")
+            for kind, layer in rows
+            for step in range(1 if stage == "vision" else 10)
+        ]
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_names_verdicts_and_figures_are_whole_at_every_width(width: int) -> None:
+    """Oracle: the same tables at 300 characters, where nothing needs to be left out."""
+    found = compare(_long(1, 123_456_789), _long(1.5, 1_000))
+    text, all_of_it = (re.split(r"\n\d+ rows:", shown(found, columns))[0] for columns in (width, 300))
+    assert "…" not in text
+    assert max(map(len, text.split("Stages, A > B")[1].splitlines())) <= width
+    heads = all_of_it.split("Stages, A > B")[1].splitlines()[2:5]
+    for line in heads:
+        stage, verdict, _, _, a, _, b, _, _, _, busy_by, _, _, _, idle_by = line.split()
+        [mine] = [one for one in text.split("Rows that moved")[0].splitlines() if one.startswith(f"{stage} ")][-1:]
+        assert {stage, verdict, a, b, busy_by, idle_by} <= set(mine.split())
+    rows = text.split("Rows that moved")[1].split()
+    for name in ("shared_experts", "relative_attention", "decoder.23", "decode", "better", "+50.0%"):
+        assert name in rows or f"{name}," in rows
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_gates_rules_verdicts_and_figures_are_whole_at_every_width(width: int) -> None:
+    rules = ["decode.decoder.shared_experts.11.busy_ns<=+3%", "prefill.wall_ns<=15ms", "vision.idle_ns<=+50%"]
+    found = gate(_long(1.5, 9_000_000), _long(1, 123_456_789), [parse_rule(rule) for rule in rules])
+    out = StringIO()
+    show_gate(Console(file=out, width=width), found)
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines()[1:])) <= width
+    for one in found.rulings:
+        values = (changes.value_text(one, one.value), changes.measured_text(one), one.rule.text, str(one.outcome))
+        assert all(told in text for told in values)
+        assert one.baseline is None or changes.value_text(one, one.baseline) in text
+        assert all(word in text for word in one.reason.split())
+
+
 def test_a_headline_names_the_largest_cause() -> None:
     eager = out_of([call(50_000, 4_000_000, step=step) for step in range(10)])
     graph = out_of([call(52_000, 0, step=step, origin="replayed") for step in range(10)])
@@ -124,6 +172,26 @@ def test_a_headline_names_the_largest_cause() -> None:
     assert "most of it idle in host code (-4.000)" in headline(stage)
     [same] = compare(eager, eager).stages
     assert headline(same) == "decode is the same, noise counted; wall time is equal"
+
+
+def test_sentence_table_and_percentage_are_one_estimate_where_a_graph_was_captured() -> None:
+    """Oracle: the printed times, subtracted and divided by hand. Capture, and an odd first step, are in neither."""
+
+    def run(idle: int) -> Out:
+        ran = [call(50_000, idle + 9_000_000 * (step == 0), step=step, origin="replayed") for step in range(10)]
+        return out_of([call(0, 40_000_000, origin="captured"), *ran]) if idle < 2_000_000 else out_of(ran)
+
+    found = compare(run(2_000_000), run(1_000_000))
+    told = next(line for line in shown(found).splitlines() if line.startswith("decode  "))
+    times = [float(text) for text in re.findall(r"\d+\.\d{3}", told)]
+    wall_a, wall_b, busy_a, busy_b, idle_a, idle_b = times
+    assert (wall_a, wall_b) == (2.95, 1.95) == pytest.approx((busy_a + idle_a, busy_b + idle_b))
+    assert f"{(idle_b - idle_a) / idle_a:+.1%}" == "-34.5%"
+    assert told.rstrip().endswith("-34.5%")
+    text = headline(found.stages[0])
+    assert f"wall time {wall_b - wall_a:+.3f} ms a step, most of it idle in host code (-1.000)" in text
+    assert text.endswith("; beside it capturing CUDA graphs, once a run and spread over its steps: +4.000")
+    assert "-34.5%" in Tags(comparison_page(found)).text
 
 
 def test_a_gate_is_shown_with_its_intervals() -> None:

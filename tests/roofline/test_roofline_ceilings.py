@@ -63,8 +63,11 @@ def test_what_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no such file"):
         read_ceilings(tmp_path / "c.json")
-    with pytest.raises(Refused, match="not a readable JSON file"):
+    with pytest.raises(Refused, match="a directory; give the file that dsocr-nvtx ceilings"):
         read_ceilings(tmp_path)
+    (tmp_path / "c.txt").write_text("one")
+    with pytest.raises(Refused, match=r"neither a table that ceilings wrote .* nor JSON"):
+        read_ceilings(tmp_path / "c.txt")
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Refused, match="not a readable JSON file"):
         read_ceilings(tmp_path / "c.json")

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from attrs import evolve
+from typer.testing import CliRunner
 
-from dsocr_nvtx.errors import DsocrError, UsageError
+from dsocr_nvtx.errors import DsocrError, Partial, UsageError
 from dsocr_nvtx.run import conveyor
 from dsocr_nvtx.run.capture import RunOptions, capture
 from dsocr_nvtx.run.drawing import draw_page
 from dsocr_nvtx.run.loop import run_pages
+from dsocr_nvtx.run.options import run_command
 from dsocr_nvtx.run.page_records import PageRecord, one_line, page_statistics
 from dsocr_nvtx.run.queue import Queued, batches
 from dsocr_nvtx.run.ranks import launched_rank, local_device
@@ -89,6 +92,34 @@ def test_bad_pages_cost_one_line_and_one_record_each(
     assert [row is None for row in output] == [Path(name).name in bad for name in given]
     found = manifest(out)["page_statistics"]
     assert (found["pages"], found["failed"], found["not_run"]) == (4, 5, 0)
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_the_command_ends_with_1_where_a_page_failed_but_never_ends_other_ranks(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str
+) -> None:
+    """A launcher ends every rank as soon as one ends badly: the sign is then in the rank's own records alone."""
+    if world == "2":
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": world}.items():
+            monkeypatch.setenv(name, value)
+    app = typer.Typer(add_completion=False)
+    app.command()(run_command)
+    words = ["--device", "cpu", "--config", "tiny", "--mode", "tiny", "--max-new-tokens", "2", "--no-hooks"]
+    given = [str(pages / name) for name in ("p0.png", "p1.png", "missing.png", "p2.png")]
+
+    def ended(out: Path, *some: str) -> BaseException | None:
+        return CliRunner().invoke(app, [*words, "--out", str(out), *some]).exception
+
+    found = ended(tmp_path / "bad", *given)
+    if world == "2":
+        assert found is None
+        assert [row["status"] for row in records(tmp_path / "bad" / "rank-0")] == ["done", "failed"]
+        return
+    assert isinstance(found, Partial)
+    assert str(found) == f"1 of 4 pages failed; the others are done; {tmp_path}/bad/pages.arrow says why"
+    assert sum(row["status"] == "done" for row in records(tmp_path / "bad")) == 3
+    assert ended(tmp_path / "good", *given[:2]) is None
+    assert ended(tmp_path / "one", given[0]) is None
 
 
 def test_pages_read_alone_and_in_a_queue_give_the_same_tokens(pages: Path, tmp_path: Path) -> None:

@@ -168,6 +168,53 @@ def test_only_a_directory_of_ours_is_replaced(tmp_path: Path) -> None:
         check_directory(theirs / "thesis.tex", "join.json", force=True)
 
 
+@pytest.mark.parametrize("word", ["mkstemp", "mkdtemp"])
+def test_a_place_that_refuses_is_told_by_the_users_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """Whatever the temporary name was: nobody but this module knows it."""
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".x.arrow.abcd.arrow"))
+
+    monkeypatch.setattr(f"tempfile.{word}", refuse)
+    target = tmp_path / "new" / "x.arrow"
+    with pytest.raises(Refused) as caught, replacing(target) if word == "mkstemp" else replacing_directory(target, "m"):
+        pass
+    assert str(caught.value) == f"{target}: cannot be written: Permission denied; name a place that you can write to"
+
+
+def test_what_goes_wrong_at_the_temporary_name_is_told_by_the_users_name(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    said = []
+    for error in (
+        lambda mine: OSError(30, "Read-only file system", str(mine / "a.arrow")),
+        lambda mine: OSError(f"[Errno 2] Failed to open local file '{mine}/a.arrow'"),
+        lambda mine: OSError(28, "No space left on device"),
+        lambda mine: Refused(mine / "a.arrow", "too odd", "mend it"),
+    ):
+        with pytest.raises(Refused) as caught, replacing_directory(target, "marker") as temporary:
+            raise error(temporary)
+        assert str(temporary) not in str(caught.value)
+        said.append(str(caught.value))
+    assert said == [
+        f"{target}/a.arrow: cannot be written: Read-only file system; name a place that you can write to",
+        f"{target}: cannot be written: [Errno 2] Failed to open local file '{target}/a.arrow'; "
+        "name a place that you can write to",
+        f"{target}: cannot be written: No space left on device; make room there",
+        f"{target}/a.arrow: too odd; mend it",
+    ]
+    for other in (
+        FileNotFoundError(2, "No such file", "input"),
+        BrokenPipeError(32, "Broken pipe"),
+        Refused("b", "c", "d"),
+    ):
+        with pytest.raises(type(other)) as kept, replacing_directory(target, "marker"):
+            raise other
+        assert kept.value is other
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_came_to_stand_there_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "out"
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+from dsocr_nvtx.cli.outputs import one_line
 from dsocr_nvtx.errors import DsocrError
 
 
@@ -26,6 +27,5 @@ def main() -> None:
 
 
 def _say(text: str, code: int) -> int:
-    # One line whatever it quotes: a path or a report's text may hold line ends and terminal codes.
-    print("dsocr-nvtx: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr)
+    print(f"dsocr-nvtx: {one_line(text)}", file=sys.stderr)
     return code

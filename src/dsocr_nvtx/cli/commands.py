@@ -26,14 +26,6 @@ from dsocr_nvtx.run.options import (
 from dsocr_nvtx.schema.records import Level
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command("run")(run_command)
-app.command("diff")(diff_command)
-app.command("gate")(gate_command)
-app.command("ceilings")(ceilings_command)
-app.command("doctor")(doctor_command)
-app.command("report")(report_command)
-app.command("show")(show_command)
-app.command("trace")(trace_command)
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[
@@ -56,7 +48,6 @@ def _about(
     """See how far each layer and stage of a DeepSeek-OCR run is from what the GPU allows, and what holds it back."""
 
 
-@app.command("demo")
 def demo_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Also keep tables and review in this directory.")
@@ -69,7 +60,6 @@ def demo_command(
     demo(out, force=force)
 
 
-@app.command("overhead")
 def overhead_command(
     level: Annotated[Level, typer.Option(help="Finest ranges: per step, per layer, or per operation.")] = Level.OP,
     decode: Annotated[Decode, typer.Option(help="eager: a growing cache; static: one of fixed size.")] = Decode.STATIC,
@@ -99,7 +89,6 @@ def overhead_command(
     overhead(options, rounds=rounds, out=out, force=force)
 
 
-@app.command("project")
 def project_command(
     report: Annotated[Path, typer.Argument(help="Any report of Nsight Systems, hooked by us or not.")],
     out: Annotated[Path, typer.Option("-o", "--out", help=".arrow, .parquet, .csv or .json")],
@@ -115,7 +104,6 @@ def project_command(
     project_report(report, out, as_nsys=not beyond_nsys, force=force)
 
 
-@app.command("join")
 def join_command(
     reports: Annotated[
         list[Path],
@@ -145,7 +133,7 @@ def join_command(
 
     Several reports become one data set in --out, TABLE/report=NAME/part.parquet, with merged tables that say which rank
     is slowest and why. Calling it again joins only what is new or has changed. A report that cannot be joined is listed
-    and the rest goes on; the exit code is 3 only if none could be.
+    and the rest goes on: exit code 1, with a line on stderr; 3 if none could be joined.
     """
     from dsocr_nvtx.fleet.inputs import is_pattern
 
@@ -164,7 +152,6 @@ def join_command(
         join_report(reports[0], run=run, out=out, hardware=hardware, ceilings=ceilings, force=force)
 
 
-@app.command("ladder")
 def ladder_command(
     directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
     out: Annotated[
@@ -186,7 +173,6 @@ class Logits(StrEnum):
     ALL = "all"
 
 
-@app.command("analytic")
 def analytic_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the rows: .arrow, .parquet, .csv or .json.")
@@ -235,3 +221,20 @@ def analytic_command(
         kv_slots=static_cache,
     )
     analytic(request, config=config, out=out, report=report, hardware=hardware, ceilings=ceilings, force=force)
+
+
+# In the order of work: what is here, a run, its join, a look, the next run beside it; then what stands alone.
+app.command("demo", short_help="Join a real H200 capture that is in the package; no GPU, no torch.")(demo_command)
+app.command("doctor", short_help="Say what can be captured here, what is missing, what mends it.")(doctor_command)
+app.command("ceilings", short_help="Measure this GPU's roofs, once, for join --ceilings.")(ceilings_command)
+app.command("run", short_help="Run the model on page images, hooked, to be profiled.")(run_command)
+app.command("join", short_help="Join a report, or many, into tables and the verdict.")(join_command)
+app.command("show", short_help="Print a join's verdict, time budget and largest losses.")(show_command)
+app.command("report", short_help="Write a join's review page, one HTML file.")(report_command)
+app.command("ladder", short_help="Say how fast each stage would be without stalls, at the roof.")(ladder_command)
+app.command("trace", short_help="Write a join as a trace, for Perfetto.")(trace_command)
+app.command("diff", short_help="Compare two joins, row by row, noise counted.")(diff_command)
+app.command("gate", short_help="Hold a join against rules; the exit code says whether they hold.")(gate_command)
+app.command("analytic", short_help="Say what a page costs; nothing is run.")(analytic_command)
+app.command("overhead", short_help="Measure what hooks cost here.")(overhead_command)
+app.command("project", short_help="Project any report's NVTX ranges onto the GPU, as nsys does.")(project_command)

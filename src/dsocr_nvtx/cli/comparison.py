@@ -75,7 +75,7 @@ def gate_command(
         typer.Option(
             "--rule",
             help="STAGE[.MODULE][.KIND][.LAYER].METRIC<=BOUND, times per step: decode.busy_ns<=+3%, "
-            "decode.wall_ns<=15ms, vision.efficiency>=0.4. Once or more.",
+            "decode.wall_ns<=15ms, vision.efficiency>=0.4. In %: a change against the baseline. Once or more.",
         ),
     ],
     baseline: Annotated[
@@ -123,6 +123,5 @@ def gate_command(
 def _check(path: Path, more: Sequence[str], *, force: bool) -> None:
     from dsocr_nvtx.schema.files import check_file, check_format
 
-    if path.suffix not in more:
-        check_format(path)
+    check_format(path, more)
     check_file(path, force=force)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dsocr_nvtx.errors import UsageError
+from dsocr_nvtx.cli.outputs import one_line
+from dsocr_nvtx.errors import Partial, UsageError
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
@@ -25,7 +26,7 @@ def join_reports(
     reports: Sequence[Path], *, run: Path | None, out: Path, hardware: str | None, ceilings: Path | None,
     force: bool, workers: int | None, scheduler: str | None,
 ) -> None:  # fmt: skip
-    """Join all reports into one data set, and print how its ranks lie apart."""
+    """Join all reports into one data set, and print how its ranks lie apart. `Partial` at the end where some failed."""
     if scheduler is not None and workers is not None:
         raise UsageError("--workers is for this machine: a Dask cluster has its own")
     options = FleetOptions(hardware=hardware, ceilings=ceilings, run=run, force=force)
@@ -39,6 +40,9 @@ def join_reports(
     if not found.unchanged or not (out / "fleet.html").is_file():
         write_fleet_pages(found)
     _show(wide_console(), found)
+    if found.failed:
+        lost, every = len(found.failed), len(found.states)
+        raise Partial(f"{lost} of {every} reports could not be joined; the others are; {out / FAILED} says why")
 
 
 def _cores() -> int:
@@ -59,14 +63,10 @@ def _progress(tasks: int, known: int) -> Iterator[Callable[[ReportState], None]]
             bar.advance(task)
             if not state.done:
                 console.print(
-                    _line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True
+                    one_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True
                 )
 
         yield note
-
-
-def _line(text: str) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _show(console: Console, found: Fleet) -> None:
@@ -80,14 +80,14 @@ def _show(console: Console, found: Fleet) -> None:
     console.print(_stages(found, named=named))
     console.print("usual: the ranks' median busy time and median idle time together", style="dim", highlight=False)
     for line in found.cautions:
-        console.print(_line(f"note: {line}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(one_line(f"note: {line}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
     for row in by_slowdown(found.ranks)[:_SHOWN]:
         parts = ", ".join(f"{name} {row[f'{name}_ns'] / 1e6:+,.2f} ms" for name in ("work", "device", "waiting"))
         who = rank_name(row["rank"], row["report"], named=named)
         text = f"{row['stage']}: {who} takes {slowness(row)}: {row['cause']} ({parts})"
-        console.print(_line(text), highlight=False, markup=False, soft_wrap=True)
+        console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
     for state in failed[:_SHOWN]:
-        console.print(_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
+        console.print(one_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} failed: {found.out / FAILED} lists them", highlight=False, soft_wrap=True)
     console.print(f"\ntables: {found.out}", highlight=False, markup=False, soft_wrap=True)
@@ -114,6 +114,6 @@ def _stages(found: Fleet, *, named: bool) -> Table:
         roof = f"{row['efficiency']:.1%}" if row["efficiency"] is not None else "-"
         spread = [f"{ns / 1e6:,.2f}" for ns in (row["slowest_wall_ns"], usual[row["stage"]])]
         imbalance = f"{row['imbalance']:.3f}" if row["imbalance"] is not None else "-"
-        who = _line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
+        who = one_line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
         text.add_row(row["stage"], f"{row['ranks']:,}", *times, roof, who, *spread, imbalance)
     return text

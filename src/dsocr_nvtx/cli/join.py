@@ -1,14 +1,18 @@
 """`join` and `demo`: a report in; tables, accounting and verdict out."""
 
+import sys
 from importlib import resources
 from pathlib import Path
 
+from dsocr_nvtx.cli.outputs import one_line
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.cupti import run_directory
 from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.terminal import show
-from dsocr_nvtx.roofline.joined import MARKER, joined_report, write_tables
+from dsocr_nvtx.roofline.joined import joined_report, write_tables
+from dsocr_nvtx.schema.directories import JOINED, check_report
 from dsocr_nvtx.schema.files import check_directory, write_text
 
 
@@ -17,11 +21,15 @@ def join_report(
 ) -> None:
     """Join a report, write every table into a directory, and print the verdict."""
     target = out or default_out(report)
+    if run_directory(report) is None:
+        check_report(report)  # whose default place it is itself
     if report.exists():  # else that is what there is to say
-        check_directory(target, MARKER, force=force)
+        check_directory(target, JOINED, force=force)
     prepare_process()
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
     found = write_tables(target, whole, force=force)
+    if found.other_gpu:
+        print(f"dsocr-nvtx: note: {one_line(found.other_gpu)}", file=sys.stderr)
     console = wide_console()
     show(console, found, whole.joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
@@ -33,7 +41,7 @@ def demo(out: Path | None, *, force: bool) -> None:
     from dsocr_nvtx.report.page import review_page
 
     if out is not None:
-        check_directory(out, MARKER, force=force)
+        check_directory(out, JOINED, force=force)
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         whole = joined_report(path)
     found = whole.judge()

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from dsocr_nvtx import __version__
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.cupti import run_directory
 from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.ingest.report import read_projectable
 from dsocr_nvtx.join.projection import project
+from dsocr_nvtx.schema.directories import check_report
 from dsocr_nvtx.schema.files import check_file, check_format, write_table
 
 
@@ -13,6 +16,10 @@ def project_report(report: Path, out: Path, *, as_nsys: bool, force: bool = Fals
     """Write the projection of a report's NVTX ranges, in the format of the file's suffix."""
     check_format(out)
     check_file(out, force=force)
+    if run_directory(report) is not None:
+        remedy = "dsocr-nvtx join takes it; project takes a report of Nsight Systems"
+        raise Refused(report, "a run that CUPTI recorded, without a report", remedy)
+    check_report(report)
     prepare_process()
     found = read_projectable(report)
     table = project(found.ranges, found.operations, found.launches, as_nsys=as_nsys)

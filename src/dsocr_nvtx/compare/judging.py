@@ -41,6 +41,11 @@ class Series:
         """The mean of both runs' typical busy time."""
         return (typical(self.busy[0]) + typical(self.busy[1])) / 2
 
+    @property
+    def least(self) -> float:
+        """The smaller of both runs' typical busy time."""
+        return min(typical(self.busy[0]), typical(self.busy[1]))
+
 
 @frozen(kw_only=True)
 class Judged:
@@ -80,7 +85,7 @@ def _unless_alone(row: Series, judged: Judged, limits: Limits) -> Judged:
 
 
 def _smallest(row: Series, limits: Limits) -> float:
-    return max(limits.busy_min * row.base, limits.busy_floor_ns)
+    return max(limits.busy_min * row.least, limits.busy_floor_ns)
 
 
 def residuals(rows: Sequence[Series]) -> tuple[Floats, Floats, Floats]:
@@ -113,21 +118,20 @@ class Allowances:
 def allowances(row: Series, limits: Limits) -> Allowances:
     """Return what is allowed for between runs: of a row its launches drift as one, of a sum each kind by itself."""
     relative, launching = limits.busy_allowed * row.base, limits.launch_ns * row.launch_spread
-    idle_base = (typical(row.idle[0]) + typical(row.idle[1])) / 2
-    idle = limits.idle_allowed * idle_base + limits.idle_call_ns * row.call_spread
+    usual, calling = [typical(idle) for idle in row.idle], limits.idle_call_ns * row.call_spread
+    idle = limits.idle_allowed * sum(usual) / 2 + calling
     return Allowances(
         busy=relative + launching if row.is_row else float(np.hypot(relative, launching)),
-        # What ran once may differ by more between runs of one code, but a larger change is not the same for that.
         idle=idle * limits.once_factor + limits.once_stall_ns if row.once else idle,
         busy_min=_smallest(row, limits),
-        idle_min=idle,
+        idle_min=limits.idle_allowed * min(usual) + calling,
     )
 
 
 def judge_idle_once(a: float, b: float, calls: float, limits: Limits) -> Verdict:
-    """Return the verdict on idle time of calls that a run makes once, outside its steps."""
-    smallest = (limits.idle_allowed * (a + b) / 2 + limits.idle_call_ns * calls) * limits.once_factor
-    return judge(b - a, 0.0, allowance=smallest + limits.once_stall_ns, smallest=smallest)
+    """Return the verdict on idle time of calls that a run makes once, outside its steps: only equal is the same."""
+    usual = limits.idle_allowed * (a + b) / 2 + limits.idle_call_ns * calls
+    return judge(b - a, 0.0, allowance=usual * limits.once_factor + limits.once_stall_ns, smallest=0.0)
 
 
 def _judged(row: Series, limits: Limits, spread: Spread) -> Judged:
@@ -136,9 +140,21 @@ def _judged(row: Series, limits: Limits, spread: Spread) -> Judged:
     allowed = allowances(row, limits)
     return Judged(
         busy=_moved(row, row.busy, single, allowed.busy, allowed.busy_min),
-        idle=_moved(row, row.idle, 0.0, allowed.idle, allowed.idle_min),
-        wall=_moved(row, wall, single, allowed.busy + allowed.idle, allowed.busy_min + allowed.idle_min),
+        idle=_unless_once(row, _moved(row, row.idle, 0.0, allowed.idle, allowed.idle_min)),
+        wall=_unless_once(
+            row, _moved(row, wall, single, allowed.busy + allowed.idle, allowed.busy_min + allowed.idle_min)
+        ),
     )
+
+
+def _unless_once(row: Series, moved: Moved) -> Moved:
+    """Return a time with idle in it without ``same`` where too few steps ran: nothing bounds its noise.
+
+    Equal times stay the same, and what moved by more than is allowed for is a change.
+    """
+    if row.once and moved.verdict == Verdict.SAME and moved.low < moved.high:
+        return evolve(moved, verdict=Verdict.INCONCLUSIVE)
+    return moved
 
 
 def _moved(row: Series, times: tuple[Floats, Floats], single: float, allowance: float, smallest: float) -> Moved:

@@ -11,8 +11,8 @@ class Moved:
     """A time in both runs, per unit, and its change; ``half`` is the noise bound, ``allowance`` that between runs.
 
     The true change lies between ``low`` and ``high``, noise and allowance counted.
-    ``a`` and ``b`` are means over the compared steps; ``change`` is the typical change, which a few odd steps do not
-    move, ``typical`` what it is a share of, and ``base`` the mean of both runs' typical times.
+    ``a`` and ``b`` are means over the compared steps, which add up; ``change`` is the typical change, which a few odd
+    steps do not move, ``typical`` what it is a share of, and ``base`` the mean of both runs' typical times.
     """
 
     a: float
@@ -41,8 +41,13 @@ class Moved:
 
     @property
     def relative(self) -> float | None:
-        """The change as a share of A; None where A took no time."""
+        """The typical change as a share of A, what verdicts rest on; None where A took no time."""
         return self.change / self.typical if self.typical else None
+
+    @property
+    def share(self) -> float | None:
+        """The change of the means as a share of A's, what stands beside ``a`` and ``b``; None where A took no time."""
+        return (self.b - self.a) / self.a if self.a else None
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -10,9 +10,9 @@ from attrs import evolve, frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import Ints, coded, known, numbers
+from dsocr_nvtx.schema.directories import check_joined
 from dsocr_nvtx.schema.files import read_table
 
-REMEDY = "name the directory that dsocr-nvtx join wrote"
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
     "launches", "busy_owned_ns", "idle_owned_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_host_ns",
@@ -76,9 +76,7 @@ class Out:
 
 def read_out(directory: Path) -> Out:
     """Open a join's output directory. Refused: what is none, lacks a table or column, or is of a newer version."""
-    if not directory.is_dir():
-        found = "a file" if directory.exists() else "no such directory"
-        raise Refused(directory, found, REMEDY)
+    check_joined(directory)
     ranges = _read(directory / "ranges.arrow", _RANGES)
     rows = _read(directory / "roofline.arrow", _ROWS)
     stages = _read(directory / "stages.arrow", _STAGES)

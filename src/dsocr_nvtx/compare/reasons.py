@@ -18,11 +18,19 @@ def overall(busy: Moved, idle: Moved) -> tuple[Verdict, str]:
     return Verdict.INCONCLUSIVE, ""
 
 
+_APART = 0.01
+"""Of a mean and a typical change: by more, odd steps made the mean, and both are told."""
+
+
 def change_text(name: str, moved: Moved) -> str:
-    """Return a change like ``busy +5.1 %``."""
-    if moved.relative is None:
-        return f"{name} {moved.change / 1e3:+,.1f} us, none before"
-    return f"{name} {moved.relative:+.1%}"
+    """Return a change of the means, like ``busy +5.1%``; beside it the typical one, where that is another."""
+    if moved.share is None:
+        return f"{name} {(moved.b - moved.a) / 1e3:+,.1f} us, none before"
+    text = f"{name} {moved.share:+.1%}"
+    if moved.relative is None or abs(moved.relative - moved.share) > _APART:
+        usual = f"{moved.change / 1e3:+,.1f} us" if moved.relative is None else f"{moved.relative:+.1%}"
+        text += f" ({usual} in a typical step)"
+    return text
 
 
 def reason_of(line: Line, unlike: str, *, once: bool) -> str:
@@ -34,7 +42,8 @@ def reason_of(line: Line, unlike: str, *, once: bool) -> str:
     if unlike:
         return unlike
     if line.busy.verdict != Verdict.INCONCLUSIVE:
-        return f"{change_text('idle', line.idle)}, which the host's noise may explain"
+        text = change_text("idle", line.idle)
+        return f"busy the same; {text}: {_seldom(line)}" if once else f"{text}, which the host's noise may explain"
     text = change_text("busy", line.busy)
     shared = 0.0 if line.drift is None else abs(line.drift) * line.busy.base
     if abs(line.busy.change) > line.busy.half and shared > abs(line.busy.change) / 2:
@@ -42,6 +51,11 @@ def reason_of(line: Line, unlike: str, *, once: bool) -> str:
     low, high = line.busy.interval or (0.0, 0.0)
     rests = "it ran too seldom" if once else f"{line.steps} steps"
     return f"{text}, noise leaves {low:+.1%} to {high:+.1%} ({rests})"
+
+
+def _seldom(line: Line) -> str:
+    times = "once" if line.steps == 1 else f"{line.steps} times"
+    return f"ran {times}, so no noise bound"
 
 
 def _moved(line: Line, name: str) -> str:

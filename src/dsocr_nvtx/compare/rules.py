@@ -3,6 +3,8 @@
 ``decode.busy_ns<=+3%``, ``vision.efficiency>=0.4``, ``decode.experts.3.busy_ns<=55us``. Times are those of a typical
 step of the stage (trimmed mean over its steps), of all matching rows together; what is captured into a CUDA graph does
 not count. A bound in per cent is a change against the baseline; any other is a value: of a time in ns, us, ms or s.
+Of a metric that is a share itself (efficiency, mfu, mbu) a change needs its sign, and a value is written as 0.12: what
+``efficiency>=12%`` means is not guessed.
 """
 
 import re
@@ -26,6 +28,7 @@ TIMES: dict[str, tuple[str, ...]] = {
 RATES = {"tokens_per_s": "wall_ns", "efficiency": "busy_ns", "mfu": "wall_ns", "mbu": "wall_ns"}
 """Metrics that are something over a time, and that time."""
 STAGE_ONLY = ("tokens_per_s", "mfu", "mbu")
+SHARES = ("efficiency", "mfu", "mbu")
 METRICS = (*TIMES, *RATES, "launches")
 
 _UNITS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
@@ -83,15 +86,19 @@ def parse_rule(text: str) -> Rule:
         raise UsageError(f"rule {text!r}: between stage and metric stand a module, a kind and a layer at most")
     if middle and metric in STAGE_ONLY:
         raise UsageError(f"rule {text!r}: {metric} is one of a stage, not of its rows")
-    bound, relative = _bound(text, metric, float(found["number"]), found["unit"])
+    bound, relative = _bound(text, metric, found["number"], found["unit"])
     return Rule(
         text=text.strip(), stage=stage, words=words, layer=layers[0] if layers else None, metric=metric,
         operator=Operator(found["op"]), bound=bound, relative=relative,
     )  # fmt: skip
 
 
-def _bound(text: str, metric: str, number: float, unit: str) -> tuple[float, bool]:
+def _bound(text: str, metric: str, digits: str, unit: str) -> tuple[float, bool]:
+    number = float(digits)
     if unit == "%":
+        if metric in SHARES and digits[0] not in "+-":
+            value, change = f"{number / 100:g} for the value", f"+{digits}% for a change against the baseline"
+            raise UsageError(f"rule {text!r}: {metric} is a share itself; write {value}, or {change}")
         return number / 100, True
     if metric in TIMES:
         if unit not in _UNITS:

@@ -5,7 +5,7 @@ steps of one run do not show (memory addresses, clocks, the host's speed). It is
 
 - ``worse`` or ``better`` when it is at least the smallest change that counts, and bound and allowance leave no zero;
 - ``same`` when it is below the smallest change that counts, and so is the bound;
-- ``inconclusive`` otherwise.
+- ``inconclusive`` otherwise; so also where no bound is known, as of idle time in too few steps, unless times are equal.
 
 Everything is symmetric: of B against A the verdict is the opposite of that of A against B.
 """
@@ -31,14 +31,17 @@ class Verdict(StrEnum):
 
 @frozen(kw_only=True)
 class Limits:
-    """What counts as a change, and what is allowed for between runs; shares are of the mean of both runs.
+    """What counts as a change, and what is allowed for between runs.
+
+    What counts is a share of the smaller of both times, so that a rise counts from that percentage of A on; what is
+    allowed is one of their mean.
 
     Busy: ``busy_min`` counts, ``busy_floor_ns`` at least; allowed are ``busy_allowed`` and ``launch_ns`` for each
     launch, since a kernel's time depends on where its operands lie. Against its peers (rows of equal kind, shape and
     launches in other layers, which share that) a row is allowed ``peer_allowed`` and
     ``peer_launch_ns`` times the root of its launches. Idle: ``idle_allowed`` and
-    ``idle_call_ns`` a call, both as what counts and as allowance; ``once_factor`` times as much where it ran once, and
-    ``once_stall_ns`` allowed besides: a single wait for a lazily loaded library or the operating system.
+    ``idle_call_ns`` a call, both as what counts and as allowance; allowed are ``once_factor`` times as much where it
+    ran once, and ``once_stall_ns`` besides: a single wait for a lazily loaded library or the operating system.
     """
 
     busy_min: float = 0.03

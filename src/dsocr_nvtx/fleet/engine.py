@@ -24,11 +24,11 @@ from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, write_state
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
 from dsocr_nvtx.ingest.digest import digest
-from dsocr_nvtx.schema.files import read_table, write_json, write_table
+from dsocr_nvtx.schema.directories import FLEET
+from dsocr_nvtx.schema.files import check_place, read_table, write_json, write_table
 from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
-MARKER = "fleet.json"
 FAILED = "failed.json"
 MERGED = ("roofline", "stages", "ranks")
 
@@ -72,7 +72,8 @@ class Fleet:
     @property
     def cautions(self) -> list[str]:
         """What to read with care, a line each."""
-        return cautions(self.ranks, (state.level for state in self.states.values() if state.done))
+        done = [state for state in self.states.values() if state.done]
+        return sorted({state.note for state in done} - {""}) + cautions(self.ranks, (state.level for state in done))
 
 
 @frozen(kw_only=True)
@@ -92,10 +93,11 @@ class Plan:
 def plan_fleet(inputs: Sequence[Input], out: Path, options: FleetOptions) -> Plan:
     """Return what has to be done. Refused: a directory that is neither empty nor a fleet's, and one without runs."""
     folders = Folders(out)
+    check_place(out)
     if out.exists() and not out.is_dir():
         raise Refused(out, "a file", "name a directory")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise Refused(out, f"a directory without {MARKER}, so no fleet's", "name another")
+    if out.is_dir() and any(out.iterdir()) and not (out / FLEET).is_file():
+        raise Refused(out, f"a directory without {FLEET}, so no fleet's", "name another")
     if options.run is not None:
         check_runs(options.run)
     settings = options.settings()
@@ -147,7 +149,7 @@ def join_fleet(
 def _is_complete(out: Path) -> bool:
     """Return whether the last call put its tables together: a process may have been killed before."""
     try:
-        complete = json.loads((out / MARKER).read_text(encoding="utf-8"))["complete"]
+        complete = json.loads((out / FLEET).read_text(encoding="utf-8"))["complete"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return complete is True and all((out / f"{name}.arrow").is_file() for name in MERGED)
@@ -230,7 +232,7 @@ def _check_totals(tables: dict[str, pa.Table], done: Sequence[ReportState]) -> N
 def _write_marker(out: Path, states: dict[str, ReportState] | None) -> None:
     """Write what a directory is, and, when all reports have ended, what failed."""
     if states is None:
-        write_json({"dsocr_nvtx": __version__, "complete": False}, out / MARKER)
+        write_json({"dsocr_nvtx": __version__, "complete": False}, out / FLEET)
         return
     lost = [state for state in states.values() if not state.done]
     failed = [{"report": s.name, "path": s.path, "error": s.error, "lasting": s.lasting} for s in lost]
@@ -243,4 +245,4 @@ def _write_marker(out: Path, states: dict[str, ReportState] | None) -> None:
         for table in ("roofline", "stages")
     }
     about = {"complete": True, "reports": len(states), "failed": len(failed), "totals": totals}
-    write_json({"dsocr_nvtx": __version__, **about}, out / MARKER)
+    write_json({"dsocr_nvtx": __version__, **about}, out / FLEET)

@@ -49,6 +49,7 @@ class ReportState:
     cpu_seconds: float = 0.0
     peak_kb: int = 0
     level: str = ""
+    note: str = ""
     ranks: Mapping[str, Mapping[str, object]] = field(factory=dict)
     totals: Mapping[str, Mapping[str, int]] = field(factory=dict)
 

@@ -86,6 +86,7 @@ def _summary(whole: JoinedReport, found: Roofline) -> dict[str, object]:
     return {
         "sha256": whole.trace.source.get("sha256", ""),
         "level": found.level,
+        "note": found.other_gpu,
         "ranks": {str(pid): asdict(rank) for pid, rank in whole.joined.ranks.items()},
         "totals": {"roofline": totals_of(found.rows), "stages": totals_of(found.stages)},
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison
 from dsocr_nvtx.compare.gate import Outcome, Ruling
 from dsocr_nvtx.compare.lines import Line, Moved, place
+from dsocr_nvtx.compare.noise import ENOUGH_STEPS
 from dsocr_nvtx.compare.steps import PARTS
 from dsocr_nvtx.compare.verdicts import Verdict
 
@@ -22,7 +23,8 @@ CAUSES = {
 COLOURS = {"better": "green", "worse": "red", "same": "", "inconclusive": "yellow"}
 LEGEND = (
     "same: below the smallest change that counts, and so is the noise bound; inconclusive: noise, or what two runs of "
-    "one code may differ by, could explain it"
+    "one code may differ by, could explain it, or no noise bound is known: of idle time none is where fewer than "
+    f"{ENOUGH_STEPS} steps ran. Times and percentages are means over the compared steps, verdicts rest on a typical one"
 )
 
 
@@ -52,17 +54,23 @@ def causes(stage: StageComparison) -> list[tuple[str, int]]:
 
 
 def headline(stage: StageComparison) -> str:
-    """Return one sentence on a stage: its verdict, how its wall time changed, and what made most of it."""
+    """Return one sentence on a stage: its verdict, how its wall time changed, and what made most of it.
+
+    The wall time is that of the compared steps, as in every table; capturing graphs, once a run, is told beside it.
+    """
     total = stage.total
-    text = f"{stage.stage} is {_judged(total)}"
-    change = total.contribution
-    if not change:
-        return f"{text}; wall time is equal"
-    text += f"; wall time {signed_ms(change)} ms a {total.unit}"
-    first, *others = causes(stage)
-    most = f", most of it {first[0]} ({signed_ms(first[1])})"
-    rest = ", ".join(f"{name} {signed_ms(ns)}" for name, ns in others[:2])
-    return text + most + (f"; {rest}" if rest else "")
+    found = dict(causes(stage))
+    captured = found.pop(CAUSES["capture"], 0)
+    text = f"{stage.stage} is {_judged(total)}; wall time "
+    if not found:
+        text += "is equal"
+    else:
+        (first, most), *others = found.items()
+        text += f"{signed_ms(total.wall.b - total.wall.a)} ms a {total.unit}, most of it {first} ({signed_ms(most)})"
+        rest = ", ".join(f"{name} {signed_ms(ns)}" for name, ns in others[:2])
+        text += f"; {rest}" if rest else ""
+    beside = f"; beside it {CAUSES['capture']}, once a run and spread over its steps: {signed_ms(captured)}"
+    return text + beside if captured else text
 
 
 def _judged(line: Line) -> str:
@@ -91,12 +99,18 @@ def limits_text(found: Comparison) -> str:
     """Return what counts as a change, and what is allowed for between runs."""
     limits = found.limits
     return (
-        f"counts as a change: {limits.busy_min:.0%} of busy time, {limits.idle_allowed:.0%} of idle time. Allowed "
-        f"for between runs beside the noise of steps: busy {limits.busy_allowed:.0%} and {limits.launch_ns:.0f} ns a "
+        f"counts as a change: {_rise_or_fall(limits.busy_min)} of busy time, {_rise_or_fall(limits.idle_allowed)} of "
+        "idle time. Allowed for between runs beside the noise of steps, of the mean of both: busy "
+        f"{limits.busy_allowed:.0%} and {limits.launch_ns:.0f} ns a "
         f"launch ({limits.peer_allowed:.0%} against rows of equal shape in other layers), idle "
         f"{limits.idle_allowed:.0%} and {limits.idle_call_ns / 1e3:.0f} us a call, {limits.once_factor:.0f} times "
         "that where a stage ran once"
     )
+
+
+def _rise_or_fall(share: float) -> str:
+    """Return the rise and the fall that count, as shares of A: a fall is as large as the rise that undoes it."""
+    return f"{share:+.0%} or {1 / (1 + share) - 1:.0%}"
 
 
 def value_text(ruling: Ruling, value: float | None) -> str:

@@ -9,7 +9,7 @@ from dsocr_nvtx.compare.comparison import Comparison
 from dsocr_nvtx.compare.gate import Gate, Ruling
 from dsocr_nvtx.compare.lines import Line, place
 from dsocr_nvtx.report import changes, words
-from dsocr_nvtx.report.columns import Column, table
+from dsocr_nvtx.report.columns import Column, fits, table
 
 _MOST_ROWS, _MOST_LAYERS = 15, 5
 
@@ -19,12 +19,14 @@ def _told(line: Line) -> words.Record:
         "stage": line.stage, "where": place(line), "verdict": str(line.verdict), "reason": line.reason,
         "steps": line.steps, "unit": line.unit, "change": changes.signed_ms(line.contribution),
         **{name: changes.before_after(getattr(line, name)) for name in ("busy", "idle", "wall")},
-        **{f"{name}_change": changes.signed_percent(getattr(line, name).relative) for name in ("busy", "idle", "wall")},
+        **{f"{name}_change": changes.signed_percent(getattr(line, name).share) for name in ("busy", "idle", "wall")},
     }  # fmt: skip
 
 
-def _text(title: str, name: str, *, left: bool = False, wide: bool = False) -> Column:
-    return Column(title=title, text=lambda row: str(row[name]), left=left, wide=wide)
+def _text(
+    title: str, name: str, *, left: bool = False, wide: bool = False, spare: bool = False, folds: bool = False
+) -> Column:
+    return Column(title=title, text=lambda row: str(row[name]), left=left or folds, wide=wide, spare=spare, folds=folds)
 
 
 _VERDICT = Column(
@@ -36,21 +38,21 @@ _VERDICT = Column(
 _STAGES = (
     _text("stage", "stage", left=True),
     _VERDICT,
-    _text("per", "unit", left=True),
-    _text("compared", "steps"),
+    _text("per", "unit", left=True, spare=True),
+    _text("compared", "steps", spare=True),
     _text("wall", "wall"),
     _text("busy", "busy", wide=True),
-    _text("", "busy_change"),
+    _text("busy by", "busy_change"),
     _text("idle", "idle", wide=True),
-    _text("", "idle_change"),
+    _text("idle by", "idle_change"),
 )
 _ROWS = (
     _text("stage", "stage", left=True),
-    _text("where", "where", left=True),
+    _text("where", "where", folds=True),
     _VERDICT,
     _text("adds", "change"),
     _text("busy", "busy", wide=True),
-    _text("why", "reason", left=True),
+    _text("why", "reason", folds=True),
 )
 
 
@@ -82,14 +84,15 @@ def _show_rows(console: Console, found: Comparison) -> None:
     console.print(table(console, title, _ROWS, [_told(row) for row in moved[:_MOST_ROWS]]))
 
 
+_OUTCOME = Column(
+    title="outcome",
+    text=lambda row: str(row["outcome"]),
+    style=lambda row: {"pass": "green", "fail": "red"}.get(str(row["outcome"]), "yellow"),
+    left=True,
+)
 _RULES = (
     _text("rule", "rule", left=True),
-    Column(
-        title="outcome",
-        text=lambda row: str(row["outcome"]),
-        style=lambda row: {"pass": "green", "fail": "red"}.get(str(row["outcome"]), "yellow"),
-        left=True,
-    ),
+    _OUTCOME,
     _text("baseline", "baseline"),
     _text("now", "value"),
     _text("measured (interval)", "measured"),
@@ -98,11 +101,26 @@ _RULES = (
 
 
 def show_gate(console: Console, found: Gate) -> None:
-    """Print the verdict of a gate and its rules."""
+    """Print the verdict of a gate and its rules: a table where it fits, else each rule's lines."""
     for line in found.comparison.warnings if _has_baseline(found.rulings) else ():
         _say(console, f"note: {line}", "yellow")
     _say(console, changes.outcome_text(found.outcome))
-    console.print(table(console, "Rules (times in ms per step)", _RULES, [_ruling(one) for one in found.rulings]))
+    rulings = [_ruling(one) for one in found.rulings]
+    if fits(console.width, _RULES, rulings):
+        console.print(table(console, "Rules (times in ms per step)", _RULES, rulings))
+    else:
+        _show_below(console, rulings)
+
+
+def _show_below(console: Console, rulings: Sequence[words.Record]) -> None:
+    """Print each rule as lines below one another, for a terminal that its figures do not fit side by side."""
+    for one in rulings:
+        _say(console, f"\n{_OUTCOME.text(one)}: {one['rule']}", _OUTCOME.style(one))
+        before = "" if one["baseline"] == "-" else f"baseline {one['baseline']}, "
+        _say(console, f"  {before}now {one['value']}")
+        _say(console, f"  measured {one['measured']}")
+        if one["reason"]:
+            _say(console, f"  why: {one['reason']}")
 
 
 def _has_baseline(rulings: Sequence[Ruling]) -> bool:

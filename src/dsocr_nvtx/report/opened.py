@@ -10,11 +10,10 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import Ceilings
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
-
-REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
 
 
 @frozen(eq=False)
@@ -44,11 +43,8 @@ class Opened:
 
 def open_joined(folder: Path) -> Opened:
     """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
-    if (folder / "fleet.json").exists():
-        raise Refused(folder, "a data set of many reports", "open its fleet.html, or join one report alone")
-    if folder.is_file():
-        raise Refused(folder, "a file, not the directory that join wrote", REMEDY)
-    accounting, source = _accounting(folder / "join.json")
+    check_joined(folder)
+    accounting, source = _accounting(folder / JOINED)
     rows, stages = joined_table(folder, "roofline"), joined_table(folder, "stages")
     about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
     try:
@@ -62,8 +58,6 @@ def _accounting(path: Path) -> tuple[Accounting, dict[str, str]]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         return cattrs.structure(told, Accounting), {str(k): str(v) for k, v in told["source"].items()}
-    except (FileNotFoundError, NotADirectoryError) as cause:
-        raise Refused(path.parent, "no join.json in it", REMEDY) from cause
     except (
         OSError,
         ValueError,

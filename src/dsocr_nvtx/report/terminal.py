@@ -26,12 +26,12 @@ _BOUND = Column(
 STAGE_COLUMNS = (
     _STAGE,
     _BOUND,
-    count("steps", "steps"),
+    count("steps", "steps", spare=True),
     count("tokens", "tokens", wide=True),
     nanoseconds("wall", "wall_ns"),
     nanoseconds("busy", "busy_owned_ns"),
     nanoseconds("idle", "idle_owned_ns"),
-    nanoseconds("roofline", "roofline_ns"),
+    nanoseconds("roofline", "roofline_ns", spare=True),
     percentage("of roof", "efficiency"),
     decimal("TFLOP/s", "achieved_tflops", 1),
     decimal("GB/s", "achieved_gbps", 0),
@@ -40,10 +40,10 @@ STAGE_COLUMNS = (
 )
 LOSS_COLUMNS = (
     _STAGE,
-    Column(title="where", text=words.place, left=True),
+    Column(title="where", text=words.place, left=True, folds=True),
     _BOUND,
     count("calls", "calls", wide=True),
-    nanoseconds("wall", "wall_ns"),
+    nanoseconds("wall", "wall_ns", spare=True),
     nanoseconds("busy", "busy_owned_ns", wide=True),
     nanoseconds("idle", "idle_owned_ns", wide=True),
     nanoseconds("roofline", "roofline_ns", wide=True),
@@ -68,7 +68,7 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
     console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
     for line in _accounts(found, accounting):
-        console.print(Text(line, style="dim"))
+        console.print(Text(words.printable(line), style="dim"))
 
 
 def _whose(stages: Sequence[words.Record]) -> tuple[Column, ...]:

@@ -14,17 +14,25 @@ from dsocr_nvtx.ingest.trace import Device
 from dsocr_nvtx.roofline.measured import read_measured
 from dsocr_nvtx.schema.hardware import Ceilings, datasheet
 
+_NONE = "give the file that dsocr-nvtx ceilings -o FILE.arrow wrote, or --hardware NAME for a datasheet"
 _REMEDY = "write the fields of dsocr_nvtx.schema.hardware.Ceilings as one JSON object"
+
+
+def check_ceilings(path: Path) -> None:
+    """Refuse what is no file: known before a report is read."""
+    if not path.is_file():
+        raise Refused(path, "a directory" if path.is_dir() else "no such file", _NONE)
 
 
 def read_ceilings(path: Path) -> Ceilings:
     """Return the roofs in a JSON file; a missing, extra or wrong field is refused by name."""
+    check_ceilings(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as cause:
-        raise Refused(path, "no such file", _REMEDY) from cause
     except (OSError, ValueError, RecursionError) as cause:
-        raise Refused(path, "not a readable JSON file", _REMEDY) from cause
+        if path.suffix == ".json":
+            raise Refused(path, "not a readable JSON file", _REMEDY) from cause
+        raise Refused(path, "neither a table that ceilings wrote (.arrow) nor JSON", _NONE) from cause
     if not isinstance(found, dict):
         raise Refused(path, "not a JSON object", _REMEDY)
     names = {field.name: field.default is NOTHING for field in fields(Ceilings)}

@@ -14,15 +14,15 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.ranks import recorded_rank
 from dsocr_nvtx.join.sidecar import check_run
-from dsocr_nvtx.roofline.ceilings import roofs_of
+from dsocr_nvtx.roofline.ceilings import check_ceilings, roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.roofline.throttling import throttled
+from dsocr_nvtx.schema.directories import JOINED, check_report, check_run_directory
 from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import ranks_text
 
-MARKER = "join.json"
 TABLES = ("kernels", "ranges", "roofline", "stages")
 ACCOUNTING = "accounting"
 
@@ -48,6 +48,12 @@ def joined_report(
     report: Path, *, run: Path | None = None, hardware: str | None = None, ceilings: Path | None = None
 ) -> JoinedReport:
     """Read and join a report; with the run's directory, also hold it against what the run recorded."""
+    if run is not None:
+        check_run_directory(run)
+    if ceilings is not None:
+        check_ceilings(ceilings)
+    if run_directory(report) is None:
+        check_report(report)
     trace = read_report(report)
     home = run or run_directory(report)
     joined = join(trace, str(report), told=recorded_rank(home) if home is not None else None)
@@ -89,12 +95,12 @@ def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
 
 def write_tables(target: Path, whole: JoinedReport, *, force: bool) -> Roofline:
     """Write every table into a directory; return the verdict, which is found while the large ones are written."""
-    with replacing_directory(target, MARKER, force=force) as folder:
+    with replacing_directory(target, JOINED, force=force) as folder:
         return fill_tables(whole, _inside(folder))
 
 
 def _inside(folder: Path) -> Callable[[str], Path]:
-    return lambda name: folder / (MARKER if name == ACCOUNTING else f"{name}.arrow")
+    return lambda name: folder / (JOINED if name == ACCOUNTING else f"{name}.arrow")
 
 
 def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
@@ -110,7 +116,9 @@ def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
     write_table(found.stages, place("stages"))
     for name, table in whole.beside.items():
         write_table(table, place(name))
-    write_json({"source": about, "level": found.level, **joined.accounting.as_dict()}, place(ACCOUNTING))
+    notes = [found.other_gpu] if found.other_gpu else []
+    about_all = {"source": about, "level": found.level, "notes": notes}
+    write_json({**about_all, **joined.accounting.as_dict()}, place(ACCOUNTING))
     return found
 
 

@@ -38,6 +38,16 @@ class Roofline:
     roofs: Ceilings
     level: str
 
+    @property
+    def other_gpu(self) -> str:
+        """Say so where the roofs are another GPU's than the report's, which is for the user to want; else nothing."""
+        told = (self.rows.schema.metadata or {}).get(b"device", b"").decode()
+        others = sorted({name for name in told.split(", ") if name} - {self.roofs.device})
+        if not others:
+            return ""
+        named = f"roofs are of {self.roofs.device}, the report is of {', '.join(others)}"
+        return f"{named}: efficiencies and bounds mix both"
+
 
 def roofline(
     kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None,

@@ -7,10 +7,11 @@ from typing import Final
 
 from attrs import asdict
 
+from dsocr_nvtx.schema.directories import RUN
 from dsocr_nvtx.schema.files import write_json
 from dsocr_nvtx.schema.records import RunManifest
 
-MANIFEST: Final = "run.json"
+MANIFEST: Final = RUN
 
 
 def default_directory() -> Path:

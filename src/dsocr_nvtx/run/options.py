@@ -1,5 +1,6 @@
 """The command line of `dsocr-nvtx run` = `python -m dsocr_nvtx.run`. Imports nothing slow: help is instant."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from dsocr_nvtx.errors import Unavailable, UsageError
+from dsocr_nvtx.errors import Partial, Unavailable, UsageError
+from dsocr_nvtx.schema.directories import RUN
 from dsocr_nvtx.schema.records import Level
 
 
@@ -166,8 +168,9 @@ def run_command(
 
     Without options: the full-size network with random weights on the first GPU, one drawn page, 16 new tokens.
     Put `nsys profile` in front of it for a timed report. Of several pages each gets a record in pages.arrow, and one
-    that fails costs no other; `torchrun --nproc-per-node N -m dsocr_nvtx.run` shares them out over ranks, each with a
-    run directory of its own, OUT/rank-N.
+    that fails costs no other: exit code 1, with a line on stderr; 3 if none could be run. `torchrun --nproc-per-node N
+    -m dsocr_nvtx.run` shares them out over ranks, each with a run directory of its own, OUT/rank-N; there the exit
+    code is 0 where some failed, since torchrun would end the other ranks.
     """
     grid = parse_tiles(tiles)
     if device != "cpu":
@@ -175,7 +178,7 @@ def run_command(
     with missing_packages_are_named():
         from dsocr_nvtx.run.capture import RunOptions, capture
 
-    capture(
+    directory = capture(
         RunOptions(
             pages=tuple(pages or ()),
             mode=mode.value,
@@ -207,6 +210,17 @@ def run_command(
             command=tuple(sys.argv),
         )
     )
+    _say_what_failed(directory)
+
+
+def _say_what_failed(directory: Path) -> None:
+    """End with `Partial` where pages of a run without ranks failed, once all that it recorded is written."""
+    told = json.loads((directory / RUN).read_text(encoding="utf-8"))
+    pages = told.get("page_statistics") or {}
+    if pages.get("failed") and told.get("world_size", 1) == 1:
+        every = pages["pages"] + pages["failed"] + pages["not_run"]
+        failed = f"{pages['failed']} of {every} pages failed; the others are done"
+        raise Partial(f"{failed}; {directory}/pages.arrow says why")
 
 
 @contextmanager
@@ -217,7 +231,7 @@ def missing_packages_are_named() -> Iterator[None]:
     except ImportError as error:
         # Also an older transformers, which lacks the class.
         raise Unavailable(
-            f"a run needs torch and transformers >= 5.20 ({error}); pip install dsocr-nvtx[run]"
+            f"a run needs torch and transformers >= 5.20 ({error}); pip install 'dsocr-nvtx[run]'"
         ) from error
 
 

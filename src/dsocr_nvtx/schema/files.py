@@ -1,10 +1,11 @@
 """How tables and text reach disk and come back: whole or not at all, in the format that the suffix names."""
 
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +27,39 @@ def check_file(target: Path, *, force: bool) -> None:
     if not force and (target.is_symlink() or target.exists()):
         found = "a link" if target.is_symlink() else "a file"
         raise Refused(target, f"{found} is there already", "name another, or replace it with --force")
+    check_place(target)
+
+
+_ELSEWHERE = "name a place that you can write to"
+
+
+def check_place(target: Path) -> None:
+    """Refuse a name under what is no directory, or one that may not be written to."""
+    above = next((folder for folder in target.absolute().parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise Refused(target, f"{above} is a file, not a directory", _ELSEWHERE)
+    if above is not None and not os.access(above, os.W_OK | os.X_OK):
+        raise Refused(target, f"no permission to write in {above}", _ELSEWHERE)
+
+
+@contextmanager
+def _told_as(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let what goes wrong at the temporary name be told of the user's; without one, all of it is about ``target``."""
+    mine = str(temporary) if temporary is not None else ""
+    try:
+        yield
+    except Refused as refusal:
+        if not mine or not str(refusal.where).startswith(mine):
+            raise
+        where = str(refusal.where).replace(mine, str(target), 1)
+        raise Refused(where, refusal.found, refusal.remedy) from refusal
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None
+        if mine not in str(error) and not full:
+            raise
+        where = str(error.filename or target).replace(mine, str(target), 1) if mine else str(target)
+        why = os.strerror(error.errno) if error.errno else str(error).replace(mine, str(target))
+        raise Refused(where, f"cannot be written: {why}", "make room there" if full else _ELSEWHERE) from error
 
 
 @contextmanager
@@ -36,15 +70,17 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     Of several processes that write to one path, each leaves a whole file or none.
     """
     check_file(path, force=force)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    with _told_as(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        check_file(path, force=force)
-        os.replace(temporary, path)
+        with _told_as(path, temporary):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            check_file(path, force=force)
+            os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -52,6 +88,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
 
 def check_directory(target: Path, marker: str, *, force: bool) -> None:
     """Refuse a directory that holds something; with ``force``, only one without ``marker``, which is not ours."""
+    check_place(target)
     if not target.exists():
         return
     if not target.is_dir():
@@ -72,16 +109,18 @@ def replacing_directory(target: Path, marker: str, *, force: bool = False) -> It
     stays, and the directory that it leads to is what is written.
     """
     check_directory(target, marker, force=force)
-    target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    named, target = target, target.resolve()
+    with _told_as(named):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        check_directory(target, marker, force=force)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        with _told_as(named, temporary):
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            check_directory(target, marker, force=force)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -130,10 +169,12 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 }
 
 
-def check_format(path: Path) -> None:
-    """Refuse a file name whose suffix names no table format, before the work is done."""
-    if path.suffix not in WRITERS:
-        raise UsageError(f"{path}: no table format is called {path.suffix!r}; end the name in {', '.join(WRITERS)}")
+def check_format(path: Path, more: Sequence[str] = ()) -> None:
+    """Refuse a name whose suffix is of no table format, nor one of ``more`` to write, before the work is done."""
+    known = dict.fromkeys((*more, *WRITERS))
+    if path.suffix not in known:
+        found = f"no table format is called {path.suffix!r}" if path.suffix else "a name without a suffix"
+        raise UsageError(f"{path}: {found}; end the name in {', '.join(known)}")
 
 
 def write_table(table: pa.Table, path: Path, *, force: bool = True) -> None:
