@@ -168,7 +168,7 @@ def open_cupti() -> Cupti:
     try:
         from cupti import cupti
     except ImportError as error:
-        raise Unavailable(f"--timing cupti needs cupti-python ({error}); pip install dsocr-nvtx[cupti]") from error
+        raise Unavailable(f"--timing cupti needs cupti-python ({error}); pip install 'dsocr-nvtx[cupti]'") from error
     try:
         cupti.get_timestamp()
     except Exception as error:
