@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, frozen
 
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded, taken
+from dsocr_nvtx.join.columns import Ints, Places, coded, groups, known, numbers, recoded, taken
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
@@ -98,14 +98,14 @@ class _Calls:
     own: Mapping[str, Ints]
     least: LeastTimes
     shortest: Floats
-    op_row: Ints
+    op_row: Places
     op_start: Ints
     op_end: Ints
     op_tax: Ints
     rank: int | None
 
 
-def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
+def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Places, Ints, Ints, Ints]:
     mine = np.flatnonzero(known(kernels, "event_id"))
     pid, event, start, end = (taken(numbers(kernels, n), mine) for n in ("pid", "event_id", "start_ns", "end_ns"))
     tax = taken(np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0), mine)
