@@ -95,6 +95,15 @@ def rows_at(rows: Rows, places: Places) -> Places:
     return places if isinstance(rows, slice) else rows[places]
 
 
+def values_at(values: Places, places: Places) -> Places:
+    """Return the value at each place; where there is none (-1), the first one."""
+    # numpy's own rooms, of which one that is free again holds the next just so; Arrow's are a little larger.
+    found = np.zeros(len(places), values.dtype)
+    for part in blocks(len(places) if len(values) else 0):
+        values.take(places[part], mode="clip", out=found[part])
+    return found
+
+
 def no_places(count: int, highest: int) -> Places:
     """Return room for so many places, the highest of which can be ``highest``; none is known yet."""
     return np.full(count, -1, np.int32 if highest < 1 << 31 else np.int64)

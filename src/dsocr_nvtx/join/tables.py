@@ -17,6 +17,7 @@ from dsocr_nvtx.join.columns import (
     numbers,
     recoded,
     sorting,
+    values_at,
 )
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.measure import Measured
@@ -25,6 +26,7 @@ from dsocr_nvtx.join.ranks import Identities
 from dsocr_nvtx.join.replays import Origin, Ranges
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, OPERATIONS, conform, is_repeated, repeat
+from dsocr_nvtx.schema.values import values_of
 
 _PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
 
@@ -33,7 +35,7 @@ def kernel_table(
     operations: pa.Table, launches: pa.Table, ranges: pa.Table, found: Attribution, busy: Ints, who: Identities
 ) -> pa.Table:
     """Return KERNELS, in time order; ``ranges`` is MEASURED in the forest's order, ``busy`` the time each owns."""
-    owner, call = (nullable(rows, rows < 0) for rows in (found.owner, found.call))
+    owner, call = found.owner, found.call
     name = dictionary_column(operations, "name")
     kinds, rules = zip(*map(classify, name.dictionary.to_pylist()), strict=True) if len(name) else ((), ())
     columns: dict[str, object] = {field.name: operations[field.name] for field in OPERATIONS}
@@ -53,24 +55,24 @@ def kernel_table(
     return table if isinstance(order, slice) else table.take(order)
 
 
-def _taken(table: pa.Table, name: str, rows: pa.Array) -> pa.Array | pa.ChunkedArray:
-    """Return a column, of which no value is null, at some rows."""
-    column = table[name]
+def _taken(table: pa.Table, name: str, rows: Places) -> pa.Array | pa.ChunkedArray:
+    """Return a column, of which no value is null, at some rows; null where there is none (-1)."""
+    missing, column = rows < 0, table[name]
     if pa.types.is_dictionary(column.type):
         words = dictionary_column(table, name)
-        if len(words.dictionary) == 1 and not rows.null_count:
+        if len(words.dictionary) == 1 and not missing.any():
             return repeat(words[0], len(rows))
-        return words.take(rows)
-    if is_repeated(column) and not rows.null_count:
+        return pa.DictionaryArray.from_arrays(nullable(values_at(values_of(words), rows), missing), words.dictionary)
+    if is_repeated(column) and not missing.any():
         return repeat(column[0], len(rows))
-    return whole(column).take(rows)
+    return nullable(values_at(values_of(whole(column)), rows), missing)
 
 
 def _renamed(column: pa.DictionaryArray, names: list[str]) -> pa.DictionaryArray:
     """Return other names for a column's words; names that repeat become one."""
     unique = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    recode = pa.array([unique[name] for name in names], pa.int32())
-    return pa.DictionaryArray.from_arrays(recode.take(column.indices), pa.array(list(unique), pa.string()))
+    codes = values_at(np.array([unique[name] for name in names], np.int32), values_of(column))
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(unique), pa.string()))
 
 
 def measured_table(
