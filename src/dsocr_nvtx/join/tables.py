@@ -113,7 +113,14 @@ def measured_table(
         "inclusive_kernel_ns": ranges.upward(measured.kernel_ns),
         **who.columns(numbers(nvtx, "pid")[order], device),
     }
-    return conform(columns, MEASURED)
+    return conform({name: _without_room(values) for name, values in columns.items()}, MEASURED)
+
+
+def _without_room(column: object) -> object:
+    """Return numbers that are all one value as such, which takes no room; any other column as it is."""
+    if isinstance(column, np.ndarray) and len(column) and (column == column[0]).all():
+        return np.broadcast_to(column.dtype.type(column[0]), column.shape)
+    return column
 
 
 def in_time_order(ranges: pa.Table) -> pa.Table:
