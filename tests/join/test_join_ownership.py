@@ -1,5 +1,6 @@
 """Every nanosecond has one owner: fast division against instant-by-instant loops, and sums without remainder."""
 
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.ownership import Cause, IdlePieces, busy_owned, cause_of, gaps, idle_blocks, union_by_group
+from dsocr_nvtx.join.ownership import Cause, Gaps, IdlePieces, busy_owned, cause_of, gaps, idle_blocks, union_by_group
 from tests.join import slow
 from tests.join.slow import Span, nested
 from tests.join.test_join_nesting import column, forest
@@ -19,10 +20,23 @@ intervals = st.tuples(st.integers(-20, 20), st.integers(0, 12)).map(lambda pair:
 CAUSES = list(Cause)
 
 
-def idle_pieces(*found: Any) -> IdlePieces:
+def together(kind: Any, parts: Iterable[Any]) -> Any:
+    """Return what came in parts as one."""
+    names = [each.name for each in fields(kind)]
+    each = [kind(*[column([])] * len(names)), *parts]
+    return kind(*(np.concatenate([getattr(part, name) for part in each]) for name in names))
+
+
+def idle_pieces(found: Gaps, threads: list[tuple[int, int]], launcher: Any, *others: Any) -> IdlePieces:
     """Return the pieces of all gaps together."""
-    parts = list(idle_blocks(*found))
-    return IdlePieces(*(np.concatenate([getattr(part, name.name) for part in parts]) for name in fields(IdlePieces)))
+    whole: IdlePieces = together(IdlePieces, idle_blocks([(found, launcher)], threads, *others))
+    return whole
+
+
+def all_gaps(*given: Any, at_once: int = 3) -> Gaps:
+    """Return all gaps together."""
+    whole: Gaps = together(Gaps, gaps(*given, at_once=at_once))
+    return whole
 
 
 def test_busy_time_by_hand() -> None:
@@ -75,7 +89,7 @@ def test_unions_do_not_overflow_on_true_times() -> None:
 def test_gaps_are_what_no_operation_covers(pairs: list[tuple[int, int]]) -> None:
     start, end = column([s for s, _ in pairs]), column([e for _, e in pairs])
     tie = column(list(range(len(pairs))))
-    found = gaps(start, end, tie, (-25, 40))
+    found = all_gaps(start, end, tie, (-25, 40))
     idle = [t for a, b in zip(found.start.tolist(), found.end.tolist(), strict=True) for t in range(a, b)]
     busy = {t for s, e in pairs for t in range(s, e)}
     assert idle == [t for t in range(-25, 40) if t not in busy]
@@ -88,7 +102,7 @@ def test_gaps_are_what_no_operation_covers(pairs: list[tuple[int, int]]) -> None
 
 
 def test_gaps_by_hand() -> None:
-    found = gaps(column([20, 0]), column([22, 10]), column([0, 1]), (-5, 30))
+    found = all_gaps(column([20, 0]), column([22, 10]), column([0, 1]), (-5, 30))
     assert list(zip(found.start.tolist(), found.end.tolist(), found.next_op.tolist(), strict=True)) == [
         (-5, 0, 1),
         (10, 20, 0),
@@ -101,7 +115,7 @@ def test_idle_time_is_divided_by_what_the_next_launcher_did_at_each_instant(data
     spans, called = data.draw(nested(6)), data.draw(nested(6).map(lambda calls: list(dict.fromkeys(calls))))
     pairs = data.draw(st.lists(intervals, min_size=1, max_size=6))
     start, end = column([s for s, _ in pairs]), column([e for _, e in pairs])
-    found = gaps(start, end, column(list(range(len(pairs)))), (-25, 40))
+    found = all_gaps(start, end, column(list(range(len(pairs)))), (-25, 40))
     threads = [(1, 1), (1, 2), (2, 1)]
     launcher = column(data.draw(st.lists(st.integers(-1, 2), min_size=len(found.start), max_size=len(found.start))))
     kinds = data.draw(st.lists(st.integers(0, 3), min_size=len(called), max_size=len(called)))
@@ -109,11 +123,10 @@ def test_idle_time_is_divided_by_what_the_next_launcher_did_at_each_instant(data
     cause_of_call = column([kinds[row] for row in calls.order])
     pieces = idle_pieces(found, threads, launcher, ranges, calls, cause_of_call)
     owners: dict[int, tuple[Span | None, int]] = {}
-    for a, b, owner, cause, gap in zip(
-        pieces.start.tolist(), pieces.end.tolist(), pieces.owner.tolist(), pieces.cause.tolist(), pieces.gap.tolist(),
-        strict=True,
+    for a, b, owner, cause in zip(
+        pieces.start.tolist(), pieces.end.tolist(), pieces.owner.tolist(), pieces.cause.tolist(), strict=True
     ):  # fmt: skip
-        assert found.start[gap] <= a < b <= found.end[gap]
+        assert a < b
         for time in range(a, b):
             assert time not in owners, "a nanosecond has one owner"
             owners[time] = (spans[ranges.order[owner]] if owner >= 0 else None, cause)
@@ -132,7 +145,7 @@ def test_idle_pieces_by_hand() -> None:
     # One gap 0..100. On the launching thread: range A 10..90, in it B 40..60; a synchronising call 50..70.
     ranges = forest([Span(1, 1, 10, 90), Span(1, 1, 40, 60)])
     calls = forest([Span(1, 1, 50, 70)])
-    found = gaps(column([100]), column([110]), column([0]), (0, 110))
+    found = all_gaps(column([100]), column([110]), column([0]), (0, 110))
     pieces = idle_pieces(found, [(1, 1)], column([0]), ranges, calls, column([CAUSES.index(Cause.SYNC)]))
     rows = zip(pieces.start.tolist(), pieces.end.tolist(), pieces.owner.tolist(), pieces.cause.tolist(), strict=True)
     assert [(a, b, owner, str(CAUSES[cause])) for a, b, owner, cause in rows] == [
@@ -164,7 +177,7 @@ def test_no_operations_own_nothing() -> None:
     nothing = column([])
     assert busy_owned(nothing, nothing, nothing).tolist() == []
     assert union_by_group(nothing, nothing, nothing, 3).tolist() == [0, 0, 0]
-    found = gaps(nothing, nothing, nothing, (0, 7))
+    found = all_gaps(nothing, nothing, nothing, (0, 7))
     assert (found.start.tolist(), found.end.tolist(), found.next_op.tolist()) == ([0], [7], [-1])
     pieces = idle_pieces(found, [], np.full(1, -1), Forest.build(*[nothing] * 4), Forest.build(*[nothing] * 4), nothing)
     assert (pieces.end - pieces.start).tolist() == [7]

@@ -186,8 +186,9 @@ def read_announcements(report: Source, events: Events, names: Names) -> pa.Table
     marks = events.of(MARK)
     plain = marks & (events.column["textId"] == NULL)
     texts = report.strings(EVENTS, "text", plain)
-    ours = pc.starts_with(texts, MARK_PREFIX).fill_null(False)
-    plain[plain] = values_of(ours)
+    ours = values_of(pc.starts_with(texts, MARK_PREFIX).fill_null(False))
+    plain[plain] = ours
+    texts = texts if ours.all() else texts.filter(pa.array(ours))
     by_id = marks & np.isin(events.column["textId"], names.starting(MARK_PREFIX))
     registered = texts_of(report, events, by_id, names).cast(pa.string())
     time = events.column["start"]
@@ -197,7 +198,7 @@ def read_announcements(report: Source, events: Events, names: Names) -> pa.Table
             "pid": pid_of(tids),
             "tid": tid_of(tids),
             "time_ns": np.concatenate([time[plain], time[by_id]]),
-            "text": pa.concat_arrays([texts.filter(ours), registered]),
+            "text": pa.concat_arrays([texts, registered]) if len(registered) else texts,
         },
         ANNOUNCEMENTS,
     )

@@ -1,8 +1,10 @@
 """String ids of a report as dictionary columns, each distinct text once."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,7 +47,7 @@ class Names:
         return chosen
 
 
-def distinct(values: Ints) -> tuple[Ints, Ints]:
+def distinct(values: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
     """Return (sorted distinct values, code of each row): `numpy.unique`, without sorting where values are small."""
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     if high - low > 4 * len(values) + 1024:
@@ -53,9 +55,9 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
         new = np.diff(values[order], prepend=low - 1) != 0
         codes = np.empty(len(values), np.int64)
         codes[order] = np.cumsum(new) - 1
-        return values[order[new]], codes
+        return values[order[new]].astype(np.int64), codes
     if high == low:
-        return values[:1], np.broadcast_to(np.int64(0), len(values))
+        return values[:1].astype(np.int64), np.broadcast_to(np.int64(0), len(values))
     base = 0 if low >= 0 and high <= 4 * len(values) + 1024 else low
     offset = values - base if base else values
     seen = np.zeros(high - base + 1, bool)

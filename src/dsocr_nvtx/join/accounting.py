@@ -1,18 +1,23 @@
 """What went where, in numbers that must balance: the content of ``join.json``."""
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, frozen
 
+from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.attribution import Attribution, Bucket
-from dsocr_nvtx.join.columns import Ints, coded, known, numbers
+from dsocr_nvtx.join.classes import classify
+from dsocr_nvtx.join.columns import Ints, blocks, dictionary_column, known, numbers
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.measure import DeviceTime, Measured
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.replays import Origin, Ranges
 from dsocr_nvtx.join.stalls import Stall, stalls
+from dsocr_nvtx.schema.values import values_of
 
 
 @frozen
@@ -74,36 +79,51 @@ class Accounting:
         return plain
 
 
-def account(trace: Trace, kernels: pa.Table, every: Ranges, found: Attribution, measured: Measured) -> Accounting:
+def account(trace: Trace, every: Ranges, found: Attribution, measured: Measured) -> Accounting:
     """Return the accounting of a join."""
     ranges, costs = every.forest, every.costs
-    start, end = numbers(trace.operations, "start_ns"), numbers(trace.operations, "end_ns")
-    duration = end - start
-    inside = (start >= ranges.start.min()) & (end <= ranges.end.max())
-    in_range = inside & (found.owner >= 0)
-    in_leaf = in_range & _leaves(ranges)[found.owner]
+    count, ns = _sums(trace.operations, found, ranges)
+    each = zip(Bucket, count.sum(axis=1).tolist(), ns.sum(axis=1).tolist(), strict=True)
+    _, *inside = ns.sum(axis=0).tolist()
     return Accounting(
-        operations=len(duration),
-        total_ns=int(duration.sum()),
-        buckets={str(b): _count(duration, found.bucket == code) for code, b in enumerate(Bucket)},
+        operations=int(count.sum()),
+        total_ns=int(ns.sum()),
+        buckets={str(bucket): Count(*sums) for bucket, *sums in each},
         ranges=len(trace.nvtx),
         cost_sources={str(source): int((costs.source == code).sum()) for code, source in enumerate(CostSource)},
         announcements=len(trace.announcements),
         graphs=_graph_work(trace, every, found),
-        covered=_share(duration, in_range, inside),
-        covered_by_leaves=_share(duration, in_leaf, inside),
-        classes=_classes(kernels),
+        covered=_share(sum(inside[1:]), sum(inside)),
+        covered_by_leaves=_share(inside[2], sum(inside)),
+        classes=_classes(trace.operations, measured.op_busy_ns),
         devices=tuple(measured.devices),
         stalls=stalls(trace, every, measured.longest),
     )
 
 
+def _sums(operations: pa.Table, found: Attribution, ranges: Forest) -> tuple[Ints, Ints]:
+    """Return number and time of the operations, [bucket, where].
+
+    Where: not between the first and the last hooked call, there but in no range, in a range, in one that is a leaf.
+    """
+    start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
+    low, high, leaf = ranges.start.min(), ranges.end.max(), _leaves(ranges)
+    count, ns = np.zeros((2, len(Bucket), 4), np.int64)
+    for part in blocks(len(start)):
+        owner, inside = found.owner[part], (start[part] >= low) & (end[part] <= high)
+        has = owner >= 0
+        cell = found.bucket[part] * np.int64(4) + inside * (1 + has + (has & leaf[owner]))
+        count += np.bincount(cell, minlength=count.size).reshape(count.shape)
+        np.add.at(ns.reshape(-1), cell, end[part] - start[part])
+    return count, ns
+
+
 def _graph_work(trace: Trace, every: Ranges, found: Attribution) -> GraphWork:
-    codes, words = coded(trace.operations, "operation")
-    whole = codes == (words.index("graph") if "graph" in words else -1)
-    node = known(trace.operations, "graph_node_id")
-    origin = np.append(every.origin[every.forest.order], -1)
-    layers = node & (origin[found.owner] == list(Origin).index(Origin.REPLAYED))
+    whole, node = _is_word(trace.operations["operation"], "graph"), known(trace.operations, "graph_node_id")
+    rows = np.flatnonzero(whole | node)
+    whole, node, owner, call = whole[rows], node[rows], found.owner[rows], found.call[rows]
+    replayed = np.append(every.origin == list(Origin).index(Origin.REPLAYED), False)
+    layers = node & replayed[np.where(owner >= 0, every.forest.order[owner], -1)]
     note = ""
     if whole.any():
         note = f"{whole.sum()} graph launches were traced whole: their layers are not in this report; {_NODE_FLAG}"
@@ -111,7 +131,7 @@ def _graph_work(trace: Trace, every: Ranges, found: Attribution) -> GraphWork:
         note = f"{(node & ~layers).sum()} operations are of graphs captured before the trace, or outside ranges: "
         note += "their layers are not in this report; capture graphs while nsys records, inside the hooked model"
     return GraphWork(
-        launches=len(np.unique(found.call[(node | whole) & (found.call >= 0)])),
+        launches=len(np.unique(call[call >= 0])),
         captured_ranges=int((every.origin == list(Origin).index(Origin.CAPTURED)).sum()),
         replayed_ranges=int((every.origin == list(Origin).index(Origin.REPLAYED)).sum()),
         to_layers=int(layers.sum()),
@@ -130,16 +150,26 @@ def _leaves(ranges: Forest) -> npt.NDArray[np.bool_]:
     return leaf
 
 
-def _count(duration: Ints, which: npt.NDArray[np.bool_]) -> Count:
-    return Count(int(which.sum()), int(duration[which].sum()))
+def _is_word(column: pa.ChunkedArray, word: str) -> Mask:
+    """Return which rows of a dictionary column without nulls hold a word."""
+    pieces = ((values_of(piece), piece.dictionary.to_pylist()) for piece in column.chunks)
+    return np.concatenate([np.zeros(0, bool), *(np.isin(codes, _codes(words, word)) for codes, words in pieces)])
 
 
-def _share(duration: Ints, part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> float:
-    total = int(duration[whole].sum())
-    return int(duration[part].sum()) / total if total else 0.0
+def _codes(words: list[str], word: str) -> list[int]:
+    return [code for code, one in enumerate(words) if one == word]
 
 
-def _classes(kernels: pa.Table) -> dict[str, int]:
-    codes, words = coded(kernels, "class")
-    owned = numbers(kernels, "busy_owned_ns")
-    return {word: int(owned[codes == code].sum()) for code, word in enumerate(words)}
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _classes(operations: pa.Table, owned: Ints) -> dict[str, int]:
+    names = dictionary_column(operations, "name")
+    codes, total = values_of(names), np.zeros(len(names.dictionary), np.int64)
+    for part in blocks(len(codes)):
+        np.add.at(total, codes[part], owned[part])
+    classes: Counter[str] = Counter()
+    for name, ns in zip(names.dictionary.to_pylist(), total.tolist(), strict=True):
+        classes[str(classify(name)[0])] += ns
+    return dict(classes)

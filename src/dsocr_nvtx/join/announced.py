@@ -95,7 +95,25 @@ def _parse(texts: pa.Array) -> tuple[Ints, list[str], Ints]:
     return path, list(words), np.array(values, np.int64).reshape(len(parsed), len(PAYLOAD_FIELDS))
 
 
+_TOGETHER = 1 << 15
+"""Texts parsed together: few enough that what is made of them on the way stays small."""
+
+
 def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
+    """Parse texts that are all whole announcements; None where one is not."""
+    path, values = np.empty(len(texts), np.int64), np.empty((len(texts), len(PAYLOAD_FIELDS)), np.int64)
+    words: dict[str, int] = {}
+    for at in range(0, len(texts), _TOGETHER):
+        some = slice(at, at + _TOGETHER)
+        found = _parse_some(texts[some])
+        if found is None:
+            return None
+        codes, said, values[some] = found
+        path[some] = np.array([words.setdefault(word, len(words)) for word in said], np.int64)[codes]
+    return path, list(words), values
+
+
+def _parse_some(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     """Parse texts that are all whole announcements, as a table with spaces between columns; None where one is not."""
     import pyarrow.csv as pv
 
@@ -121,7 +139,6 @@ def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
     values = np.empty((len(table), len(PAYLOAD_FIELDS)), np.int64)
     for at, name in enumerate(PAYLOAD_FIELDS):
         values[:, at] = values_of(whole(table[name]))
-        table = table.drop_columns(name)  # its room is taken by what is still to come
     return path, words, values
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.ingest.words import distinct
-from dsocr_nvtx.join.columns import Ints, blocks, groups, known, numbers, rows_of, sorting
+from dsocr_nvtx.join.columns import Ints, Places, blocks, groups, known, no_places, numbers, rows_of, sorting
 from dsocr_nvtx.join.nesting import Forest
 
 _CORRELATIONS = 0xFFFFFFFF
@@ -32,8 +32,8 @@ class Bucket(StrEnum):
 class Attribution:
     """Per operation: its API call's row in LAUNCHES (-1: none), its range's position in the forest (-1), its bucket."""
 
-    call: Ints
-    owner: Ints
+    call: Places
+    owner: Places
     bucket: npt.NDArray[np.int8]
 
 
@@ -51,12 +51,12 @@ def attribute(operations: pa.Table, launches: pa.Table, graph_nodes: pa.Table, r
     return Attribution(call, owner, bucket)
 
 
-def _owners(call: Ints, launches: pa.Table, ranges: Forest) -> Ints:
+def _owners(call: Places, launches: pa.Table, ranges: Forest) -> Places:
     """Return the position of the innermost range that was open when each call was made, or -1."""
     pid, tid, time = (numbers(launches, name) for name in ("pid", "tid", "start_ns"))
     number, first = groups(pid, tid)
     threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
-    owner = np.full(len(call), -1)
+    owner = no_places(len(call), len(ranges.start))
     for part in blocks(len(call)):
         called = np.flatnonzero(call[part] >= 0)
         calls = call[part][called]
@@ -72,14 +72,16 @@ def _code(bucket: Bucket) -> int:
     return list(Bucket).index(bucket)
 
 
-def match_calls(operations: pa.Table, launches: pa.Table) -> Ints:
+def match_calls(operations: pa.Table, launches: pa.Table) -> Places:
     """Return the row of each operation's API call; of several with one id, the first made; -1 where there is none."""
     order = sorting(numbers(launches, "start_ns"))
     made = numbers(launches, "pid")[order], _correlations(launches)[order]
     found = rows_of(*made, numbers(operations, "pid"), _correlations(operations))
     if operations["correlation_id"].null_count:
         found[~known(operations, "correlation_id")] = -1
-    return found if isinstance(order, slice) else np.where(found >= 0, order[found], -1)
+    if isinstance(order, slice):
+        return found
+    return np.where(found >= 0, order[found], -1).astype(found.dtype)
 
 
 def _correlations(table: pa.Table) -> Ints:

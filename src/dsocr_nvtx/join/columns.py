@@ -1,6 +1,6 @@
 """Arrow columns as numpy arrays, without copies where Arrow allows it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,15 @@ from dsocr_nvtx.schema.tables import is_repeated
 from dsocr_nvtx.schema.values import values_of
 
 Ints = npt.NDArray[np.int64]
+
+Places = npt.NDArray[np.integer[Any]]
+"""Places of rows in a table, -1 for none, in as few bytes as hold them (`no_places`)."""
+
+Rows = Ints | slice
+"""Some rows of a table, or a slice of all, by which nothing is copied."""
+
+Key = Places | Callable[[slice], Places]
+"""What rows are put in order by; a function makes it of some rows at a time."""
 
 _BLOCK = 1 << 16
 
@@ -44,9 +53,10 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
 
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows of a column are not null."""
-    if not table[name].null_count:
-        return np.broadcast_to(np.True_, len(table))
-    return values_of(whole(table[name]).is_valid())
+    missing = table[name].null_count
+    if missing in (0, len(table)):
+        return np.broadcast_to(np.bool_(not missing), len(table))
+    return values_of(whole(table[name].is_valid()))
 
 
 def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
@@ -75,21 +85,67 @@ def nullable(values: npt.NDArray[np.integer[Any]], missing: Mask) -> pa.Array:
     return pa.array(values, mask=missing) if missing.any() else pa.array(values)
 
 
-def sorting(*keys: Ints) -> Ints | slice:
+def rows_where(mask: Mask) -> Rows:
+    """Return the rows in a mask."""
+    return slice(None) if mask.all() else np.flatnonzero(mask)
+
+
+def rows_at(rows: Rows, places: Places) -> Places:
+    """Return the rows at some places among rows."""
+    return places if isinstance(rows, slice) else rows[places]
+
+
+def values_at(values: Places, places: Places) -> Places:
+    """Return the value at each place; where there is none (-1), the first one."""
+    # numpy's own rooms, of which one that is free again holds the next just so; Arrow's are a little larger.
+    found = np.zeros(len(places), values.dtype)
+    for part in blocks(len(places) if len(values) else 0):
+        values.take(places[part], mode="clip", out=found[part])
+    return found
+
+
+def no_places(count: int, highest: int) -> Places:
+    """Return room for so many places, the highest of which can be ``highest``; none is known yet."""
+    return np.full(count, -1, np.int32 if highest < 1 << 31 else np.int64)
+
+
+def falling(values: Ints) -> Key:
+    """Return the key by which the highest value comes first."""
+    return lambda some: -values[some]
+
+
+def sorting(first: Places, *others: Key) -> Rows:
     """Return what puts rows in order of the keys, the first one first; equal rows stay as they stand.
 
     Rows that are in order already give a slice of all, which copies nothing. Of keys by which rows are in order, the
     last ones need no sorting.
     """
-    needed, ordered = len(keys), np.ones(max(len(keys[0]) - 1, 0), bool)
-    for at in reversed(range(len(keys))):
-        earlier, later = keys[at][:-1], keys[at][1:]
+    some = (slice(part.start, part.stop + 1) for part in blocks(len(first) - 1))  # all pairs of neighbours
+    if all(_sorted_by([first[part], *(_part(key, part) for key in others)])[0] for part in some):
+        return slice(None)
+    keys = [first, *(_part(key, slice(None)) for key in others)]
+    by = _sorted_by(keys)
+    needed = keys[: by.index(True)] if True in by else keys
+    return np.lexsort([_narrow(key) for key in reversed(needed)])
+
+
+def _part(key: Key, some: slice) -> Places:
+    return key(some) if callable(key) else key[some]
+
+
+def _sorted_by(keys: list[Places]) -> list[bool]:
+    """Return, per key, whether rows are in order of it and those after it."""
+    if (keys[0][1:] > keys[0][:-1]).all():
+        return [True] * len(keys)  # of which only the first matters
+    found, ordered = [], np.ones(len(keys[0]) - 1, bool)
+    for key in reversed(keys):
+        earlier, later = key[:-1], key[1:]
         ordered = (later > earlier) | ((later == earlier) & ordered)
-        needed = at if ordered.all() else needed
-    return np.lexsort([_narrow(key) for key in reversed(keys[:needed])]) if needed else slice(None)
+        found.append(bool(ordered.all()))
+    return found[::-1]
 
 
-def _narrow(key: Ints) -> npt.NDArray[np.integer[Any]]:
+def _narrow(key: Places) -> npt.NDArray[np.integer[Any]]:
     """Return a key as 16 bits where it fits: numpy sorts those by counting, several times faster."""
     low = key.min()
     return (key - low).astype(np.uint16) if 0 <= int(key.max()) - int(low) < 1 << 16 else key
@@ -109,7 +165,7 @@ def taken(values: Ints, rows: Ints) -> Ints:
     return values if len(rows) == len(values) else values[rows]
 
 
-def groups(*keys: Ints) -> tuple[Ints, Ints]:
+def groups(*keys: Places) -> tuple[Ints, Ints]:
     """Return (group number per row, one row index per group) of rows that share all keys; groups in key order.
 
     The row index is that of a group's first row.
@@ -125,12 +181,12 @@ def groups(*keys: Ints) -> tuple[Ints, Ints]:
     return codes, first
 
 
-def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Ints:
+def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Places:
     """Return the row of each wanted (process, number), the first of several, or -1."""
     processes = distinct(pid)[0]
     if len(processes) == 1 and (wanted_pid == processes[0]).all():
         return _first_place(number, wanted)
-    answer = np.full(len(wanted), -1)
+    answer = no_places(len(wanted), len(number))
     for process in processes:
         mine, asking = np.flatnonzero(pid == process), np.flatnonzero(wanted_pid == process)
         place = _first_place(taken(number, mine), taken(wanted, asking))
@@ -138,18 +194,18 @@ def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Ints:
     return answer
 
 
-def _first_place(values: Ints, wanted: Ints) -> Ints:
+def _first_place(values: Ints, wanted: Ints) -> Places:
     """Return where each wanted value first stands, or -1; without sorting where values are close to each other."""
     low, high = int(values.min()), int(values.max())
     if high - low > 4 * len(values) + 1024:
         order = sorting(values)
         ordered = values[order]
         place = np.minimum(np.searchsorted(ordered, wanted, side="left"), len(values) - 1)
-        return np.where(ordered[place] == wanted, place if isinstance(order, slice) else order[place], -1)
-    place = np.full(high - low + 1, -1)
+        return np.where(ordered[place] == wanted, rows_at(order, place), -1)
+    place = no_places(high - low + 1, len(values))
     for part in reversed(list(blocks(len(values)))):  # of several, the one written last is the first
         place[values[part][::-1] - low] = np.arange(part.stop - 1, part.start - 1, -1)
-    answer = np.empty(len(wanted), np.int64)
+    answer = no_places(len(wanted), len(values))
     for part in blocks(len(wanted)):
         asked = wanted[part]
         inside = (asked >= low) & (asked <= high)

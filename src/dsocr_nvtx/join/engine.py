@@ -21,7 +21,7 @@ from dsocr_nvtx.join.measure import Measured, measure
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranks import identities
 from dsocr_nvtx.join.replays import Ranges, captured_ranges, replay
-from dsocr_nvtx.join.tables import kernel_table, measured_table
+from dsocr_nvtx.join.tables import in_time_order, kernel_table, measured_table
 from dsocr_nvtx.schema.ranks import Rank
 
 
@@ -38,6 +38,7 @@ class Joined:
 def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = None) -> Joined:
     """Join one trace. ``where`` names it in errors, ``told`` is the rank that its run directory states.
 
+    What of a trace is needed no more is let go of, and where nobody else holds on to the trace its memory serves again.
     Refused: a trace without ranges of ours, or, where ranges must be ``priced``, one in which none has a cost. The
     sums are checked before anything is returned: attributed + unattributed = total, and owned busy + owned idle = wall,
     on every device, to the nanosecond.
@@ -47,18 +48,18 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
     who = identities(trace, where, told)
     every, found, measured = _measured(trace, where, priced=priced)
-    nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     with ThreadPoolExecutor(1) as aside:
-        tabling = aside.submit(
-            kernel_table, trace.operations, trace.launches, nvtx, found, costs, measured, ranges, who
-        )
+        accounted = aside.submit(account, trace, every, found, measured)
         weights = observed_weights(every, trace.announcements, where)
-        table = measured_table(nvtx, trace.operations, found, costs, measured, ranges, weights, every.origin, who)
-        kernels = tabling.result()
-    accounting = account(trace, kernels, every, found, measured)
+        accounting = accounted.result()
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
-    return Joined(kernels=kernels, ranges=table, accounting=accounting, ranks=who.ranks)
+    operations, launches = trace.operations, trace.launches.select(("tid", "start_ns"))
+    del trace, accounted
+    ranges = measured_table(every, operations, found, measured, weights, who)
+    del every
+    kernels = kernel_table(operations, launches, ranges, found, measured.op_busy_ns, who)
+    return Joined(kernels=kernels, ranges=in_time_order(ranges), accounting=accounting, ranks=who.ranks)
 
 
 def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution, Measured]:

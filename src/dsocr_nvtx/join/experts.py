@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, groups, numbers, rows_of
+from dsocr_nvtx.join.columns import Ints, Places, groups, numbers, rows_of
 from dsocr_nvtx.join.replays import Ranges
 from dsocr_nvtx.schema.payload import EXPERTS_PREFIX, parse_experts_mark
 
@@ -46,7 +46,7 @@ def observed_weights(every: Ranges, announcements: pa.Table, where: str) -> pa.A
     return pa.array(weights + ranges.upward(change), mask=~seen)
 
 
-def _positions(every: Ranges, told: _Told) -> Ints:
+def _positions(every: Ranges, told: _Told) -> Places:
     """Return the position of each told range, or -1: of the launch at its step, where its range was captured."""
     order = every.forest.order
     pid, captured = numbers(every.nvtx, "pid")[order], every.captured_event[order]

@@ -3,11 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import frozen
+from attrs import define, frozen
 
 from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.join.attribution import Attribution
-from dsocr_nvtx.join.columns import Ints, blocks, coded, groups, numbers, sorting, taken
+from dsocr_nvtx.join.columns import Ints, Places, Rows, blocks, coded, groups, numbers, rows_at, rows_where, sorting
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import (
     Cause,
@@ -65,6 +65,7 @@ class Measured:
 
 
 _LONGEST = 40
+_NO_GAPS = Gaps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def measure(
@@ -82,39 +83,34 @@ def measure(
     op_busy = np.empty(len(start), np.int64)
     idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
     calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
-    call_cause = _causes(launches)[calls.order]
+    call_cause = _causes(launches)[calls.rows]
     devices: list[DeviceTime] = []
     longest: list[LongGap] = []
     which, number = distinct(gpu)
     for one in range(len(which)):
-        mine = np.flatnonzero(number == one)
-        ordinal = int(device[mine[0]])
-        tie = _tie(operations, mine, taken(start, mine))
-        op_busy[mine] = busy_owned(taken(start, mine), taken(end, mine), tie)
+        mine = rows_where(number == one)
+        ordinal = int(device[mine][0])
+        tie = _tie(operations, mine, start[mine])
+        owned = busy_owned(start[mine], end[mine], tie)
+        if isinstance(mine, slice):
+            op_busy = owned
+        else:
+            op_busy[mine] = owned
         window = _window(operations, mine, ranges)
         time, gaps_found = _idle(
             ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy
         )
         devices.append(time)
         longest.extend(gaps_found)
-    owned = np.flatnonzero(found.owner >= 0)
-    owner, start, end = (taken(values, owned) for values in (found.owner, start, end))
-    return Measured(
-        op_busy,
-        np.bincount(owner, minlength=count),
-        _total(owner, end - start, count),
-        union_by_group(owner, start, end, count),
-        _total(owner, taken(op_busy, owned), count),
-        idle,
-        devices,
-        longest,
-    )
-
-
-def _total(group: Ints, values: Ints, count: int) -> Ints:
-    total = np.zeros(count, np.int64)
-    np.add.at(total, group, values)
-    return total
+    mine = rows_where(found.owner >= 0)
+    owner, start, end, busy = found.owner[mine], start[mine], end[mine], op_busy[mine]
+    launched, lasted, owned = np.zeros((3, count), np.int64)
+    for part in blocks(len(owner)):
+        np.add.at(launched, owner[part], 1)
+        np.add.at(lasted, owner[part], end[part] - start[part])
+        np.add.at(owned, owner[part], busy[part])
+    busy_ns = union_by_group(owner, start, end, count)
+    return Measured(op_busy, launched, lasted, busy_ns, owned, idle, devices, longest)
 
 
 def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:
@@ -122,29 +118,29 @@ def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:
     return np.array([list(Cause).index(cause_of(name)) for name in names], np.int8).take(codes)
 
 
-def _tie(operations: pa.Table, mine: Ints, start: Ints) -> Ints:
+def _tie(operations: pa.Table, mine: Rows, start: Ints) -> Ints:
     """Return a rank by what an operation is, so that equal times are ordered the same in any row order."""
     begins = start[sorting(start)]
     if (begins[1:] > begins[:-1]).all():  # no two begin together
-        return np.broadcast_to(np.int64(0), len(mine))
+        return np.broadcast_to(np.int64(0), len(start))
     keys = [numbers(operations, name)[mine] for name in ("bytes", "blocks", "correlation_id", "stream", "pid")]
-    rank = np.empty(len(mine), np.int64)
-    rank[np.lexsort(keys)] = np.arange(len(mine))
+    rank = np.empty(len(start), np.int64)
+    rank[np.lexsort(keys)] = np.arange(len(start))
     return rank
 
 
-def _window(operations: pa.Table, mine: Ints, ranges: Forest) -> tuple[int, int]:
+def _window(operations: pa.Table, mine: Rows, ranges: Forest) -> tuple[int, int]:
     """Return the device's wall window: its operations and the hooked calls of the processes that use it."""
-    pids = set(distinct(taken(numbers(operations, "pid"), mine))[0].tolist())
+    pids = set(distinct(numbers(operations, "pid")[mine])[0].tolist())
     spans = [span for (pid, _), span in ranges.spans.items() if pid in pids]
-    starts = [taken(numbers(operations, "start_ns"), mine), *(ranges.start[span] for span in spans)]
-    ends = [taken(numbers(operations, "end_ns"), mine), *(ranges.end[span] for span in spans)]
+    starts = [numbers(operations, "start_ns")[mine], *(ranges.start[span] for span in spans)]
+    ends = [numbers(operations, "end_ns")[mine], *(ranges.end[span] for span in spans)]
     return int(min(values.min() for values in starts)), int(max(values.max() for values in ends))
 
 
 def _idle(
     ordinal: int,
-    mine: Ints,
+    mine: Rows,
     tie: Ints,
     window: tuple[int, int],
     operations: pa.Table,
@@ -156,15 +152,12 @@ def _idle(
     idle: dict[Cause, Ints],
     op_busy: Ints,
 ) -> tuple[DeviceTime, list[LongGap]]:
-    start = taken(numbers(operations, "start_ns"), mine)
-    empty = gaps(start, taken(numbers(operations, "end_ns"), mine), tie, window)
-    # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
-    latest = np.flatnonzero(start == start.max())
-    empty.next_op[empty.next_op < 0] = latest[np.argsort(tie[latest], kind="stable")[-1]]
-    threads, thread = _launching(empty, mine, launches, found)
+    start, end = (numbers(operations, name)[mine] for name in ("start_ns", "end_ns"))
+    empty = _Launched.of(start, tie, mine, launches, found, ranges)
     # One row per range and one more for no range, which comes first; one column per cause.
-    table = np.zeros((len(ranges.order) + 1, len(Cause)), np.int64)
-    for pieces in idle_blocks(empty, threads, thread, ranges, calls, call_cause):
+    table = np.zeros((len(ranges.start) + 1, len(Cause)), np.int64)
+    launched = map(empty.launched, gaps(start, end, tie, window))
+    for pieces in idle_blocks(launched, empty.threads, ranges, calls, call_cause):
         np.add.at(table.reshape(-1), (pieces.owner + 1) * len(Cause) + pieces.cause, pieces.end - pieces.start)
     for cause in IDLE_CAUSES:
         idle[cause] += table[1:, list(Cause).index(cause)]
@@ -172,34 +165,62 @@ def _idle(
     time = DeviceTime(
         device=ordinal,
         window=window,
-        operations=len(mine),
-        busy_ns=int(taken(op_busy, mine).sum()),
+        operations=len(start),
+        busy_ns=int(op_busy[mine].sum()),
         idle_ns=by_cause,
-        unknown_thread_ns=int((empty.end - empty.start)[thread < 0].sum()),
+        unknown_thread_ns=empty.unknown_ns,
     )
-    most = _longest(empty, ranges)
-    next_op = mine[empty.next_op[most]]
-    rows = zip(*(v.tolist() for v in (empty.start[most], empty.end[most], next_op, found.call[next_op])), strict=True)
+    most = empty.longest
+    next_op = rows_at(mine, most.next_op)
+    rows = zip(*(v.tolist() for v in (most.start, most.end, next_op, found.call[next_op])), strict=True)
     return time, [LongGap(int(ordinal), *row) for row in rows]
 
 
-def _launching(
-    empty: Gaps, mine: Ints, launches: pa.Table, found: Attribution
-) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
-    """Return the threads that make calls, and which of them launched what ends each gap, -1 where that is not known."""
-    pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
-    number, first = groups(pid, tid)
-    thread = np.full(len(empty.start), -1, np.int32)
-    for part in blocks(len(thread) if len(number) else 0):
-        call = found.call[mine[empty.next_op[part]]]
-        thread[part] = np.where(call >= 0, number[call], -1)
-    return list(zip(pid[first].tolist(), tid[first].tolist(), strict=True)), thread
+@define(eq=False)
+class _Launched:
+    """Which threads launched what ends a device's gaps.
+
+    Of the gaps that it was asked for: the ``longest`` in which a hooked call was open, longest first, and how long all
+    of those were whose thread is not known.
+    """
+
+    mine: Rows
+    last: int
+    threads: list[tuple[int, int]]
+    caller: Ints
+    call: Places
+    hooked: tuple[int, int]
+    longest: Gaps = _NO_GAPS
+    unknown_ns: int = 0
+
+    @classmethod
+    def of(
+        cls, start: Ints, tie: Ints, mine: Rows, launches: pa.Table, found: Attribution, ranges: Forest
+    ) -> "_Launched":
+        """Look at the gaps between operations of one device, which are ``mine``."""
+        # After the last operation nothing is launched any more: the thread of the last one still owns what follows.
+        latest = np.flatnonzero(start == start.max())
+        last = int(latest[np.argsort(tie[latest], kind="stable")[-1]])
+        pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
+        caller, first = groups(pid, tid)
+        threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
+        return cls(mine, last, threads, caller, found.call, (int(ranges.start.min()), int(ranges.end.max())))
+
+    def launched(self, empty: Gaps) -> tuple[Gaps, Places]:
+        """Return gaps, and of each which thread launched what ends it, -1 where that is not known."""
+        empty.next_op[empty.next_op < 0] = self.last
+        call = self.call[rows_at(self.mine, empty.next_op)]
+        thread = np.where(call >= 0, self.caller[call], -1) if len(self.caller) else np.full(len(call), -1)
+        self.unknown_ns += int((empty.end - empty.start)[thread < 0].sum())
+        self.longest = _longest(self.longest, empty, self.hooked)
+        return empty, thread
 
 
-def _longest(empty: Gaps, ranges: Forest) -> Ints:
-    """Return the longest gaps in which a hooked call was open, longest first."""
-    hooked = (empty.end > ranges.start.min()) & (empty.start < ranges.end.max())
-    length = (empty.end - empty.start) * hooked  # no gap is of length 0
+def _longest(one: Gaps, other: Gaps, hooked: tuple[int, int]) -> Gaps:
+    """Return the longest of some gaps and others that reach into an interval, longest first."""
+    start, end, next_op = (np.concatenate([getattr(g, n) for g in (one, other)]) for n in ("start", "end", "next_op"))
+    length = (end - start) * ((end > hooked[0]) & (start < hooked[1]))  # no gap is of length 0
     least = max(int(np.partition(length, -_LONGEST)[-_LONGEST]), 1) if len(length) > _LONGEST else 1
     most = np.flatnonzero(length >= least)
-    return most[np.lexsort((empty.start[most], -length[most]))[:_LONGEST]]
+    most = most[np.lexsort((start[most], -length[most]))[:_LONGEST]]
+    return Gaps(start[most], end[most], next_op[most])

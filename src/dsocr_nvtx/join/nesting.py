@@ -4,6 +4,7 @@ Contract: a `Forest` holds intervals of any number of threads; within a thread t
 pops make them. All searches are vectorised and take O(log n) rounds.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
 
@@ -11,17 +12,17 @@ import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, groups, sorting
+from dsocr_nvtx.join.columns import Ints, Rows, blocks, falling, groups, sorting
 
 
 @frozen(eq=False)
 class Forest:
     """Intervals sorted by (thread, start, longest first), each with its parent's position, or -1.
 
-    ``order`` maps a position here to the row that the interval came from. ``spans`` maps a thread to its slice.
+    ``rows`` maps a position here to the row that the interval came from. ``spans`` maps a thread to its slice.
     """
 
-    order: Ints
+    rows: Rows
     start: Ints
     end: Ints
     parent: Ints
@@ -30,13 +31,16 @@ class Forest:
     @classmethod
     def build(cls, pid: Ints, tid: Ints, start: Ints, end: Ints) -> "Forest":
         """Sort intervals into threads and find each one's parent."""
-        rows = sorting(pid, tid, start, -end)
-        order = np.arange(len(start))[rows]
-        start, end = start[rows], end[rows]
-        thread, _ = groups(pid[rows], tid[rows])
-        edges = np.append(np.flatnonzero(np.diff(thread, prepend=-1)), len(order))
-        spans = {(int(pid[order[lo]]), int(tid[order[lo]])): slice(int(lo), int(hi)) for lo, hi in pairwise(edges)}
-        return cls(order, start, end, nearest_containers(end, thread), spans)
+        rows = sorting(pid, tid, start, falling(end))
+        pid, tid, start, end = (values[rows] for values in (pid, tid, start, end))
+        thread, _ = groups(pid, tid)
+        spans = {(int(pid[lo]), int(tid[lo])): slice(lo, hi) for lo, hi in _threads(thread)}
+        return cls(rows, start, end, nearest_containers(end, thread), spans)
+
+    @cached_property
+    def order(self) -> Ints:
+        """The row of each position."""
+        return np.arange(len(self.start)) if isinstance(self.rows, slice) else self.rows
 
     @cached_property
     def depth(self) -> Ints:
@@ -75,7 +79,8 @@ class Forest:
     def timeline(self, thread: tuple[int, int]) -> "Timeline":
         """Return a thread's begins and ends in order; of a thread without intervals, none."""
         span = self.spans.get(thread, slice(0, 0))
-        return Timeline(self, span, np.sort(self.end[span], kind="stable"))
+        ends = self.end[span]
+        return Timeline(self, span, ends[sorting(ends)])
 
     def upward(self, values: Ints) -> Ints:
         """Return each interval's value plus those of all intervals inside it."""
@@ -138,10 +143,20 @@ def nearest_containers(end: Ints, thread: Ints) -> Ints:
 def _contained(end: Ints, thread: Ints) -> Mask:
     """Return which intervals have a container at all: an earlier one of the thread ends no sooner."""
     found = np.zeros(len(end), bool)
-    edges = np.append(np.flatnonzero(np.diff(thread, prepend=-1)), len(end))
-    for low, high in pairwise(edges.tolist()):
-        found[low + 1 : high] = np.maximum.accumulate(end[low : high - 1]) >= end[low + 1 : high]
+    for low, high in _threads(thread):
+        last = end[low : low + 1]
+        for part in blocks(high - low - 1):
+            some = slice(low + 1 + part.start, low + 1 + part.stop)
+            until = np.maximum.accumulate(np.append(last, end[some]))
+            found[some] = until[:-1] >= end[some]
+            last = until[-1:]
     return found
+
+
+def _threads(thread: Ints) -> Iterator[tuple[int, int]]:
+    """Return where each run of one thread begins and ends."""
+    edges = (np.flatnonzero(thread[1:] != thread[:-1]) + 1).tolist()
+    return pairwise([0, *edges, len(thread)] if len(thread) else [])
 
 
 def depths(parent: Ints) -> Ints:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, sorting, taken
+from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.join.columns import Ints, Places, blocks, falling, rows_at, sorting
 from dsocr_nvtx.join.nesting import Forest, Timeline, merged
 
 
@@ -48,12 +49,15 @@ def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
 
     ``tie`` orders operations that start and end together, so that the answer does not depend on row order.
     """
-    order = sorting(start, -end, tie)
+    order = sorting(start, falling(end), tie)
     start, end = start[order], end[order]
-    # What an operation owns begins where all before it have ended.
-    begins = np.concatenate([start[:1], np.maximum.accumulate(end[:-1])])
-    np.maximum(begins, start, out=begins)
-    owned: Ints = np.maximum(np.subtract(end, begins, out=begins), 0, out=begins)
+    owned = np.empty(len(start), np.int64)
+    finished = start[0] if len(start) else 0
+    for part in blocks(len(start)):
+        # What an operation owns begins where all before it have ended.
+        until = np.maximum.accumulate(np.append(finished, end[part]))
+        owned[part] = np.maximum(end[part] - np.maximum(until[:-1], start[part]), 0)
+        finished = until[-1]
     if isinstance(order, slice):
         return owned
     answer = np.empty(len(owned), np.int64)
@@ -61,21 +65,32 @@ def busy_owned(start: Ints, end: Ints, tie: Ints) -> Ints:
     return answer
 
 
-def union_by_group(group: Ints, start: Ints, end: Ints, count: int) -> Ints:
+def union_by_group(group: Places, start: Ints, end: Ints, count: int) -> Ints:
     """Return, per group, the length of the union of its intervals."""
     order = sorting(start)
     group, start, end = group[order], start[order], end[order]
-    crossing = start[1:] < np.maximum.accumulate(end)[:-1]
-    meets = np.append(crossing, False) | np.insert(crossing, 0, False)
-    length = end - start  # which is all there is to an interval that meets no other
+    total, meets = np.zeros(count, np.int64), _meeting(start, end)
+    for part in blocks(len(start)):  # its length is all there is to an interval that meets no other
+        np.add.at(total, group[part], np.where(meets[part], 0, end[part] - start[part]))
     some = np.flatnonzero(meets)
-    length[some] = _added(group[some], start[some], end[some])
-    total = np.zeros(count, np.int64)
-    np.add.at(total, group, length)
+    np.add.at(total, group[some], _added(group[some], start[some], end[some]))
     return total
 
 
-def _added(group: Ints, start: Ints, end: Ints) -> Ints:
+def _meeting(start: Ints, end: Ints) -> Mask:
+    """Return which intervals, in order of start, meet an earlier or a later one."""
+    meets = np.zeros(len(start) + 1, bool)
+    finished = start[:1]
+    for part in blocks(len(start)):
+        until = np.maximum.accumulate(np.append(finished, end[part]))
+        crossing = start[part] < until[:-1]
+        meets[part.start + 1 : part.stop + 1] |= crossing
+        meets[part] |= crossing  # the one before
+        finished = until[-1:]
+    return meets[1:]
+
+
+def _added(group: Places, start: Ints, end: Ints) -> Ints:
     """Return what each interval, in order of start, adds to the union of those of its group before it."""
     order = sorting(group)
     group, start, end = group[order], start[order], end[order]
@@ -83,7 +98,7 @@ def _added(group: Ints, start: Ints, end: Ints) -> Ints:
     by_end = np.argsort(end, kind="stable")
     rank = np.empty(len(end), np.int64)
     rank[by_end] = np.arange(len(end))
-    lift = group * len(end)
+    lift = group.astype(np.int64) * len(end)
     finished = end[by_end[np.maximum.accumulate(rank + lift) - lift]]
     begins = start.copy()
     begins[1:] = np.where(group[1:] == group[:-1], np.maximum(start[1:], finished[:-1]), start[1:])
@@ -98,23 +113,29 @@ class Gaps:
 
     start: Ints
     end: Ints
-    next_op: Ints
+    next_op: Places
 
 
-def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int]) -> Gaps:
+_BLOCK = 1 << 14
+
+
+def gaps(start: Ints, end: Ints, tie: Ints, window: tuple[int, int], *, at_once: int = _BLOCK) -> Iterator[Gaps]:
     """Return the intervals of ``window`` in which none of a device's operations runs; the window covers them all.
 
-    ``tie`` orders operations that start together: the first of them ends the gap.
+    ``tie`` orders operations that start together: the first of them ends the gap. Those that ``at_once`` operations end
+    come together, so that memory stays small.
     """
     order = sorting(start, tie)
-    finished = np.concatenate([[window[0]], end[order]])
-    np.maximum.accumulate(finished, out=finished)
-    begins = np.concatenate([start[order], [window[1]]])
-    idle = np.flatnonzero(begins > finished)
-    finished, begins = taken(finished, idle), taken(begins, idle)
-    next_op = idle if isinstance(order, slice) else np.append(order, -1)[idle]
-    next_op[idle == len(start)] = -1
-    return Gaps(finished, begins, next_op)
+    finished = np.array(window[:1], np.int64)
+    for at in range(0, len(start), at_once):
+        rows = rows_at(order, np.arange(at, min(at + at_once, len(start))))
+        begins = start[rows]
+        until = np.maximum.accumulate(np.append(finished, end[rows]))
+        idle = np.flatnonzero(begins > until[:-1])
+        yield Gaps(until[idle], begins[idle], rows[idle])
+        finished = until[-1:]
+    if finished[0] < window[1]:
+        yield Gaps(finished, np.array(window[1:], np.int64), np.array([-1]))
 
 
 @frozen(eq=False)
@@ -125,44 +146,44 @@ class IdlePieces:
     end: Ints
     owner: Ints
     cause: npt.NDArray[np.integer[Any]]
-    gap: Ints
 
 
 def idle_blocks(
-    found: Gaps,
+    found: Iterable[tuple[Gaps, Places]],
     thread: list[tuple[int, int]],
-    launch_thread: npt.NDArray[np.integer[Any]],
     ranges: Forest,
     calls: Forest,
     call_cause: npt.NDArray[np.integer[Any]],
 ) -> Iterator[IdlePieces]:
     """Cut gaps at every range and call boundary of the thread that makes the next launch.
 
-    ``launch_thread`` is an index into ``thread`` per gap, -1 where the launching thread is not known; ``call_cause`` a
-    cause code per position of ``calls``. The pieces of a gap cover it exactly; those of some gaps are yielded at a
-    time, so that memory stays small.
+    ``found`` are some gaps at a time, each with an index into ``thread``, -1 where the launching thread is not known;
+    ``call_cause`` is a cause code per position of ``calls``. The pieces of a gap cover it exactly.
     """
     lines = cache(lambda one: (ranges.timeline(thread[one]), calls.timeline(thread[one])))
-    some = (slice(at, at + _BLOCK) for at in range(0, len(launch_thread), _BLOCK))
     alike = (
-        (one, at.start + np.flatnonzero(launch_thread[at] == one))
-        for at in some
-        for one in np.unique(launch_thread[at]).tolist()
-        if one >= 0
+        (one, some.start[mine], some.end[mine])
+        for some, launching in found
+        for one in np.unique(launching).tolist()
+        for mine in [np.flatnonzero(launching == one)]
     )
+
+    def cut(one: int, start: Ints, end: Ints) -> IdlePieces:
+        return _cut(start, end, *lines(one), call_cause) if one >= 0 else _lost(start, end)
+
     with ThreadPoolExecutor(_WORKERS) as pool:  # numpy works without the GIL
-        yield from _ahead(pool, lambda one, mine: _cut(found, *lines(one), call_cause, mine), alike)
-    lost = np.flatnonzero(launch_thread < 0)
-    unknown, none = np.full(len(lost), -1), np.full(len(lost), list(Cause).index(Cause.NONE))
-    yield IdlePieces(found.start[lost], found.end[lost], unknown, none, lost)
+        yield from _ahead(pool, cut, alike)
 
 
-_BLOCK = 1 << 14
+def _lost(start: Ints, end: Ints) -> IdlePieces:
+    return IdlePieces(start, end, np.full(len(start), -1), np.full(len(start), list(Cause).index(Cause.NONE)))
+
+
 _WORKERS = 2
 
 
 def _ahead(
-    pool: Executor, cut: Callable[[int, Ints], IdlePieces], alike: Iterable[tuple[int, Ints]]
+    pool: Executor, cut: Callable[[int, Ints, Ints], IdlePieces], alike: Iterable[tuple[int, Ints, Ints]]
 ) -> Iterator[IdlePieces]:
     """Return the pieces of some gaps after the others; few at most wait to be taken, since they need memory."""
     waiting: deque[Future[IdlePieces]] = deque()
@@ -174,9 +195,8 @@ def _ahead(
 
 
 def _cut(
-    found: Gaps, ranges: Timeline, calls: Timeline, call_cause: npt.NDArray[np.integer[Any]], which: Ints
+    start: Ints, end: Ints, ranges: Timeline, calls: Timeline, call_cause: npt.NDArray[np.integer[Any]]
 ) -> IdlePieces:
-    start, end = found.start[which], found.end[which]
     range_edges, range_owner = ranges.between(start[0], end[-1])
     call_edges, call_owner = calls.between(start[0], end[-1])
     # Sorted lists of edges, merged; counting each list's edges so far says what is under way after each edge.
@@ -192,4 +212,4 @@ def _cut(
     host, none = list(Cause).index(Cause.HOST), list(Cause).index(Cause.NONE)
     cause = np.where(call >= 0, call_cause[call] if len(call_cause) else host, host)
     cause[owner < 0] = none
-    return IdlePieces(edges[kept], edges[kept + 1], owner, cause, which[in_gaps[kept] >> 1])
+    return IdlePieces(edges[kept], edges[kept + 1], owner, cause)

@@ -17,7 +17,7 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.announced import Announced, grown_since, last_told
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.captures import Captures
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, latest, numbers, recoded
+from dsocr_nvtx.join.columns import Ints, Places, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.schema.payload import FIELD_INDEX
@@ -149,7 +149,7 @@ def _extended(
     inside = (parent >= 0) & (within[parent] == window[replay_of])
     parent = np.where(inside, offset[replay_of] + rank[parent], around[replay_of])
     made = _Made(call[replay_of], position, around[replay_of], parent)
-    owner = found.owner.copy()
+    owner = found.owner.astype(np.int64)
     owner[mine] = offset[number] + rank[home]
     bucket = found.bucket.copy()
     bucket[mine] = list(Bucket).index(Bucket.ATTRIBUTED)
@@ -160,9 +160,9 @@ def _extended(
 class _Made:
     """Ranges of replays: launching call, captured range, range around the launch (-1), parent."""
 
-    call: Ints
+    call: Places
     captured: Ints
-    around: Ints
+    around: Places
     parent: Ints
 
 

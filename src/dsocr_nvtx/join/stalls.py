@@ -8,7 +8,7 @@ import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.columns import Ints, numbers, sorting, taken
+from dsocr_nvtx.join.columns import Ints, Places, Rows, numbers, rows_at, rows_where, sorting
 from dsocr_nvtx.join.measure import LongGap
 from dsocr_nvtx.join.replays import Ranges
 
@@ -57,23 +57,30 @@ def stalls(trace: Trace, every: Ranges, longest: list[LongGap]) -> tuple[Stall, 
 class _ThreadCalls:
     """The calls of one thread by start: rows in LAUNCHES, start, end, and the last end up to each."""
 
-    rows: Ints
+    mine: Rows
+    order: Rows
     start: Ints
     end: Ints
     ended: Ints
 
     @classmethod
     def of(cls, columns: dict[str, Ints], pid: int, tid: int) -> "_ThreadCalls":
-        mine = np.flatnonzero((columns["pid"] == pid) & (columns["tid"] == tid))
-        start, end = (taken(columns[name], mine) for name in ("start_ns", "end_ns"))
+        mine = rows_where((columns["pid"] == pid) & (columns["tid"] == tid))
+        start, end = (columns[name][mine] for name in ("start_ns", "end_ns"))
         order = sorting(start)
-        return cls(mine[order], start[order], end[order], np.maximum.accumulate(end[order]))
+        start, end = start[order], end[order]
+        one_by_one = isinstance(sorting(end), slice)
+        return cls(mine, order, start, end, end if one_by_one else np.maximum.accumulate(end))
+
+    def rows(self, places: Ints) -> Places:
+        """Return the rows in LAUNCHES of some of the calls."""
+        return rows_at(self.mine, rows_at(self.order, places))
 
     def during(self, begin: int, end: int) -> Ints:
         """Return the places of the calls under way at some instant between, in order of their rows."""
         some = np.arange(np.searchsorted(self.ended, begin, side="right"), np.searchsorted(self.start, end))
         some = some[self.end[some] > begin]
-        return some[np.argsort(self.rows[some])]
+        return some[np.argsort(self.rows(some))]
 
 
 def _stall(
@@ -86,7 +93,7 @@ def _stall(
     pid, tid = int(columns["pid"][gap.call]), int(columns["tid"][gap.call])
     calls = calls_of(pid, tid)
     places = calls.during(gap.start, gap.end)
-    during = calls.rows[places]
+    during = calls.rows(places)
     lasted = np.minimum(calls.end[places], gap.end) - np.maximum(calls.start[places], gap.start)
     longest = during[np.argsort(-lasted, kind="stable")][:_MOST_CALLS].tolist()
     path, stage, step = _place(every, (pid, tid), min(gap.end, int(columns["start_ns"][gap.call])))
@@ -110,7 +117,7 @@ def _place(every: Ranges, thread: tuple[int, int], time: int) -> tuple[str | Non
     return every.nvtx["path"][row].as_py(), every.nvtx["stage"][row].as_py(), int(every.costs.field("step")[row])
 
 
-def _calls(launches: pa.Table, during: Ints, lasted: Ints) -> tuple[StallCall, ...]:
+def _calls(launches: pa.Table, during: Places, lasted: Ints) -> tuple[StallCall, ...]:
     total: dict[str, list[int]] = {}
     for name, ns in zip(launches["name"].take(during).to_pylist(), lasted.tolist(), strict=True):
         total.setdefault(name, []).append(ns)

@@ -54,10 +54,11 @@ def joined_report(
         check_ceilings(ceilings)
     if run_directory(report) is None:
         check_report(report)
-    trace = read_report(report)
+    read = [read_report(report)]
+    trace = read[0].emptied()
     home = run or run_directory(report)
-    joined = join(trace, str(report), told=recorded_rank(home) if home is not None else None)
-    trace = trace.emptied()
+    # Handed over, not lent: the join can let go of what it has used.
+    joined = join(read.pop(), str(report), told=recorded_rank(home) if home is not None else None)
     beside = _read_run(run, joined) if run is not None else {}
 
     def judge() -> Roofline:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, coded, known, numbers, rows_of
+from dsocr_nvtx.join.columns import Ints, Places, coded, known, numbers, rows_of
 from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level
 
 
@@ -88,7 +88,7 @@ def _inside(values: Ints, parent: Ints, part: Ints) -> Ints:
     return total
 
 
-def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Ints:
+def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Places:
     """Return the row of each (process, event id), the first of several, -1 where there is none."""
     return rows_of(numbers(ranges, "pid"), numbers(ranges, "event_id"), pid, event)
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, frozen
 
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded, taken
+from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.join.columns import Ints, Places, blocks, coded, groups, known, numbers, recoded, rows_where
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
@@ -99,7 +100,7 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 
 @frozen(eq=False)
 class _Calls:
-    """Every hooked call's own costs and least times, and the operations of each as (row, start, end, owned if tax).
+    """Every hooked call's own costs and least times, and the operations of calls as (row, start, end, owned, is tax).
 
     ``shortest`` is the least time of what is certain of a call's cost, at the highest clock.
     """
@@ -108,18 +109,18 @@ class _Calls:
     own: Mapping[str, Ints]
     least: LeastTimes
     shortest: Floats
-    op_row: Ints
+    op_row: Places
     op_start: Ints
     op_end: Ints
-    op_tax: Ints
+    op_owned: Ints
+    op_tax: Mask
     rank: int | None
 
 
-def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Ints, Ints, Ints, Ints]:
-    mine = np.flatnonzero(known(kernels, "event_id"))
-    pid, event, start, end = (taken(numbers(kernels, n), mine) for n in ("pid", "event_id", "start_ns", "end_ns"))
-    tax = taken(np.where(taxed(kernels), numbers(kernels, "busy_owned_ns"), 0), mine)
-    return rows_of_events(ranges, pid, event), start, end, tax
+def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Places, Ints, Ints, Ints, Mask]:
+    mine, names = rows_where(known(kernels, "event_id")), ("pid", "event_id", "start_ns", "end_ns", "busy_owned_ns")
+    pid, event, start, end, owned = (numbers(kernels, name)[mine] for name in names)
+    return rows_of_events(ranges, pid, event), start, end, owned, taxed(kernels)[mine]
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
@@ -133,8 +134,11 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     }
     cost = {name: _total(group, calls.own[name], count) for name in COST_FIELDS}
     time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
-    time["busy_ns"] = union_by_group(group[calls.op_row], calls.op_start, calls.op_end, count)
-    time["tax_ns"] = _total(group[calls.op_row], calls.op_tax, count)
+    op_group = group.astype(np.int32)[calls.op_row]  # of which there can be many, and few groups
+    time["busy_ns"] = union_by_group(op_group, calls.op_start, calls.op_end, count)
+    time["tax_ns"] = np.zeros(count, np.int64)
+    for part in blocks(len(op_group)):
+        np.add.at(time["tax_ns"], op_group[part], calls.op_owned[part] * calls.op_tax[part])
     least = {n: _float_total(group, getattr(calls.least, n), count) for n in ("compute", "memory", "roofline")}
     return {
         **_whose(ranges, first, calls.rank),

@@ -17,7 +17,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, known, numbers
+from dsocr_nvtx.join.columns import Ints, Places, known, numbers
 from dsocr_nvtx.roofline.evidence import rows_of
 from dsocr_nvtx.roofline.least import MOVED, Floats
 from dsocr_nvtx.roofline.own import own_costs, rows_of_events
@@ -67,7 +67,7 @@ def _per_second(amount: Ints, ns: Ints) -> Floats:
     return np.where(ns > 0, amount * 1e9 / np.maximum(ns, 1), 0.0)
 
 
-def _calls(kernels: pa.Table, ranges: pa.Table, where: str) -> Ints:
+def _calls(kernels: pa.Table, ranges: pa.Table, where: str) -> Places:
     call = rows_of_events(ranges, numbers(kernels, "pid"), numbers(kernels, "event_id"))
     lost = np.flatnonzero(known(kernels, "event_id") & (call < 0))
     if len(lost):

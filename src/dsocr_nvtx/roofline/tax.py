@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dsocr_nvtx.join.columns import coded
+from dsocr_nvtx.join.columns import blocks, dictionary_column
+from dsocr_nvtx.schema.values import values_of
 
 _REDUCTIONS = frozenset({"norm", "Norm", "softmax", "SoftMax", "reduce", "upsample", "interpolate"})
 
@@ -21,7 +22,10 @@ def is_tax(kind: str, rule: str) -> bool:
 
 def taxed(kernels: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which operations of a KERNELS table are tax."""
-    kind, kinds = coded(kernels, "class")
-    rule, rules = coded(kernels, "rule")
+    kind, rule = (dictionary_column(kernels, name) for name in ("class", "rule"))
+    kinds, rules = (column.dictionary.to_pylist() for column in (kind, rule))
     table = np.array([[is_tax(one, other) for other in rules] for one in kinds] or [[False]], bool)
-    return np.asarray(table[kind, rule], bool)
+    found, kind, rule = np.empty(len(kernels), bool), values_of(kind), values_of(rule)
+    for part in blocks(len(found)):
+        found[part] = table[kind[part], rule[part]]
+    return found
