@@ -57,6 +57,7 @@ class Window:
     """An emitter that opens the profiler's window around the ranges wanted, at the moments when they are pushed."""
 
     active = True
+    edge = None
 
     def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
         self.begin, self.end = begin, end
