@@ -1,4 +1,4 @@
-"""The errors a user can meet; each knows the exit code it ends a command with."""
+"""The errors a user can meet; each knows the exit code it ends a command with. What is said of one is a line."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -42,3 +42,8 @@ class Unavailable(DsocrError):
     """Something this machine lacks (a GPU, a package, a tool) is needed: what, and how to get it."""
 
     slug = "unavailable"
+
+
+def printable_line(text: str) -> str:
+    """Return text as one line whatever it quotes: a path or a report's text may hold line ends and terminal codes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

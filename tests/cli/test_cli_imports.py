@@ -23,6 +23,13 @@ def test_a_command_does_not_import_pandas(command: str, tmp_path: Path) -> None:
     assert out.exists()
 
 
+def test_the_rows_for_nsys_need_no_package_of_the_command_line() -> None:
+    """They are printed by a Python that is known to have numpy and pyarrow, and no more."""
+    code = "import sys, dsocr_nvtx.cli.nsys_rows; print({'typer', 'rich', 'click'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_help_lists_commands_in_the_order_of_work_and_cuts_none_short(dsocr: Commands) -> None:
     text = dsocr("--help").out
     lines = text.split("Commands:\n")[1].splitlines()

@@ -4,8 +4,7 @@ import os
 import signal
 import sys
 
-from dsocr_nvtx.cli.outputs import one_line
-from dsocr_nvtx.errors import DsocrError
+from dsocr_nvtx.errors import DsocrError, printable_line
 
 
 def main() -> None:
@@ -27,5 +26,5 @@ def main() -> None:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"dsocr-nvtx: {one_line(text)}", file=sys.stderr)
+    print(f"dsocr-nvtx: {printable_line(text)}", file=sys.stderr)
     return code

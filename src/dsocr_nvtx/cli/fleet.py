@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dsocr_nvtx.cli.outputs import one_line
-from dsocr_nvtx.errors import Partial, UsageError
+from dsocr_nvtx.errors import Partial, UsageError, printable_line
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
@@ -62,11 +61,13 @@ def _progress(tasks: int, known: int) -> Iterator[Callable[[ReportState], None]]
         def note(state: ReportState) -> None:
             bar.advance(task)
             if not state.done:
-                console.print(
-                    one_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True
-                )
+                _say(console, f"failed: {state.name}: {state.error}")
 
         yield note
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(printable_line(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(console: Console, found: Fleet) -> None:
@@ -80,14 +81,14 @@ def _show(console: Console, found: Fleet) -> None:
     console.print(_stages(found, named=named))
     console.print("usual: the ranks' median busy time and median idle time together", style="dim", highlight=False)
     for line in found.cautions:
-        console.print(one_line(f"note: {line}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"note: {line}", style="yellow")
     for row in by_slowdown(found.ranks)[:_SHOWN]:
         parts = ", ".join(f"{name} {row[f'{name}_ns'] / 1e6:+,.2f} ms" for name in ("work", "device", "waiting"))
         who = rank_name(row["rank"], row["report"], named=named)
         text = f"{row['stage']}: {who} takes {slowness(row)}: {row['cause']} ({parts})"
-        console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+        _say(console, text)
     for state in failed[:_SHOWN]:
-        console.print(one_line(f"failed: {state.name}: {state.error}"), highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"failed: {state.name}: {state.error}")
     if failed:
         console.print(f"{len(failed)} failed: {found.out / FAILED} lists them", highlight=False, soft_wrap=True)
     console.print(f"\ntables: {found.out}", highlight=False, markup=False, soft_wrap=True)
@@ -114,6 +115,6 @@ def _stages(found: Fleet, *, named: bool) -> Table:
         roof = f"{row['efficiency']:.1%}" if row["efficiency"] is not None else "-"
         spread = [f"{ns / 1e6:,.2f}" for ns in (row["slowest_wall_ns"], usual[row["stage"]])]
         imbalance = f"{row['imbalance']:.3f}" if row["imbalance"] is not None else "-"
-        who = one_line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
+        who = printable_line(rank_name(row["slowest_rank"], row["slowest_report"], named=named))
         text.add_row(row["stage"], f"{row['ranks']:,}", *times, roof, who, *spread, imbalance)
     return text

@@ -4,9 +4,8 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from dsocr_nvtx.cli.outputs import one_line
 from dsocr_nvtx.demo import CAPTURE
-from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.errors import Refused, printable_line
 from dsocr_nvtx.ingest.cupti import run_directory
 from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.report.columns import wide_console
@@ -29,7 +28,7 @@ def join_report(
     whole = joined_report(report, run=run, hardware=hardware, ceilings=ceilings)
     found = write_tables(target, whole, force=force)
     if found.other_gpu:
-        print(f"dsocr-nvtx: note: {one_line(found.other_gpu)}", file=sys.stderr)
+        print(f"dsocr-nvtx: note: {printable_line(found.other_gpu)}", file=sys.stderr)
     console = wide_console()
     show(console, found, whole.joined.accounting)
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsocr_nvtx.errors import DsocrError
+from dsocr_nvtx.errors import DsocrError, printable_line
 
 _SHOWN = (
     ("stage", "Stage", 1), ("module", "Module", 1), ("kind", "Kind", 1), ("layer", "Layer", 1), ("calls", "Calls", 1),
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(text: str) -> int:
-    print("error " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+    print(f"error {printable_line(text)}")
     return 1
 
 

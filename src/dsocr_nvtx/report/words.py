@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dsocr_nvtx.errors import printable_line
 from dsocr_nvtx.join.stalls import Stall
 
 Record = Mapping[str, object]
@@ -99,4 +100,4 @@ def other_share(classes: Mapping[str, int]) -> list[str]:
 
 def printable(text: str) -> str:
     """Return text that cannot move a terminal's cursor: control characters but line ends are spelt out."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "\n".join(map(printable_line, text.split("\n")))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attrs import asdict, define
 
+from dsocr_nvtx.errors import printable_line
 from dsocr_nvtx.schema.files import write_table
 from dsocr_nvtx.schema.page_records import PAGES
 from dsocr_nvtx.schema.ranks import Rank
@@ -49,7 +50,7 @@ class PageRecord:
 def one_line(error: BaseException) -> str:
     """Return what an error says, in one printable line."""
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text.strip())
+    return printable_line(text.strip())
 
 
 def write_pages(directory: Path, records: Sequence[PageRecord], rank: Rank) -> None:
