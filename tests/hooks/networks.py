@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import Cache
 
 from dsocr_nvtx.hooks import HookSession
 from dsocr_nvtx.run.loop import Decoding, run_pages
@@ -33,6 +34,12 @@ def run(model: nn.Module, session: HookSession, tokens: int = 4, views: PageView
     views = views or page()
     ids = prompt_ids(views.image_tokens(), model.config)
     return run_pages(model, views.model_inputs(), ids, Decoding(max_new_tokens=tokens), session)
+
+
+def forward(model: nn.Module, cache: Cache, tokens: int = 1, batch: int = 1) -> None:
+    """Run one forward over so many tokens more."""
+    ids = torch.ones(batch, tokens, dtype=torch.int64)
+    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
 def attached(model: nn.Module) -> list[str]:

@@ -12,7 +12,7 @@ from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.hooks.shapes import ModelReader
 from dsocr_nvtx.schema.records import Cost, RangeRecord, Stage
 from tests.builders.emitters import Listener
-from tests.hooks.networks import network, run
+from tests.hooks.networks import forward, network, run
 
 
 @pytest.fixture(scope="module")
@@ -99,25 +99,21 @@ def test_a_forward_inside_one_whose_calls_are_only_timed_is_read(model: Any) -> 
         inner, cache = model.model.forward, DynamicCache(config=model.config.text_config)
         again: list[int] = []
 
-        def forward(tokens: int = 1) -> None:
-            ids = torch.ones(1, tokens, dtype=torch.int64)
-            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-
         def once_more(*args: Any, **kwargs: Any) -> Any:
             found = inner(*args, **kwargs)
             if again and again.pop():
-                forward()
+                forward(model, cache)
             return found
 
         model.model.__dict__["forward"] = once_more
         with torch.no_grad():
-            forward(5)
+            forward(model, cache, 5)
             for number in range(8):
                 again[:] = [1] if number in (4, 6) else []
                 with session.step("decode"):
-                    forward()
+                    forward(model, cache)
             again[:] = [1]
-            forward()
+            forward(model, cache)
         del model.model.__dict__["forward"]
 
     with hook(model, events="ranges") as slow:

@@ -21,7 +21,7 @@ from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_growth_announcement
 from dsocr_nvtx.schema.records import Level, RangeRecord
 from tests.builders.emitters import Listener
-from tests.hooks.networks import network, run
+from tests.hooks.networks import forward, network, run
 
 _EVENT = FIELD_INDEX["event_id"]
 Scenario = Callable[[Any, HookSession], None]
@@ -120,27 +120,23 @@ def _forward_inside(model: Any, session: HookSession) -> None:
     inner, again = model.model.forward, [0]
     cache = DynamicCache(config=model.config.text_config)
 
-    def forward(tokens: int = 1) -> None:
-        ids = torch.ones(1, tokens, dtype=torch.int64)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-
     def twice(*args: Any, **kwargs: Any) -> Any:
         found, kind = inner(*args, **kwargs), again.pop()
         again.append(0)
         if kind == 1:
-            forward()
+            forward(model, cache)
         elif kind == 2:
             with session.step("prefill"):
-                forward()
+                forward(model, cache)
         return found
 
     model.model.__dict__["forward"] = twice
     with torch.no_grad():
-        forward(5)
+        forward(model, cache, 5)
         for number in range(14):
             again[:] = [{4: 1, 9: 2}.get(number, 0)]
             with session.step("decode"):
-                forward()
+                forward(model, cache)
     del model.model.__dict__["forward"]
 
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.schema.payload import FIELD_INDEX
 from tests.builders.emitters import Listener
-from tests.hooks.networks import network
+from tests.hooks.networks import forward, network
 
 _EVENT, _STEP, _BATCH = (FIELD_INDEX[name] for name in ("event_id", "step", "batch"))
 _STEPS = 9
@@ -47,16 +47,12 @@ def _decode(model: Any, session: HookSession, prompt: int, batch: int = 1) -> It
     """Yield before every decode step of a text, or of several at once."""
     cache = DynamicCache(config=model.config.text_config)
 
-    def forward(tokens: int) -> None:
-        ids = torch.ones(batch, tokens, dtype=torch.int64)
-        with torch.no_grad():
-            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-
-    forward(prompt)
+    with torch.no_grad():
+        forward(model, cache, prompt, batch)
     for _ in range(_STEPS):
         yield
-        with session.step("decode"):
-            forward(1)
+        with torch.no_grad(), session.step("decode"):
+            forward(model, cache, batch=batch)
 
 
 def _told(ranges: list[tuple[str, list[int]]]) -> list[tuple[object, ...]]:
