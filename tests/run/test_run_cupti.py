@@ -312,49 +312,60 @@ def test_a_run_under_cupti_leaves_the_driver_out_where_it_has_ranges(
     assert next(driver) - 1 == 2 * ranges
 
 
-def pause(ns: int = 2000) -> None:
-    """Let time pass: a launch takes some, and more than two clocks differ by."""
-    end = perf_counter_ns() + ns
-    while perf_counter_ns() < end:
-        pass
+class Clock:
+    """A clock that only its readings and `pause` move on: no other process can come between two of them."""
+
+    def __init__(self) -> None:
+        self.now = perf_counter_ns()
+
+    def __call__(self) -> int:
+        self.now += 10
+        return self.now
+
+    def pause(self, ns: int) -> None:
+        self.now += ns
 
 
 class Driver:
     """Launches through the driver, which nothing records but the edges around: what each was launched by is kept."""
 
-    def __init__(self, library: Library) -> None:
-        self.library, self.numbers = library, count(1)
+    def __init__(self, library: Library, clock: Clock) -> None:
+        self.library, self.clock, self.numbers = library, clock, count(1)
         self.owners: list[str] = []
-        self.later = perf_counter_ns() + 60_000_000_000
+        self.later = clock() + 60_000_000_000
 
     def edge(self) -> None:
-        self.library.pending.append(call(next(self.numbers), perf_counter_ns(), get_native_id(), function=EDGE))
+        self.library.pending.append(call(next(self.numbers), self.clock(), get_native_id(), function=EDGE))
 
     def launch(self, owner: str) -> None:
         number = next(self.numbers)
-        pause()
+        self.clock.pause(2000)
         self.owners.append(owner)
         self.library.pending.append(kernel(number, self.later + 2000 * number))
 
 
-def test_ranges_with_edges_need_no_calls_of_the_driver(tmp_path: Path) -> None:
+def test_ranges_with_edges_need_no_calls_of_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Long pauses beside each end of a range: a launch that is not told from them would lie on the other side."""
-    model, library = network(), Library()
-    capture, driver = CuptiCapture(library), Driver(library)  # type: ignore[arg-type]
+    model, library, clock = network(), Library(), Clock()
+    for name in ("forwards", "repeats", "session", "steps", "tap", "wrappers"):
+        monkeypatch.setattr(f"dsocr_nvtx.hooks.{name}.perf_counter_ns", clock)
+    monkeypatch.setattr(cupti_capture, "perf_counter_ns", clock)
+    monkeypatch.setattr(library, "clock", lambda: clock() + AHEAD_NS)
+    capture, driver = CuptiCapture(library), Driver(library, clock)  # type: ignore[arg-type]
     text, long = model.model.language_model, 3_000_000
     layer = text.layers[1]
 
     def ending() -> None:
-        pause(long)
+        clock.pause(long)
         driver.edge()  # as any call that is recorded, just before the forward's last launch
         driver.launch("model")
 
     handles = [
-        layer.self_attn.register_forward_pre_hook(lambda *_: pause(long)),
+        layer.self_attn.register_forward_pre_hook(lambda *_: clock.pause(long)),
         layer.self_attn.q_proj.register_forward_hook(lambda *_: driver.launch("decoder.1.attention")),
-        layer.self_attn.register_forward_hook(lambda *_: pause(long)),
+        layer.self_attn.register_forward_hook(lambda *_: clock.pause(long)),
         layer.mlp.register_forward_pre_hook(lambda *_: driver.launch("decoder.1")),
-        text.embed_tokens.register_forward_pre_hook(lambda *_: pause(long)),
+        text.embed_tokens.register_forward_pre_hook(lambda *_: clock.pause(long)),
         model.lm_head.register_forward_hook(lambda *_: ending()),
     ]
     try:
@@ -365,7 +376,7 @@ def test_ranges_with_edges_need_no_calls_of_the_driver(tmp_path: Path) -> None:
                     driver.launch("decode")
                     model(input_ids=torch.zeros(1, 1, dtype=torch.int64), past_key_values=cache, logits_to_keep=1)
                     driver.launch("decode")
-                pause(long)
+                clock.pause(long)
         session.write(tmp_path)
     finally:
         for handle in handles:
