@@ -55,6 +55,8 @@ def join_again(report: Path) -> str:
 
 def read_only(report: Path) -> str:
     """Read the report into tables."""
+    import numpy.ma  # noqa: F401 - pyarrow imports it when it meets an array for the first time: left out as well
+
     from dsocr_nvtx.ingest.nsys import read
     from dsocr_nvtx.ingest.process import prepare_process
 
@@ -71,36 +73,6 @@ def read_parquet(report: Path) -> str:
         words = [sys.executable, "-m", "tests.bench.tasks", "to parquet", str(report), folder]
         subprocess.run(words, check=True)
         return read_only(Path(folder))
-
-
-def to_parquet(report: Path, folder: Path) -> None:
-    """Write every table of a report as a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from dsocr_nvtx.ingest.sqlite import SqliteFile
-
-    with SqliteFile(report) as source:
-        for table in source.columns:
-            names = sorted(source.columns[table])
-            columns = {name: _column(source, table, name) for name in names}
-            pq.write_table(pa.table(columns), folder / f"{table}.parquet")
-
-
-def _column(source: object, table: str, name: str) -> object:
-    import pyarrow as pa
-
-    from dsocr_nvtx.errors import Refused
-    from dsocr_nvtx.ingest.source import NULL
-    from dsocr_nvtx.ingest.sqlite import SqliteFile
-
-    assert isinstance(source, SqliteFile)
-    try:
-        values = source.integers(table, [name])[name]
-        return pa.array(values, mask=values == NULL)
-    except Refused:
-        blobs = pa.chunked_array(list(source.blobs(table, name)), pa.binary())
-        return blobs if blobs.null_count < len(blobs) else source.strings(table, name)
 
 
 def project_all(report: Path) -> str:
@@ -162,7 +134,9 @@ TASKS: dict[str, Callable[[Path], str]] = {
 def main() -> None:
     """Run one task on one report."""
     if sys.argv[1] == "to parquet":
-        to_parquet(Path(sys.argv[2]), Path(sys.argv[3]))
+        from tests.builders.folders import as_folder
+
+        as_folder(Path(sys.argv[2]), Path(sys.argv[3]), ".parquet")
         return
     begin = time.perf_counter()
     found = TASKS[sys.argv[1]](Path(sys.argv[2]))

@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest import folder as folder_module
 from dsocr_nvtx.ingest.folder import FolderOfTables
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.ingest.source import Source
 from dsocr_nvtx.ingest.sqlite import SqliteFile
+from tests.builders.folders import as_folder
 from tests.builders.nsys import NsysFile
 from tests.builders.tables import payload
 
@@ -145,25 +147,6 @@ def test_a_damaged_page_is_never_read_as_something_else(tmp_path: Path, seed: in
             outcome(fast, method, "t", argument)
 
 
-def as_folder(path: Path, folder: Path, suffix: str) -> Path:
-    """Write each table of a SQLite export to a file of its own, as nsys does."""
-    folder.mkdir()
-    connection = sqlite3.connect(path)
-    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-        found = connection.execute(f"SELECT * FROM {table}")
-        names = [column[0] for column in found.description]
-        columns = list(zip(*found.fetchall(), strict=True)) or [()] * len(names)
-        arrow = pa.table({name: pa.array(values) for name, values in zip(names, columns, strict=True)})
-        if suffix == ".parquet":
-            pq.write_table(arrow, folder / f"{table}.parquet")
-        else:
-            make = pa.ipc.new_file if table[0] < "N" else pa.ipc.new_stream
-            with pa.OSFile(str(folder / f"{table}.arrow"), "wb") as sink, make(sink, arrow.schema) as writer:
-                writer.write_table(arrow)
-    connection.close()
-    return folder
-
-
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_folders_of_tables_give_the_same_trace(tmp_path: Path, suffix: str) -> None:
     file = NsysFile()
@@ -179,6 +162,37 @@ def test_folders_of_tables_give_the_same_trace(tmp_path: Path, suffix: str) -> N
     for name in ("nvtx", "announcements", "launches", "operations", "graph_nodes"):
         assert getattr(one, name).equals(getattr(other, name)), name
     assert (one.devices, one.source) == (other.devices, other.source)
+    assert [other.nvtx[name].null_count for name in ("payload", "json")] == [1, 1]
+
+
+def test_text_of_a_folder_that_is_no_utf8_is_replaced(tmp_path: Path) -> None:
+    # nsys writes what it was given, as strings that are not checked.
+    said = pa.array([b"plain", b"\xff\xfeodd", None, "\u20ac".encode() * 5000], pa.large_binary())
+    for kind in (pa.large_string(), pa.large_binary()):
+        pq.write_table(pa.table({"text": said.view(kind), "nothing": pa.nulls(4, kind)}), tmp_path / "T.parquet")
+        folder = FolderOfTables(tmp_path)
+        expected = ["plain", "\ufffd\ufffdodd", None, "\u20ac" * 4096]
+        assert folder.strings("T", "text").to_pylist() == expected
+        rows = np.array([False, True, True, False])
+        assert folder.strings("T", "text", rows).to_pylist() == expected[1:3]
+        assert pa.chunked_array(list(folder.blobs("T", "text", rows))).to_pylist() == [b"\xff\xfeodd", None]
+        for found in (folder.strings("T", "nothing", rows), *folder.blobs("T", "nothing", rows)):
+            assert found.to_pylist() == [None, None]
+        assert folder.integers("T", ["nothing"])["nothing"].tolist() == [-(2**63)] * 4
+
+
+def test_rows_of_a_folder_are_found_whichever_pieces_they_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "_PIECE_ROWS", 4)
+    words = [f"word {i}" for i in range(23)]
+    numbers = pa.array([None if i % 5 == 3 else i - 9 for i in range(23)], pa.int64())
+    pq.write_table(pa.table({"w": words, "n": numbers}), tmp_path / "T.parquet", row_group_size=10)
+    folder = FolderOfTables(tmp_path)
+    assert folder.integers("T", ["n"])["n"].tolist() == [-(2**63) if i % 5 == 3 else i - 9 for i in range(23)]
+    for wanted in ([], [0], [22], [3, 4, 11], list(range(23))):
+        rows = np.isin(np.arange(23), wanted)
+        assert folder.strings("T", "w", rows).to_pylist() == [words[i] for i in wanted]
 
 
 def test_columns_of_one_value_are_told_from_others_whatever_the_row_groups(tmp_path: Path) -> None:
@@ -214,6 +228,29 @@ def test_a_folder_keeps_unsigned_words_and_refuses_what_is_no_integer(tmp_path: 
     assert pa.chunked_array(list(folder.blobs("T", "c"))).to_pylist() == [b"x", b"\xff", None]
     with pytest.raises(Refused, match=r"T\.parquet.*not integers"):
         folder.integers("T", ["b"])
+
+
+def test_a_mapped_file_is_not_taken_at_its_word(tmp_path: Path) -> None:
+    # Offsets that lead out of the text would be followed into whatever lies there.
+    offsets, text = pa.py_buffer(struct.pack("<4q", 0, 1, 1 << 40, 3)), pa.py_buffer(b"abc")
+    lying = pa.LargeStringArray.from_buffers(3, offsets, text)
+    batch = pa.record_batch([lying], ["s"])
+    with pa.OSFile(str(tmp_path / "T.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
+        file.write_batch(batch)
+    folder = FolderOfTables(tmp_path)
+    with pytest.raises(Refused, match=r"T\.arrow: damaged"):
+        folder.strings("T", "s")
+    with pytest.raises(Refused, match=r"T\.arrow: damaged"):
+        list(folder.blobs("T", "s"))
+
+
+def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": list(range(70000))}), tmp_path / "T.parquet")
+    for count, message in ((69999, "70,000 rows, and 69,999 by its own"), (1 << 59, "damaged or unreadable")):
+        folder = FolderOfTables(tmp_path)
+        folder._files["T"].count = count
+        with pytest.raises(Refused, match=message):
+            folder.integers("T", ["a"])
 
 
 def test_a_folder_that_is_no_report_is_refused(tmp_path: Path) -> None:

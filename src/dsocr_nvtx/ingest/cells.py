@@ -149,9 +149,13 @@ def spans(chunk: Chunk, kind: Kinds, place: Ints) -> tuple[Ints, Ints]:
 
 
 def windows(flat: Bytes, place: Ints, width: int) -> Bytes:
-    """Return the bytes at each place, [places, width]: one copy per place, no index per byte."""
+    """Return the bytes at each place, [places, width]: not copied where places lie evenly, else one copy per place."""
     if width == 0 or not len(place):
         return np.empty((len(place), width), np.uint8)
+    step = int(place[1] - place[0]) if len(place) > 1 else width
+    if step >= width and (np.diff(place) == step).all():
+        whole = flat[int(place[0]) : int(place[-1]) + width]
+        return np.lib.stride_tricks.as_strided(whole, (len(place), width), (step, 1), writeable=False)
     overlapping: npt.NDArray[np.void] = np.ndarray((len(flat) - width + 1,), f"V{width}", flat, strides=(1,))
     return overlapping[place].view(np.uint8).reshape(len(place), width)
 

@@ -1,14 +1,14 @@
 """Reading what `nsys export -t parquetdir` or `-t arrowdir` wrote: a directory with one file per table."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
@@ -19,43 +19,55 @@ from dsocr_nvtx.schema.values import values_of
 _REEXPORT = "export it again: nsys export -t parquetdir REPORT.nsys-rep"
 
 
-def _parquet_names(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    names: list[str] = pq.read_schema(path).names
-    return names
-
-
-def _parquet(path: Path, columns: list[str]) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    # The file itself, not its path: a path is looked at for partition columns.
-    return pq.ParquetFile(path).read(columns)
-
-
 _PIECE_ROWS = 1 << 14
 
 
-def _parquet_pieces(path: Path, column: str) -> Iterator[pa.Array]:
-    import pyarrow.parquet as pq
+class _File(Protocol):
+    """One table's file: its columns, how many rows it has, and columns that are known to hold one value in all rows.
 
-    batches = pq.ParquetFile(path).iter_batches(_PIECE_ROWS, columns=[column], use_threads=False)
-    return (batch.column(0) for batch in batches)
+    The value is an integer, or `NULL` in a column of any type.
+    """
+
+    names: Collection[str]
+    count: int
+    alike: Mapping[str, int]
+
+    def pieces(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Return some columns in pieces, which together have all rows."""
+        ...
 
 
-def _parquet_constants(path: Path) -> tuple[int, dict[str, int]]:
-    import pyarrow.parquet as pq
+class _Parquet:
+    """A Parquet file, whose statistics tell the columns of one value. Its pages are mapped, not copied."""
 
-    about = pq.read_metadata(path)
-    whole = {field.name for field in about.schema.to_arrow_schema() if pa.types.is_integer(field.type)}
-    found: dict[str, int] = {}
-    for at in range(about.num_columns if about.num_row_groups else 0):
-        groups = [about.row_group(group).column(at) for group in range(about.num_row_groups)]
-        alike = {_only_value(group.statistics, group.num_values) for group in groups}
-        value = alike.pop()
-        if not alike and value is not None and groups[0].path_in_schema in whole:
-            found[groups[0].path_in_schema] = value
-    return about.num_rows, found
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._path, self._about = path, pq.read_metadata(path, memory_map=True)
+        kinds = {field.name: field.type for field in self._about.schema.to_arrow_schema()}
+        self.names: Collection[str] = kinds.keys()
+        self.count: int = self._about.num_rows
+        self.alike: Mapping[str, int] = {
+            name: value
+            for at in range(self._about.num_columns if self._about.num_row_groups else 0)
+            if (name := self._about.schema.column(at).path) in kinds
+            and (value := self._only_value(at)) is not None
+            and (value == NULL or pa.types.is_integer(kinds[name]))
+        }
+
+    def pieces(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        # The file itself, not its path: a path is looked at for partition columns.
+        file = pq.ParquetFile(self._path, metadata=self._about, memory_map=True)
+        # In one thread, as tables are read side by side already.
+        found: Iterator[pa.RecordBatch] = file.iter_batches(_PIECE_ROWS, columns=columns, use_threads=False)
+        return found
+
+    def _only_value(self, at: int) -> int | None:
+        groups = (self._about.row_group(group).column(at) for group in range(self._about.num_row_groups))
+        value, *others = {_only_value(group.statistics, group.num_values) for group in groups}
+        return None if others else value
 
 
 def _only_value(known: Any, count: int) -> int | None:
@@ -68,60 +80,44 @@ def _only_value(known: Any, count: int) -> int | None:
     return (known.min + (1 << 63)) % (1 << 64) - (1 << 63) if alike else None
 
 
-def _arrow_names(path: Path) -> list[str]:
-    names: list[str] = _ipc(path).schema.names
-    return names
+class _Arrow:
+    """An Arrow file or stream, mapped."""
+
+    alike: Mapping[str, int] = {}
+
+    def __init__(self, path: Path) -> None:
+        source = pa.memory_map(str(path))
+        try:
+            reader = pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            reader = pa.ipc.open_stream(source)
+        self._table = reader.read_all()
+        self.names: Collection[str] = self._table.column_names
+        self.count = len(self._table)
+
+    def pieces(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        for batch in self._table.select(columns).to_batches():
+            for column in batch.columns:
+                _as_bytes(column).validate(full=True)  # what is mapped is taken at its word, wherever that leads
+            yield batch
 
 
-def _arrow(path: Path, columns: list[str]) -> pa.Table:
-    return _ipc(path).read_all().select(columns)
-
-
-def _arrow_pieces(path: Path, column: str) -> Iterator[pa.Array]:
-    return iter(_arrow(path, [column])[column].chunks)
-
-
-def _arrow_constants(path: Path) -> tuple[int, dict[str, int]]:
-    return len(_ipc(path).read_all()), {}
-
-
-def _ipc(path: Path) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
-    source = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_file(source)
-    except pa.ArrowInvalid:
-        return pa.ipc.open_stream(source)
-
-
-@frozen
-class _Format:
-    """How to ask a file for its columns' names, for some columns, for one column in pieces, and for its constants.
-
-    Constants are the number of rows, and the integer columns that are known to hold one value in all of them.
-    """
-
-    names: Callable[[Path], list[str]]
-    read: Callable[[Path, list[str]], pa.Table]
-    pieces: Callable[[Path, str], Iterator[pa.Array]]
-    constants: Callable[[Path], tuple[int, dict[str, int]]]
-
-
-_PARQUET = _Format(_parquet_names, _parquet, _parquet_pieces, _parquet_constants)
-_ARROW = _Format(_arrow_names, _arrow, _arrow_pieces, _arrow_constants)
-_FORMATS = {".parquet": _PARQUET, ".arrow": _ARROW, ".feather": _ARROW}
+_FORMATS: Mapping[str, Callable[[Path], _File]] = {".parquet": _Parquet, ".arrow": _Arrow, ".feather": _Arrow}
 
 
 class FolderOfTables:
     """A directory of tables as a `dsocr_nvtx.ingest.source.Source`; a file's name is its table's."""
 
+    shared = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        files = self._listed(path)
-        self._files = {file.stem: file for file in files}
-        if not files:
+        self._paths = {file.stem: file for file in self._listed(path)}
+        if not self._paths:
             found = "a directory without .parquet or .arrow files"
             raise Refused(path, found, f"give a report's file, or {_REEXPORT}")
-        self.columns = {table: frozenset(self._names(file)) for table, file in self._files.items()}
+        self._files = {table: self._opened(file) for table, file in self._paths.items()}
+        self.columns = {table: frozenset(file.names) for table, file in self._files.items()}
 
     @staticmethod
     def _listed(path: Path) -> list[Path]:
@@ -134,9 +130,10 @@ class FolderOfTables:
                 raise Refused(file, "not a regular file", _REEXPORT)
         return files
 
-    def _names(self, file: Path) -> list[str]:
-        with _refusing(file):
-            return _FORMATS[file.suffix].names(file)
+    @staticmethod
+    def _opened(path: Path) -> _File:
+        with _refusing(path):
+            return _FORMATS[path.suffix](path)
 
     def has(self, table: str, *columns: str) -> bool:
         """Say whether a table exists and has all these columns."""
@@ -150,60 +147,99 @@ class FolderOfTables:
             plain = self.integers(table, list(dict.fromkeys(part for name in columns for part in name.split("*"))))
             return {name: product([plain[part] for part in name.split("*")]) for name in columns}
         file = self._files[table]
-        with _refusing(file):
-            count, constants = _FORMATS[file.suffix].constants(file)
-            alike = {name: constants.get(name, NULL) for name in columns if name not in self.columns[table]}
-            alike |= {name: constants[name] for name in columns if name in constants}
-            asked = [name for name in columns if name not in alike]
-            found = {name: np.broadcast_to(np.int64(value), (count,)) for name, value in alike.items()}
-            if asked:
-                read = _FORMATS[file.suffix].read(file, asked)
-                found |= {name: _integers(read[name]) for name in asked}
+        alike = {name: file.alike.get(name, NULL) for name in columns if name in file.alike or name not in file.names}
+        asked = [name for name in columns if name not in alike]
+        found = {name: np.broadcast_to(np.int64(value), (file.count,)) for name, value in alike.items()}
+        if asked:
+            with _refusing(self._paths[table]):
+                found |= _integers(file, asked)
         return {name: found[name] for name in columns}
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
-        """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`."""
+        """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
         pieces = list(self._pieces(table, column, rows))
         found = concatenated(pa.chunked_array(pieces)) if pieces else pa.array([], pa.string())
-        if pa.types.is_binary(found.type) or pa.types.is_large_binary(found.type):
-            return pa.array([plain_text(value) for value in found.to_pylist()], pa.string())
-        with _refusing(self.path):
-            return pc.utf8_slice_codeunits(found.cast(pa.string()), 0, TEXT_LIMIT)
+        if not _holds_bytes(found.type):
+            with _refusing(self.path):
+                found = found.cast(pa.string())
+        try:
+            return _cut(found)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not UTF-8, or bytes that do not say they are
+            return pa.array([plain_text(value) for value in _as_bytes(found).to_pylist()], pa.string())
 
     def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
-        """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
+        """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob.
+
+        A text is one as well: nsys (2025.3) writes blobs into columns of strings.
+        """
         for piece in self._pieces(table, column, rows):
-            binary = pa.types.is_binary(piece.type) or pa.types.is_large_binary(piece.type)
-            yield piece.cast(pa.binary()) if binary else pa.nulls(len(piece), pa.binary())
+            yield _as_bytes(piece).cast(pa.binary()) if _holds_bytes(piece.type) else pa.nulls(len(piece), pa.binary())
 
     def _pieces(self, table: str, column: str, rows: Mask | None) -> Iterator[pa.Array]:
         """Return a column of the rows in the mask, in pieces of one type."""
-        if not self.has(table, column):
-            whole = self.integers(table, ["rowid"])["rowid"]  # no such column: a NULL for every row
-            yield pa.nulls(len(whole) if rows is None else int(rows.sum()), pa.string())
+        file, first = self._files.get(table), 0
+        if file is None or column not in file.names or file.alike.get(column) == NULL:
+            count = file.count if file is not None else 0
+            yield pa.nulls(count if rows is None else int(rows.sum()), pa.string())
             return
-        file, first = self._files[table], 0
-        with _refusing(file):
-            for piece in _FORMATS[file.suffix].pieces(file, column):
+        last = file.count if rows is None else int(np.max(np.flatnonzero(rows), initial=-1)) + 1
+        with _refusing(self._paths[table]):
+            for (piece,) in file.pieces([column]):
+                if first >= last:  # what is asked for often stands at the beginning
+                    return
                 found = piece.cast(piece.type.value_type) if pa.types.is_dictionary(piece.type) else piece
                 first += len(piece)
                 yield found if rows is None else found.filter(pa.array(rows[first - len(piece) : first]))
 
 
-def _integers(column: pa.ChunkedArray) -> Ints:
+def _cut(texts: pa.Array) -> pa.Array:
+    """Return texts cut at `TEXT_LIMIT`; an error of Arrow's where they are not UTF-8."""
+    if (pc.max(pc.binary_length(texts)).as_py() or 0) > TEXT_LIMIT or not pa.types.is_string(texts.type):
+        return pc.utf8_slice_codeunits(texts, 0, TEXT_LIMIT)
+    texts.validate(full=True)
+    return texts
+
+
+_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+"""What strings are where nothing is asked of their bytes."""
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return kind in _BYTES or kind in _BYTES.values()
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Return texts as blobs, the bytes not copied; any other column as it is."""
+    return column.view(_BYTES[column.type]) if column.type in _BYTES else column
+
+
+def _integers(file: _File, columns: list[str]) -> dict[str, Ints]:
+    found = {name: np.empty(file.count, np.int64) for name in columns}
+    first = 0
+    for piece in file.pieces(columns):
+        for name, column in zip(columns, piece.columns, strict=True):
+            found[name][first : first + len(piece)] = _numbers(column)[: max(file.count - first, 0)]
+        first += len(piece)
+    if first != file.count:
+        raise pa.ArrowInvalid(f"{first:,} rows, and {file.count:,} by its own account")
+    return found
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[np.integer[Any]]:
+    """Return integers, NULL as `NULL`; unsigned words as signed ones of the same bits."""
     if pa.types.is_null(column.type):
         return np.full(len(column), NULL)
     if not pa.types.is_integer(column.type):
         raise pa.ArrowInvalid(f"values that are not integers ({column.type})")
-    if pa.types.is_uint64(column.type):
-        return values_of(concatenated(column.fill_null(pa.scalar(1 << 63, pa.uint64())))).view(np.int64)
-    whole = concatenated(column.cast(pa.int64()))
-    return values_of(whole.fill_null(NULL) if whole.null_count else whole)
+    values: npt.NDArray[np.integer[Any]] = values_of(column)
+    if values.dtype == np.uint64:
+        values = values.view(np.int64)
+    return np.where(values_of(column.is_null()), np.int64(NULL), values) if column.null_count else values
 
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as cause:
+    except (pa.ArrowException, OSError, MemoryError) as cause:
         raise Refused(path, f"damaged or unreadable ({str(cause).splitlines()[0]})", _REEXPORT) from cause

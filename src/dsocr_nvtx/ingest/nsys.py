@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.devices import read_devices
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
-from dsocr_nvtx.ingest.nsys_nvtx import EVENTS, read_announcements, read_events, read_every_range, read_ranges
+from dsocr_nvtx.ingest.nsys_nvtx import EVENTS, closed, read_announcements, read_events, read_every_range, read_ranges
 from dsocr_nvtx.ingest.opening import open_source
-from dsocr_nvtx.ingest.source import NULL, Ints, Source, mapped, whole
+from dsocr_nvtx.ingest.source import NULL, Ints, Source, mapped, side_by_side, whole
 from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, constant, distinct, words
@@ -63,20 +64,23 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
     if not any(report.has(table) for table in (_KERNEL, _MEMCPY, _MEMSET, _GRAPH)):
         raise Refused(report.path, "the report has no CUDA work (no kernel, copy or graph)", _LAYER_FLAGS)
     names = Names(report)
-    launches = read_launches(report, names)
-    operations = read_operations(report, names)
-    last = max((_last(launches, "end_ns"), _last(operations, "end_ns")))
-    events = read_events(report)
-    return Trace(
-        nvtx=read_ranges(report, events, names, domain, last),
-        announcements=read_announcements(report, events, names),
-        launches=launches,
-        operations=operations,
-        graph_nodes=_graph_nodes(report),
-        devices=read_devices(report, zip(*_pairs(operations), strict=True)),
-        source=read_source(report),
-        stacks=read_stacks(report, names),
-    )
+    with side_by_side(report) as begin:
+        events = begin(lambda: read_events(report))
+        ranges = begin(lambda: read_ranges(report, events(), names, domain))
+        calls = begin(lambda: read_launches(report, names))
+        work = begin(lambda: read_operations(report, names))
+        announcements = begin(lambda: read_announcements(report, events(), names))
+        launches, operations = calls(), work()
+        return Trace(
+            nvtx=closed(report, ranges(), max(_last(launches, "end_ns"), _last(operations, "end_ns"))),
+            announcements=announcements(),
+            launches=launches,
+            operations=operations,
+            graph_nodes=_graph_nodes(report),
+            devices=read_devices(report, zip(*_pairs(operations), strict=True)),
+            source=read_source(report),
+            stacks=read_stacks(report, names),
+        )
 
 
 def read_projectable(path: Path) -> Projectable:
@@ -84,12 +88,13 @@ def read_projectable(path: Path) -> Projectable:
     with open_source(path) as report:
         check_export(report)
         names = Names(report)
-        return Projectable(
-            ranges=read_every_range(report, read_events(report), names),
-            launches=read_launches(report, names),
-            operations=read_operations(report, names),
-            source=read_source(report),
-        )
+        with side_by_side(report) as begin:
+            ranges = begin(lambda: read_every_range(report, read_events(report), names))
+            launches = begin(lambda: read_launches(report, names))
+            operations = begin(lambda: read_operations(report, names))
+            return Projectable(
+                ranges=ranges(), launches=launches(), operations=operations(), source=read_source(report)
+            )
 
 
 def check_export(report: Source) -> None:
@@ -122,12 +127,18 @@ def _last(table: pa.Table, column: str) -> int:
 
 
 def _pairs(operations: pa.Table) -> tuple[list[int], list[int]]:
-    pids, devices = (operations[name].unique().to_pylist() for name in ("pid", "device"))
+    pids, devices = (_found(operations[name]) for name in ("pid", "device"))
     if min(len(pids), len(devices)) <= 1:  # nothing to pair row by row
         return pids * len(devices), devices * len(pids)
     pid, device = (values_of(whole(operations[name])).astype(np.int64) for name in ("pid", "device"))
     pairs, _ = distinct((pid << 32) | (device & 0xFFFFFFFF))
     return (pairs >> 32).tolist(), pairs.astype(np.int32).tolist()
+
+
+def _found(column: pa.ChunkedArray) -> list[int]:
+    low, high = pc.min_max(column).as_py().values()
+    found: list[int] = [low] if low == high and low is not None else column.unique().to_pylist()
+    return found
 
 
 def _nullable(values: Ints) -> pa.Array | pa.ChunkedArray:

@@ -14,7 +14,7 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json
-from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source, whole
 from dsocr_nvtx.ingest.words import Names, dictionary, distinct, labels, words
 from dsocr_nvtx.schema.payload import MARK_PREFIX
 from dsocr_nvtx.schema.records import Stage
@@ -86,14 +86,12 @@ def _stage_names(report: Source, events: Events, names: Names, domains: list[tup
     return stages
 
 
-def read_ranges(report: Source, events: Events, names: Names, domain: str, last: int) -> pa.Table:
-    """Return NVTX: the push/pop ranges of one domain. ``last`` is when a range that was never closed ends."""
+def read_ranges(report: Source, events: Events, names: Names, domain: str) -> pa.Table:
+    """Return NVTX: the push/pop ranges of one domain; a range that was never closed ends at `NULL` (`closed`)."""
     domains = [key for key, name in domain_names(report, events, names).items() if name == domain]
     rows = events.of(PUSH_POP, NVTXT_PUSH_POP)
     rows[rows] = _in_domains(events.take(rows, "globalTid", "domainId"), domains)
     c = events.take(rows, "globalTid", "start", "end", "category", "domainId")
-    end = np.where(c["end"] == NULL, np.maximum(c["start"], last), c["end"])
-    check_times(report, c["start"], end)
     stages = _stage_names(report, events, names, domains)
     categories = {int(k): stages.get(int(k), str(Stage.UNKNOWN)) for k in distinct(c["category"])[0]}
     blobs = report.blobs(EVENTS, "binaryData", rows)
@@ -102,7 +100,7 @@ def read_ranges(report: Source, events: Events, names: Names, domain: str, last:
             "pid": pid_of(c["globalTid"]),
             "tid": tid_of(c["globalTid"]),
             "start_ns": c["start"],
-            "end_ns": end,
+            "end_ns": c["end"],
             "path": texts_of(report, events, rows, names),
             "stage": words(c["category"], categories),
             "payload": decode_blobs(blobs, c["domainId"], _payload_schemas(report)),
@@ -110,6 +108,17 @@ def read_ranges(report: Source, events: Events, names: Names, domain: str, last:
         },
         NVTX,
     )
+
+
+def closed(report: Source, ranges: pa.Table, last: int) -> pa.Table:
+    """Return NVTX, the ranges that were never closed ended at ``last``; refuse ranges that end before they start."""
+    start, end = (values_of(whole(ranges[name])) for name in ("start_ns", "end_ns"))
+    never = end == NULL
+    if never.any():
+        end = np.where(never, np.maximum(start, last), end)
+        ranges = ranges.set_column(ranges.column_names.index("end_ns"), NVTX.field("end_ns"), pa.array(end))
+    check_times(report, start, end)
+    return ranges
 
 
 def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:

@@ -95,20 +95,27 @@ def _decode_part(blobs: pa.Array, domains: Ints, schemas: SchemaTable, values: I
         data = np.frombuffer(blobs.buffers()[2], np.uint8)
         heads = windows(data, edges[mine], _HEADER_BYTES).view("<u8")
         length = edges[mine + 1] - edges[mine]
-        for key, group in _alike(np.column_stack([domains[mine], heads[:, 1:].view("<i8"), length])):
-            values[mine[group]], known[mine[group]] = _decode(data, edges[mine[group]], key.tolist(), schemas)
+        for key, group in _alike([domains[mine], *heads[:, 1:].view("<i8").T, length]):
+            these = _span(mine[group])
+            values[these], known[these] = _decode(data, edges[mine[group]], key, schemas)
 
 
 _BLOCK = 1 << 14
 """Blobs decoded together: few enough that an index of every byte stays small."""
 
 
-def _alike(keys: Ints) -> list[tuple[Ints, Ints]]:
-    """Return each distinct row with the indices of the rows equal to it. Nearly always there is one."""
-    if (keys == keys[0]).all():
-        return [(keys[0], np.arange(len(keys)))]
-    found, codes = np.unique(keys, axis=0, return_inverse=True)
-    return [(key, np.flatnonzero(codes.reshape(-1) == code)) for code, key in enumerate(found)]
+def _alike(keys: Sequence[Ints]) -> list[tuple[list[int], Ints]]:
+    """Return each distinct key, one number of each array, with the rows that have it. Nearly always there is one."""
+    if all((part == part[0]).all() for part in keys):
+        return [([int(part[0]) for part in keys], np.arange(len(keys[0])))]
+    found, codes = np.unique(np.column_stack(keys), axis=0, return_inverse=True)
+    return [(key.tolist(), np.flatnonzero(codes.reshape(-1) == code)) for code, key in enumerate(found)]
+
+
+def _span(rows: Ints) -> Ints | slice:
+    """Return rising rows, where none is left out, as a slice, which is written at once."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first == len(rows) - 1 else rows
 
 
 def _decode(data: npt.NDArray[np.uint8], begins: Ints, key: list[int], schemas: SchemaTable) -> tuple[Ints, Mask]:

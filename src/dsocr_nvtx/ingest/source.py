@@ -1,6 +1,10 @@
 """What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +15,7 @@ import pyarrow as pa
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Number = TypeVar("Number", bound=np.integer[Any])
+Read = TypeVar("Read")
 
 NULL = int(np.iinfo(np.int64).min)
 """Stands for NULL in integer columns; no time, id or size that a tool writes reaches it."""
@@ -35,6 +40,11 @@ class Source(Protocol):
         """The columns of every table."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether threads may read at the same time."""
+        ...
+
     def has(self, table: str, *columns: str) -> bool:
         """Say whether a table exists and has all these columns (exports create tables only when there is data)."""
         ...
@@ -54,6 +64,28 @@ class Source(Protocol):
     def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
         """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
         ...
+
+
+class Begin(Protocol):
+    """Begins to read something; the result says what was read, and waits for it."""
+
+    def __call__(self, read: Callable[[], Read], /) -> Callable[[], Read]:
+        """Begin."""
+        ...
+
+
+@contextmanager
+def side_by_side(report: Source) -> Iterator[Begin]:
+    """Yield what reads parts of a report: each in a thread where they may share it, else when it is asked for.
+
+    A part may ask for one that has begun before it.
+    """
+    if not report.shared:
+        yield cache
+        return
+    # Even one would do: what a part asks for has been taken up before it.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        yield lambda read: threads.submit(read).result
 
 
 def mapped(function: Callable[[Ints], npt.NDArray[Number]], values: Ints) -> npt.NDArray[Number]:

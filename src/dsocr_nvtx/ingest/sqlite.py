@@ -62,6 +62,9 @@ class SqliteFile:
     columns from pages where they are plain.
     """
 
+    shared = False
+    """A connection belongs to the thread that made it."""
+
     def __init__(self, path: Path, *, fast: bool = True) -> None:
         _check_header(path)
         self.path = path
