@@ -49,6 +49,16 @@ def test_readme_has_the_blocks_that_are_tested() -> None:
     assert all(len(blocks(name, "python")) == 1 for name in ("notebook", "duckdb", "polars", "pandas"))
 
 
+def test_what_the_demo_prints_is_what_it_prints(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dsocr_nvtx", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "160"},
+    )  # fmt: skip
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    (block,) = blocks("demo", "text")
+    assert [line for line in block.splitlines() if line not in printed] == []
+
+
 @pytest.mark.parametrize("line", lines("run"))
 def test_commands_run_as_they_stand(line: str, place: Path) -> None:
     words = shlex.split(line, comments=True)

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from dsocr_nvtx.analytic.observed import own_calls
+from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.hooks import get_analytic_run_stats, hook, reset_analytic_run_stats, write_analytic_run_stats
+from dsocr_nvtx.hooks.emit import Edges, Silent
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.tables import RANGES
+from tests.builders.emitters import Listener
 from tests.hooks.networks import network, run
 
 
@@ -43,6 +47,18 @@ def test_a_run_directory_holds_every_call(model: Any, tmp_path: Path) -> None:
     inner = {parents[p] for p, path in zip(*(table[n].to_pylist() for n in ("parent_id", "path")), strict=True)
              if path == "decoder.1.moe.gate"}  # fmt: skip
     assert inner == {"decoder.1.moe"}
+
+
+def test_a_run_counts_the_same_calls_whether_a_tool_listens_or_not(model: Any) -> None:
+    counts = []
+    for emitter in (Listener(), Silent(), Edges(lambda: None)):
+        with hook(model, emitter=emitter, record=True) as session:
+            run(model, session, tokens=3)
+        told: Any = run_summary(own_calls(session.stats.records), pages=1)
+        layers = {(layer["stage"], layer["module"], layer["layer"]): layer["calls"] for layer in told["layers"]}
+        counts.append(layers | {stage: part["calls"] for stage, part in told["stages"].items()})
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0]["decode"] > 0
 
 
 def test_discard_starts_over(model: Any) -> None:

@@ -127,7 +127,7 @@ def test_the_accounting_is_all_there() -> None:
         "how much the profiler slowed this run is not known: record with run --calibrate, join with --run; idle time "
         "includes what watching added",
         "experts hit are expected: without observing, uniform routing is assumed and bytes are an estimate",
-        "50.0% of the operation time is in containers or between ranges, not in a leaf range",
+        "50.0% of the operation time is containers' own (rows of kind rest) or between ranges, not in a leaf range",
         "GPU 0: 300.00 ms from the first operation or hooked call to the last, of which 4.00 ms idle outside every "
         "range",
     ]

@@ -43,6 +43,17 @@ def points(rows: list[Row], kernels: list[Row] | None = None, roofs: Ceilings = 
     return roofline(filled(KERNELS, kernels or []), filled(MEASURED, rows), roofs)
 
 
+def test_a_step_and_what_is_done_between_calls_are_no_calls() -> None:
+    # Such ranges are there where a tool listened; without one their work is the container's, in the same row.
+    container = {"kind": "rest", "layer": 3}
+    calls = [timed(0, 80, 5, path="decoder.3", **container), timed(1, 30, 5, path="decoder.3", **container)]
+    between = [timed(2, 10, 5, path="decoder.3.rest", **container), timed(3, 20, 5, path="decoder.3.rest", **container)]
+    (row,) = points(calls + between).rows.to_pylist()
+    step = [timed(4, 7, 0, path="sampling", kind="rest"), timed(5, 3, 0, path="decode", kind="rest")]
+    (stage,) = points([*calls, *between, *step]).stages.to_pylist()
+    assert (row["calls"], row["busy_owned_ns"], stage["calls"], stage["busy_owned_ns"]) == (2, 140, 2, 150)
+
+
 def test_a_row_by_hand() -> None:
     # Two calls of one MLP. FLOPs 60 000 + 30 000 at 1000 a ns: least 60 and 30 ns. Bytes 40 + 40 at 1 a ns: 40 and 40.
     rows: list[Row] = [

@@ -22,7 +22,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks import shapes
 from dsocr_nvtx.hooks.parts import MISSING, Binding, Prices, Tower, find, tower
 from dsocr_nvtx.hooks.places import Key, Place, Priced, Rest
-from dsocr_nvtx.schema.records import CallShape, LayerKind, Level
+from dsocr_nvtx.schema.records import SAMPLING, CallShape, LayerKind, Level
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "norm1": ("layer_norm1", "norm1"),
@@ -77,7 +77,7 @@ def _stages(
         owner=model,
         place=Place(
             path="model", kind=LayerKind.REST, level=Level.STAGE, layer=None, read=reader, price=price, is_model=True,
-            grows=True, dtype=part.dtype, rest=Rest(path="sampling", container=None),
+            grows=True, dtype=part.dtype, rest=Rest(path=SAMPLING, container=None),
         ),
     )  # fmt: skip
     if hasattr(inner, "get_image_features"):

@@ -10,7 +10,7 @@ from dsocr_nvtx.analytic.layer import Layer
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks import shapes
 from dsocr_nvtx.hooks.places import Key, Place, Priced, Rest
-from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, Cost, Level
+from dsocr_nvtx.schema.records import DTYPE_BYTES, OWN_WORK, CallShape, Cost, Level
 
 MISSING = "hooks bind to the native and the vendor's DeepSeek-OCR network; check the model's class and version"
 
@@ -86,7 +86,7 @@ class Tower:
             framed=not self.is_vision and shape_of is not shapes.cached_shape,
             grows=shape_of is shapes.cached_shape,
             dtype=self.dtype,
-            rest=Rest(path=f"{rest}.rest", container=rest) if rest else None,
+            rest=Rest(path=rest + OWN_WORK, container=rest) if rest else None,
         )
 
 

@@ -78,6 +78,6 @@ def _assumed(found: Roofline, accounting: Accounting) -> Iterator[Caveat]:
         yield Caveat(f"ranges were recorded at level {found.level}: rows of kind rest hold all that lies below it")
     if accounting.covered_by_leaves < 0.95:
         yield Caveat(
-            f"{1 - accounting.covered_by_leaves:.1%} of the operation time is in containers or between ranges, "
-            "not in a leaf range"
+            f"{1 - accounting.covered_by_leaves:.1%} of the operation time is containers' own (rows of kind rest) or "
+            "between ranges, not in a leaf range"
         )

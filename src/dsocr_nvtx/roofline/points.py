@@ -19,7 +19,7 @@ from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTim
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
 from dsocr_nvtx.roofline.tax import taxed
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
-from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
+from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage, is_call
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
 
 Numbers = npt.NDArray[np.integer[Any] | np.floating[Any]]
@@ -143,7 +143,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     return {
         **_whose(ranges, first, calls.rank),
         **labels,
-        "calls": np.bincount(group[_ran(ranges)], minlength=count),
+        "calls": np.bincount(group[_ran(ranges) & _called(ranges)], minlength=count),
         **cost,
         **time,
         **_rates(cost, time, least),
@@ -172,6 +172,11 @@ def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
 def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
     """Return which calls ran: not those that were captured into a CUDA graph."""
     return ~of_origin(ranges, "captured")
+
+
+def _called(ranges: pa.Table) -> npt.NDArray[np.bool_]:
+    codes, paths = coded(ranges, "path")
+    return np.array([is_call(path) for path in paths], bool)[codes]
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:

@@ -48,6 +48,15 @@ class LayerKind(StrEnum):
     REST = "rest"
 
 
+OWN_WORK, SAMPLING = ".rest", "sampling"
+"""Ends the path of a range of a container's own work between two calls; what a step does after the model's."""
+
+
+def is_call(path: str) -> bool:
+    """Say whether a range is a call, not a step, nor what is done between calls, which has ranges under a tool only."""
+    return not (path in set(Stage) or path == SAMPLING or path.endswith(OWN_WORK))
+
+
 DTYPE_BYTES: dict[str, int] = {
     "bfloat16": 2,
     "float16": 2,
