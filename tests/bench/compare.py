@@ -3,7 +3,8 @@
 Every measurement is a process of its own, so that its time is whole and its peak memory its own. Beside us: a bare read
 of the same columns through Python's sqlite3 (fetchmany, nothing kept), NVIDIA's ``nsys stats -r nvtx_gpu_proj_trace``
 where nsys is installed, and nsys-ai's attribution where that package is. Run as
-``python -m tests.bench.compare -o reports/join-speed.md`` (``--times 10`` adds ten times the rows).
+``python -m tests.bench.compare -o reports/join-speed.md`` (``--times 10`` adds ten times the rows, ``--report FILE``
+takes a real one).
 """
 
 import argparse
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--kernels", type=int, default=Size().kernels)
     parser.add_argument("--ranges", type=int, default=Size().ranges)
     parser.add_argument("--times", type=int, default=1, help="also measure a report with so many times the rows")
+    parser.add_argument("--report", type=Path, help="measure this SQLite export, and generate none")
     given = parser.parse_args()
     size = Size(kernels=given.kernels, calls=given.kernels, ranges=given.ranges)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
@@ -122,6 +124,10 @@ def main() -> None:
         f"Medians of {given.rounds} rounds of one process each (of ten times the rows, one); the ratio is the median "
         "of the ratios within a round. Seconds leave out imports; memory is all."
     ]
+    if given.report is not None:
+        lines += ["", *table(given.report, given.rounds, print), ""]
+        given.out.write_text("\n".join(lines), encoding="utf-8")
+        return
     with tempfile.TemporaryDirectory() as folder:
         for factor in dict.fromkeys((1, given.times)):
             big = evolve(size, kernels=size.kernels * factor, calls=size.calls * factor, ranges=size.ranges * factor)

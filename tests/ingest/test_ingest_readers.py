@@ -185,6 +185,8 @@ def test_rows_of_a_folder_are_found_whichever_pieces_they_are_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "_PIECE_ROWS", 4)
+    monkeypatch.setattr(folder_module, "_TEXT_ROWS", 3)
+    monkeypatch.setattr(folder_module, "_LARGE_PAGE", 8)
     words = [f"word {i}" for i in range(23)]
     numbers = pa.array([None if i % 5 == 3 else i - 9 for i in range(23)], pa.int64())
     pq.write_table(pa.table({"w": words, "n": numbers}), tmp_path / "T.parquet", row_group_size=10)

@@ -19,7 +19,8 @@ from dsocr_nvtx.schema.values import values_of
 _REEXPORT = "export it again: nsys export -t parquetdir REPORT.nsys-rep"
 
 
-_PIECE_ROWS = 1 << 14
+_PIECE_ROWS, _TEXT_ROWS = 1 << 14, 1 << 12
+"""Rows decoded at once: of several columns, of one of texts or blobs. What they take is used again for the next."""
 
 
 class _File(Protocol):
@@ -32,8 +33,8 @@ class _File(Protocol):
     count: int
     alike: Mapping[str, int]
 
-    def pieces(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Return some columns in pieces, which together have all rows."""
+    def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Return some columns in pieces of about so many rows, which together have all."""
         ...
 
 
@@ -55,13 +56,13 @@ class _Parquet:
             and (value == NULL or pa.types.is_integer(kinds[name]))
         }
 
-    def pieces(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
 
         # The file itself, not its path: a path is looked at for partition columns.
         file = pq.ParquetFile(self._path, metadata=self._about, memory_map=True)
         # In one thread, as tables are read side by side already.
-        found: Iterator[pa.RecordBatch] = file.iter_batches(_PIECE_ROWS, columns=columns, use_threads=False)
+        found: Iterator[pa.RecordBatch] = file.iter_batches(rows, columns=columns, use_threads=False)
         return found
 
     def _only_value(self, at: int) -> int | None:
@@ -95,7 +96,7 @@ class _Arrow:
         self.names: Collection[str] = self._table.column_names
         self.count = len(self._table)
 
-    def pieces(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - mapped, not decoded
         for batch in self._table.select(columns).to_batches():
             for column in batch.columns:
                 _as_bytes(column).validate(full=True)  # what is mapped is taken at its word, wherever that leads
@@ -184,7 +185,7 @@ class FolderOfTables:
             return
         last = file.count if rows is None else int(np.max(np.flatnonzero(rows), initial=-1)) + 1
         with _refusing(self._paths[table]):
-            for (piece,) in file.pieces([column]):
+            for (piece,) in file.pieces([column], _TEXT_ROWS):
                 if first >= last:  # what is asked for often stands at the beginning
                     return
                 found = piece.cast(piece.type.value_type) if pa.types.is_dictionary(piece.type) else piece
@@ -214,15 +215,28 @@ def _as_bytes(column: pa.Array) -> pa.Array:
 
 
 def _integers(file: _File, columns: list[str]) -> dict[str, Ints]:
-    found = {name: np.empty(file.count, np.int64) for name in columns}
+    found = {name: _room(file.count) for name in columns}
     first = 0
-    for piece in file.pieces(columns):
+    for piece in file.pieces(columns, _PIECE_ROWS):
         for name, column in zip(columns, piece.columns, strict=True):
             found[name][first : first + len(piece)] = _numbers(column)[: max(file.count - first, 0)]
         first += len(piece)
     if first != file.count:
         raise pa.ArrowInvalid(f"{first:,} rows, and {file.count:,} by its own account")
     return found
+
+
+_LARGE_PAGE = 1 << 18
+"""Integers in a large page of memory (2 MB)."""
+
+
+def _room(count: int) -> Ints:
+    """Return memory for integers, much of it in whole large pages: beside one it comes in hundreds of small ones."""
+    if count < _LARGE_PAGE:
+        return np.empty(count, np.int64)
+    whole = np.empty((-(-count // _LARGE_PAGE) + 1) * _LARGE_PAGE, np.int64)
+    first = -(whole.ctypes.data // whole.itemsize) % _LARGE_PAGE
+    return whole[first : first + count]
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.integer[Any]]:
