@@ -131,7 +131,8 @@ def run_command(
     cudnn_sdpa: Annotated[
         bool,
         typer.Option(
-            "--cudnn-sdpa/--no-cudnn-sdpa", help="Let attention use cuDNN: it plans anew for every KV length, and does not repeat itself bit by bit."
+            "--cudnn-sdpa/--no-cudnn-sdpa",
+            help="Let attention use cuDNN, which plans for every KV length and may vary in the last bits.",
         ),
     ] = True,
     level: Annotated[
