@@ -247,12 +247,18 @@ def test_a_mapped_file_is_not_taken_at_its_word(tmp_path: Path) -> None:
 
 
 def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a": list(range(70000))}), tmp_path / "T.parquet")
+    numbers = list(range(70000))
+    pq.write_table(pa.table({"a": numbers, "s": list(map(str, numbers))}), tmp_path / "T.parquet")
     for count, message in ((69999, "70,000 rows, and 69,999 by its own"), (1 << 59, "damaged or unreadable")):
         folder = FolderOfTables(tmp_path)
         folder._files["T"].count = count
         with pytest.raises(Refused, match=message):
             folder.integers("T", ["a"])
+    for count in (69999, 70001):
+        folder = FolderOfTables(tmp_path)
+        folder._files["T"].count = count
+        with pytest.raises(Refused, match=f"70,000 rows, and {count:,} by its own"):
+            folder.strings("T", "s")
 
 
 def test_a_folder_that_is_no_report_is_refused(tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ class FolderOfTables:
                 found = piece.cast(piece.type.value_type) if pa.types.is_dictionary(piece.type) else piece
                 first += len(piece)
                 yield found if rows is None else found.filter(pa.array(rows[first - len(piece) : first]))
+            _check_rows(first, file)
 
 
 def _cut(texts: pa.Array) -> pa.Array:
@@ -221,9 +222,13 @@ def _integers(file: _File, columns: list[str]) -> dict[str, Ints]:
         for name, column in zip(columns, piece.columns, strict=True):
             found[name][first : first + len(piece)] = _numbers(column)[: max(file.count - first, 0)]
         first += len(piece)
-    if first != file.count:
-        raise pa.ArrowInvalid(f"{first:,} rows, and {file.count:,} by its own account")
+    _check_rows(first, file)
     return found
+
+
+def _check_rows(found: int, file: _File) -> None:
+    if found != file.count:
+        raise pa.ArrowInvalid(f"{found:,} rows, and {file.count:,} by its own account")
 
 
 _LARGE_PAGE = 1 << 18
