@@ -1,7 +1,7 @@
 """Writes a report's tables as a directory of files, as ``nsys export -t parquetdir`` and ``-t arrowdir`` do.
 
-Types, compression and row groups are those of Nsight Systems 2025.3 (Arrow 17): integers are unsigned unless named
-below, and texts and blobs alike are ``large_string``, whose bytes need not be UTF-8.
+Compression, row groups and the types of the columns that are read are those of Nsight Systems 2025.3 (Arrow 17):
+integers are ``uint64`` unless named below; texts and blobs alike are ``large_string``, whose bytes need not be UTF-8.
 """
 
 import sqlite3
@@ -18,10 +18,10 @@ _ROW_GROUP = 1 << 20
 _NAMED = {
     pa.int64(): "start end gridId callchainId int64Value",
     pa.int32(): "gridX gridY gridZ blockX blockY blockZ staticSharedMemory dynamicSharedMemory localMemoryPerThread"
-    " localMemoryTotal int32Value cuDevice",
+    " localMemoryTotal int32Value cuDevice StringIds.id",
     pa.uint32(): "deviceId correlationId eventClass eventType color textId jsonTextId uint32Value returnValue"
     " launchType cacheConfig registersPerThread sharedMemoryExecuted sharedMemoryLimitConfig gpuId cudaId clockRate"
-    " smCount l2CacheSize computeMajor computeMinor",
+    " smCount l2CacheSize computeMajor computeMinor TARGET_INFO_GPU.id TARGET_INFO_CUDA_DEVICE.pid",
     pa.float64(): "doubleValue",
     pa.float32(): "floatValue",
 }
@@ -44,7 +44,8 @@ def as_folder(report: Path, folder: Path, suffix: str) -> Path:
 def _column(source: SqliteFile, connection: sqlite3.Connection, table: str, name: str, kind: str) -> pa.Array:
     if kind == "INTEGER":
         values = source.integers(table, [name])[name]
-        wanted, missing = _TYPES.get(name, pa.uint64()), values == NULL
+        wanted = _TYPES.get(f"{table}.{name}") or _TYPES.get(name, pa.uint64())
+        missing = values == NULL
         return pa.array(np.where(missing, 0, values).astype(wanted.to_pandas_dtype()), wanted, mask=missing)
     if kind == "REAL":
         found = [value for (value,) in connection.execute(f'SELECT "{name}" FROM "{table}" ORDER BY rowid')]

@@ -5,6 +5,8 @@ import sqlite3
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest import folder as folder_module
+from dsocr_nvtx.ingest.cells import windows
 from dsocr_nvtx.ingest.folder import FolderOfTables
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.ingest.source import Source
@@ -158,10 +161,17 @@ def test_folders_of_tables_give_the_same_trace(tmp_path: Path, suffix: str) -> N
     file.mark("dsocr/1 decoder " + " ".join(map(str, payload(event_id=3, stage=2))), 90)
     file.launch("gemm", 110, 120, 150)
     path = file.write(tmp_path / "report.sqlite")
+    with sqlite3.connect(path) as connection:  # a mark whose text is registered, beside the plain one
+        told = "dsocr/1 decoder " + " ".join(map(str, payload(event_id=9, stage=2)))
+        connection.execute("INSERT INTO StringIds VALUES (99, ?)", [told])
+        where = "INSERT INTO NVTX_EVENTS (start, eventType, textId, globalTid) SELECT 95, 34, 99, globalTid"
+        connection.execute(f"{where} FROM NVTX_EVENTS WHERE eventType = 34")
+    connection.close()
     one, other = read(path), read(as_folder(path, tmp_path / "folder", suffix))
     for name in ("nvtx", "announcements", "launches", "operations", "graph_nodes"):
         assert getattr(one, name).equals(getattr(other, name)), name
     assert (one.devices, one.source) == (other.devices, other.source)
+    assert len(other.announcements) == 2
     assert [other.nvtx[name].null_count for name in ("payload", "json")] == [1, 1]
 
 
@@ -232,6 +242,20 @@ def test_a_folder_keeps_unsigned_words_and_refuses_what_is_no_integer(tmp_path: 
         folder.integers("T", ["b"])
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_no_text_of_a_folder_is_left_that_is_not_text(tmp_path: Path, kind: pa.DataType, suffix: str) -> None:
+    # Surrogates, an overlong zero, beyond the last character; no null, so that statistics have a least value.
+    odd = [b"\xe9t\xe9", b"z\xed\xa0\x80", b"\xc0\x80", b"\xf7\xbf\xbf\xbf", b"x" * 5000, b"plain"]
+    raw = pa.array(odd, pa.large_binary() if str(kind).startswith("large") else pa.binary())
+    (pq.write_table if suffix == ".parquet" else _write_stream)(
+        pa.table({"s": raw.view(kind)}), tmp_path / f"T{suffix}"
+    )
+    found = FolderOfTables(tmp_path).strings("T", "s")
+    assert found.type == pa.string()
+    assert found.to_pylist() == [raw.decode(errors="replace")[:4096] for raw in odd]
+
+
 def test_a_mapped_file_is_not_taken_at_its_word(tmp_path: Path) -> None:
     # Offsets that lead out of the text would be followed into whatever lies there.
     offsets, text = pa.py_buffer(struct.pack("<4q", 0, 1, 1 << 40, 3)), pa.py_buffer(b"abc")
@@ -246,7 +270,7 @@ def test_a_mapped_file_is_not_taken_at_its_word(tmp_path: Path) -> None:
         list(folder.blobs("T", "s"))
 
 
-def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = list(range(70000))
     pq.write_table(pa.table({"a": numbers, "s": list(map(str, numbers))}), tmp_path / "T.parquet")
     for count, message in ((69999, "70,000 rows, and 69,999 by its own"), (1 << 59, "damaged or unreadable")):
@@ -254,11 +278,48 @@ def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path) -> None:
         folder._files["T"].count = count
         with pytest.raises(Refused, match=message):
             folder.integers("T", ["a"])
+    about = pq.read_metadata(tmp_path / "T.parquet")
+    for count in (-1, 69999, 1 << 61):
+        lying = SimpleNamespace(num_rows=count, num_row_groups=about.num_row_groups, row_group=about.row_group,
+                                schema=about.schema, num_columns=about.num_columns)  # fmt: skip
+        with monkeypatch.context() as patched:
+            patched.setattr(pq, "read_metadata", Mock(return_value=lying))
+            with pytest.raises(Refused, match=f"70,000 rows, and {count:,} by its own"):
+                FolderOfTables(tmp_path)
     for count in (69999, 70001):
         folder = FolderOfTables(tmp_path)
         folder._files["T"].count = count
         with pytest.raises(Refused, match=f"70,000 rows, and {count:,} by its own"):
             folder.strings("T", "s")
+
+
+def test_odd_columns_of_a_folder(tmp_path: Path) -> None:
+    twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
+    codes = pa.table({"a": pa.array([5, None, 6, 5]).dictionary_encode(), "s": pa.array([{"x": 1}] * 4)})
+    for suffix, write in ((".parquet", pq.write_table), (".arrow", _write_stream)):
+        path = tmp_path / f"T{suffix}"
+        write(twice, path)
+        with pytest.raises(Refused, match=rf"T\{suffix}: damaged or unreadable .two columns of one name"):
+            FolderOfTables(tmp_path)
+        write(codes, path)
+        folder = FolderOfTables(tmp_path)
+        assert folder.integers("T", ["a"])["a"].tolist() == [5, -(2**63), 6, 5]
+        with pytest.raises(Refused, match=rf"T\{suffix}: damaged or unreadable"):
+            folder.strings("T", "s")
+        path.unlink()
+
+
+def _write_stream(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@given(st.binary(min_size=1, max_size=60), st.lists(st.integers(0, 59), min_size=1, max_size=8), st.integers(1, 9))
+def test_windows_are_the_bytes_at_each_place(flat: bytes, places: list[int], width: int) -> None:
+    inside = [place for place in places if place + width <= len(flat)]
+    for chosen in (inside, sorted(inside), inside[:1], list(range(0, len(flat) - width + 1, width + 1))):
+        found = windows(np.frombuffer(flat, np.uint8), np.array(chosen, np.int64), width)
+        assert [row.tobytes() for row in found] == [flat[place : place + width] for place in chosen]
 
 
 def test_a_folder_that_is_no_report_is_refused(tmp_path: Path) -> None:

@@ -45,15 +45,17 @@ class _Parquet:
         import pyarrow.parquet as pq
 
         self._path, self._about = path, pq.read_metadata(path, memory_map=True)
-        kinds = {field.name: field.type for field in self._about.schema.to_arrow_schema()}
-        self.names: Collection[str] = kinds.keys()
+        schema = self._about.schema.to_arrow_schema()
+        kinds = dict(zip(schema.names, schema.types, strict=True))
+        self.names: Collection[str] = schema.names
         self.count: int = self._about.num_rows
+        self._groups = [self._about.row_group(group) for group in range(self._about.num_row_groups)]
+        _check_rows(sum(group.num_rows for group in self._groups), self.count)
         self.alike: Mapping[str, int] = {
             name: value
-            for at in range(self._about.num_columns if self._about.num_row_groups else 0)
+            for at in range(self._about.num_columns if self._groups else 0)
             if (name := self._about.schema.column(at).path) in kinds
-            and (value := self._only_value(at)) is not None
-            and (value == NULL or pa.types.is_integer(kinds[name]))
+            and (value := self._only_value(at, pa.types.is_integer(kinds[name]))) is not None
         }
 
     def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -65,18 +67,24 @@ class _Parquet:
         found: Iterator[pa.RecordBatch] = file.iter_batches(rows, columns=columns, use_threads=False)
         return found
 
-    def _only_value(self, at: int) -> int | None:
-        groups = (self._about.row_group(group).column(at) for group in range(self._about.num_row_groups))
-        value, *others = {_only_value(group.statistics, group.num_values) for group in groups}
+    def _only_value(self, at: int, is_integer: bool) -> int | None:
+        found = set[int | None]()
+        for group in self._groups:
+            column = group.column(at)
+            _check_rows(column.num_values, group.num_rows)
+            found.add(_only_value(column.statistics, column.num_values, is_integer))
+        value, *others = found
         return None if others else value
 
 
-def _only_value(known: Any, count: int) -> int | None:
+def _only_value(known: Any, count: int, is_integer: bool) -> int | None:
     """Return the value that all rows of a row group have in a column, as far as its statistics tell."""
     if known is None or not known.has_null_count:
         return None
     if known.null_count == count:
         return NULL
+    if not is_integer:  # to ask for a text's minimum is to decode it
+        return None
     alike = known.null_count == 0 and known.has_min_max and type(known.min) is int and known.min == known.max
     return (known.min + (1 << 63)) % (1 << 64) - (1 << 63) if alike else None
 
@@ -134,7 +142,10 @@ class FolderOfTables:
     @staticmethod
     def _opened(path: Path) -> _File:
         with _refusing(path):
-            return _FORMATS[path.suffix](path)
+            file = _FORMATS[path.suffix](path)
+            if len(set(file.names)) < len(file.names):
+                raise pa.ArrowInvalid("two columns of one name")
+            return file
 
     def has(self, table: str, *columns: str) -> bool:
         """Say whether a table exists and has all these columns."""
@@ -158,15 +169,9 @@ class FolderOfTables:
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
-        pieces = list(self._pieces(table, column, rows))
-        found = concatenated(pa.chunked_array(pieces)) if pieces else pa.array([], pa.string())
-        if not _holds_bytes(found.type):
-            with _refusing(self.path):
-                found = found.cast(pa.string())
-        try:
-            return _cut(found)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not UTF-8, or bytes that do not say they are
-            return pa.array([plain_text(value) for value in _as_bytes(found).to_pylist()], pa.string())
+        pieces = self._pieces(table, column, rows)
+        with _refusing(self._paths.get(table, self.path)):
+            return concatenated(pa.chunked_array([_cut(piece) for piece in pieces], pa.string()))
 
     def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
         """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob.
@@ -174,7 +179,9 @@ class FolderOfTables:
         A text is one as well: nsys (2025.3) writes blobs into columns of strings.
         """
         for piece in self._pieces(table, column, rows):
-            yield _as_bytes(piece).cast(pa.binary()) if _holds_bytes(piece.type) else pa.nulls(len(piece), pa.binary())
+            with _refusing(self._paths.get(table, self.path)):
+                found = _as_bytes(piece).cast(pa.binary()) if _holds_bytes(piece.type) else None
+            yield pa.nulls(len(piece), pa.binary()) if found is None else found
 
     def _pieces(self, table: str, column: str, rows: Mask | None) -> Iterator[pa.Array]:
         """Return a column of the rows in the mask, in pieces of one type."""
@@ -188,18 +195,24 @@ class FolderOfTables:
             for (piece,) in file.pieces([column], _TEXT_ROWS):
                 if first >= last:  # what is asked for often stands at the beginning
                     return
-                found = piece.cast(piece.type.value_type) if pa.types.is_dictionary(piece.type) else piece
+                found = _plain(piece)
                 first += len(piece)
                 yield found if rows is None else found.filter(pa.array(rows[first - len(piece) : first]))
-            _check_rows(first, file)
+            _check_rows(first, file.count)
 
 
 def _cut(texts: pa.Array) -> pa.Array:
-    """Return texts cut at `TEXT_LIMIT`; an error of Arrow's where they are not UTF-8."""
-    if (pc.max(pc.binary_length(texts)).as_py() or 0) > TEXT_LIMIT or not pa.types.is_string(texts.type):
-        return pc.utf8_slice_codeunits(texts, 0, TEXT_LIMIT)
-    texts.validate(full=True)
-    return texts
+    """Return texts cut at `TEXT_LIMIT`, what is no UTF-8 in them replaced."""
+    if not _holds_bytes(texts.type):
+        texts = texts.cast(pa.string())
+    try:
+        if (pc.max(pc.binary_length(texts)).as_py() or 0) > TEXT_LIMIT:
+            texts = pc.utf8_slice_codeunits(texts, 0, TEXT_LIMIT)
+        found = texts.cast(pa.string())
+        found.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not UTF-8, or bytes that do not say they are
+        found = pa.array([plain_text(value) for value in _as_bytes(texts).to_pylist()], pa.string())
+    return found
 
 
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
@@ -220,15 +233,19 @@ def _integers(file: _File, columns: list[str]) -> dict[str, Ints]:
     first = 0
     for piece in file.pieces(columns, _PIECE_ROWS):
         for name, column in zip(columns, piece.columns, strict=True):
-            found[name][first : first + len(piece)] = _numbers(column)[: max(file.count - first, 0)]
+            found[name][first : first + len(piece)] = _numbers(_plain(column))[: max(file.count - first, 0)]
         first += len(piece)
-    _check_rows(first, file)
+    _check_rows(first, file.count)
     return found
 
 
-def _check_rows(found: int, file: _File) -> None:
-    if found != file.count:
-        raise pa.ArrowInvalid(f"{found:,} rows, and {file.count:,} by its own account")
+def _check_rows(found: int, said: int) -> None:
+    if found != said or said < 0:
+        raise pa.ArrowInvalid(f"{found:,} rows, and {said:,} by its own account")
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 _LARGE_PAGE = 1 << 18
@@ -260,5 +277,6 @@ def _numbers(column: pa.Array) -> npt.NDArray[np.integer[Any]]:
 def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, MemoryError) as cause:
-        raise Refused(path, f"damaged or unreadable ({str(cause).splitlines()[0]})", _REEXPORT) from cause
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as cause:
+        words = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise Refused(path, f"damaged or unreadable ({words})", _REEXPORT) from cause
