@@ -453,6 +453,7 @@ def cupti_launches(_out: Path) -> list[Row]:
     from dsocr_nvtx.run.cupti_launches import UNRECORDED, launches_of
     from dsocr_nvtx.run.cupti_library import CALLS
     from dsocr_nvtx.run.loop import run_pages
+    from dsocr_nvtx.run.window import ends_of
 
     work, capture = workload("gundam", 1, "eager"), CuptiCapture()
     decoding = evolve(work.decoding, max_new_tokens=12, stop_ids=())
@@ -466,7 +467,7 @@ def cupti_launches(_out: Path) -> list[Row]:
             torch.cuda.synchronize()
     records, (driver, _) = capture.records(), CALLS
     found = []
-    for kept, ends in ((records, None), ({**records, driver: records[driver][:0]}, 2 * len(session.stats.rows))):
+    for kept, ends in ((records, None), ({**records, driver: records[driver][:0]}, ends_of(session))):
         table, note = launches_of(kept, capture.cupti.function_name, capture.to_host_clock, ends)
         found.append({row["correlation_id"]: row for row in table.to_pylist()})
     true, placed = found

@@ -36,7 +36,7 @@ def as_folder(report: Path, folder: Path, suffix: str) -> Path:
         for table in source.columns:
             about = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
             columns = {name: _column(source, connection, table, name, kind) for _, name, kind, *_ in about}
-            _write(pa.table(columns), folder / f"{table}{suffix}")
+            write_file(pa.table(columns), folder / f"{table}{suffix}")
     connection.close()
     return folder
 
@@ -54,7 +54,8 @@ def _column(source: SqliteFile, connection: sqlite3.Connection, table: str, name
     return pa.array(found, pa.large_binary()).view(pa.large_string())
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_file(table: pa.Table, path: Path) -> None:
+    """Write one table, as the name's end says: ``.parquet``, or ``.arrow`` for a stream."""
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=_ROW_GROUP)
         return

@@ -22,7 +22,7 @@ from dsocr_nvtx.ingest.folder import FolderOfTables
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.ingest.source import Source
 from dsocr_nvtx.ingest.sqlite import SqliteFile
-from tests.builders.folders import as_folder
+from tests.builders.folders import as_folder, write_file
 from tests.builders.nsys import NsysFile
 from tests.builders.tables import payload
 
@@ -248,9 +248,7 @@ def test_no_text_of_a_folder_is_left_that_is_not_text(tmp_path: Path, kind: pa.D
     # Surrogates, an overlong zero, beyond the last character; no null, so that statistics have a least value.
     odd = [b"\xe9t\xe9", b"z\xed\xa0\x80", b"\xc0\x80", b"\xf7\xbf\xbf\xbf", b"x" * 5000, b"plain"]
     raw = pa.array(odd, pa.large_binary() if str(kind).startswith("large") else pa.binary())
-    (pq.write_table if suffix == ".parquet" else _write_stream)(
-        pa.table({"s": raw.view(kind)}), tmp_path / f"T{suffix}"
-    )
+    write_file(pa.table({"s": raw.view(kind)}), tmp_path / f"T{suffix}")
     found = FolderOfTables(tmp_path).strings("T", "s")
     assert found.type == pa.string()
     assert found.to_pylist() == [raw.decode(errors="replace")[:4096] for raw in odd]
@@ -296,22 +294,17 @@ def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path, monkeypatc
 def test_odd_columns_of_a_folder(tmp_path: Path) -> None:
     twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
     codes = pa.table({"a": pa.array([5, None, 6, 5]).dictionary_encode(), "s": pa.array([{"x": 1}] * 4)})
-    for suffix, write in ((".parquet", pq.write_table), (".arrow", _write_stream)):
+    for suffix in (".parquet", ".arrow"):
         path = tmp_path / f"T{suffix}"
-        write(twice, path)
+        write_file(twice, path)
         with pytest.raises(Refused, match=rf"T\{suffix}: damaged or unreadable .two columns of one name"):
             FolderOfTables(tmp_path)
-        write(codes, path)
+        write_file(codes, path)
         folder = FolderOfTables(tmp_path)
         assert folder.integers("T", ["a"])["a"].tolist() == [5, -(2**63), 6, 5]
         with pytest.raises(Refused, match=rf"T\{suffix}: damaged or unreadable"):
             folder.strings("T", "s")
         path.unlink()
-
-
-def _write_stream(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
 
 
 @given(st.binary(min_size=1, max_size=60), st.lists(st.integers(0, 59), min_size=1, max_size=8), st.integers(1, 9))

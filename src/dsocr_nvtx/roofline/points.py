@@ -61,8 +61,10 @@ def roofline(
     """
     own = own_costs(ranges, where)
     dtypes = coded(ranges, "dtype")
-    shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * _ran(ranges)
-    calls = _Calls(ranges, own, least_times(own, dtypes, roofs), shortest, *_operations(kernels, ranges), rank)
+    ran = _ran(ranges)
+    shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
+    counted = ran & _called(ranges)
+    calls = _Calls(ranges, counted, own, least_times(own, dtypes, roofs), shortest, *_operations(kernels, ranges), rank)
     level = _finest(ranges)
     about = {
         **(provenance or {}),
@@ -102,10 +104,12 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 class _Calls:
     """Every hooked call's own costs and least times, and the operations of calls as (row, start, end, owned, is tax).
 
-    ``shortest`` is the least time of what is certain of a call's cost, at the highest clock.
+    ``shortest`` is the least time of what is certain of a call's cost, at the highest clock; ``counted`` says which
+    ranges are calls that ran.
     """
 
     ranges: pa.Table
+    counted: npt.NDArray[np.bool_]
     own: Mapping[str, Ints]
     least: LeastTimes
     shortest: Floats
@@ -143,7 +147,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     return {
         **_whose(ranges, first, calls.rank),
         **labels,
-        "calls": np.bincount(group[_ran(ranges) & _called(ranges)], minlength=count),
+        "calls": np.bincount(group[calls.counted], minlength=count),
         **cost,
         **time,
         **_rates(cost, time, least),
@@ -175,6 +179,7 @@ def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
 
 
 def _called(ranges: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which ranges are calls: not steps, nor what is done between calls."""
     codes, paths = coded(ranges, "path")
     return np.array([is_call(path) for path in paths], bool)[codes]
 

@@ -41,18 +41,14 @@ def hooked(
 ) -> "AbstractContextManager[HookSession]":
     """Return the hooks of a run."""
     # Imported here so that --no-hooks runs where nvtx is not installed.
-    from dsocr_nvtx.hooks import hook
+    from dsocr_nvtx.hooks import edge_emitter, hook
 
     observe = observes_experts(device, options)
     every = options.events or timing == "events"
     # Steps are timed where nothing else times the device, and where they are held to an unprofiled run's.
     steps = options.calibrate or (timing == "none" and not under_nsys())
     events = "ranges" if every else "steps" if steps else "none"
-    emitter = None
-    if timing == "cupti":
-        from dsocr_nvtx.hooks import edge_emitter
-
-        emitter = edge_emitter()
+    emitter = edge_emitter() if timing == "cupti" else None
     return hook(model, level=options.level, events=events, record=True, observe_experts=observe, emitter=emitter)
 
 
