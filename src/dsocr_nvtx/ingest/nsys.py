@@ -65,10 +65,11 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
         raise Refused(report.path, "the report has no CUDA work (no kernel, copy or graph)", _LAYER_FLAGS)
     names = Names(report)
     with side_by_side(report) as begin:
+        # The longest first, so that side by side no thread is left with it when the others are done.
+        work = begin(lambda: read_operations(report, names))
         events = begin(lambda: read_events(report))
         ranges = begin(lambda: read_ranges(report, events(), names, domain))
         calls = begin(lambda: read_launches(report, names))
-        work = begin(lambda: read_operations(report, names))
         announcements = begin(lambda: read_announcements(report, events(), names))
         launches, operations = calls(), work()
         return Trace(
