@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from attrs import evolve
+from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +30,15 @@ from tests.report.viewer import Slice, Viewer, read_text
 ROOFS = datasheet("NVIDIA H200")
 
 
-def traced(joined: Joined) -> Viewer:
+@frozen
+class Tables:
+    """A join's two tables, of which a test has changed one."""
+
+    kernels: pa.Table
+    ranges: pa.Table
+
+
+def traced(joined: Joined | Tables) -> Viewer:
     """Write a join as a trace and read it back."""
     rows = roofline(joined.kernels, joined.ranges, ROOFS, {"device": "NVIDIA H200"}).rows
     found = rates(joined.kernels, joined.ranges, rows, "join")
@@ -45,7 +53,7 @@ def file_joined(file: NsysFile, folder: Path) -> Joined:
     return join(read(file.write(folder / "report.sqlite")), "report")
 
 
-def check(viewer: Viewer, joined: Joined, rows: pa.Table) -> None:
+def check(viewer: Viewer, joined: Joined | Tables, rows: pa.Table) -> None:
     """Add everything up again and hold it against the tables."""
     kernels, ranges = joined.kernels.to_pylist(), joined.ranges.to_pylist()
     calls = {(r["pid"], r["event_id"]): r for r in ranges}
@@ -93,7 +101,7 @@ def check_flows(
     assert not viewer.ends
 
 
-def check_counters(viewer: Viewer, joined: Joined, rows: pa.Table, processes: dict[str, int]) -> None:
+def check_counters(viewer: Viewer, joined: Joined | Tables, rows: pa.Table, processes: dict[str, int]) -> None:
     """Integrals per GPU are sums over its operations, those over all GPUs the totals of ROOFLINE."""
     own = own_costs(joined.ranges)
     totals = {
@@ -187,7 +195,7 @@ def renamed(table: pa.Table, columns: tuple[str, ...], name: str) -> pa.Table:
 def test_a_name_is_text_whatever_it_holds(name: str, tmp_path: Path) -> None:
     found = file_joined(hooked(), tmp_path)
     kernels = renamed(found.kernels, ("name", "path"), name)
-    viewer = traced(evolve(found, kernels=kernels, ranges=renamed(found.ranges, ("path",), name)))
+    viewer = traced(Tables(kernels, renamed(found.ranges, ("path",), name)))
     assert [one.name for one in viewer.slices] == [name] * 5
     assert [one.args["path"] for one in viewer.slices if "path" in one.args] == [name] * 2
 
@@ -226,7 +234,7 @@ def test_process_ids_that_no_viewer_can_hold_are_numbered() -> None:
 def test_a_run_without_gpu_work_has_its_calls(tmp_path: Path) -> None:
     found = file_joined(hooked(), tmp_path)
     ranges = [{**row, "busy_owned_ns": 0, "launches": 0} for row in found.ranges.to_pylist()]
-    viewer = traced(evolve(found, kernels=found.kernels.slice(0, 0), ranges=filled(MEASURED, ranges)))
+    viewer = traced(Tables(found.kernels.slice(0, 0), filled(MEASURED, ranges)))
     assert [one.name for one in viewer.slices] == ["model", "decoder.0.mlp", "lm_head"]
     assert viewer.about["unplotted"]["tensor_flops"] == 50
     assert not viewer.counters

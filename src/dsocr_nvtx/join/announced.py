@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask, whole
-from dsocr_nvtx.join.columns import Ints, coded, groups, latest, numbers, sorting, taken
+from dsocr_nvtx.join.columns import Ints, coded, falling, groups, latest, numbers, sorting, taken
 from dsocr_nvtx.schema.payload import (
     ANNOUNCE_PREFIX,
     FIELD_INDEX,
@@ -230,9 +230,10 @@ def _told_events(announced: Announced, nvtx: pa.Table) -> Ints:
         return np.full(len(nvtx), -1)
     start, end = numbers(nvtx, "start_ns"), numbers(nvtx, "end_ns")
     theirs, thread = threads[:count], threads[count:]
-    order = np.lexsort((-end, start, thread))
-    ordinal = np.empty(len(order), np.int64)
-    ordinal[order] = np.arange(len(order))
+    order = sorting(thread, start, falling(end))
+    ordinal = np.arange(len(start))
+    if not isinstance(order, slice):
+        ordinal[order] = np.arange(len(start))
     # How many ranges of the thread were pushed before each announcement, on the same count.
     last = latest(theirs, announced.time, thread, start)
     earlier = latest(thread[order], start[order], theirs, announced.time - 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +18,28 @@ from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
+from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.join.measure import Measured, measure
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranks import identities
 from dsocr_nvtx.join.replays import Ranges, captured_ranges, replay
-from dsocr_nvtx.join.tables import in_time_order, kernel_table, measured_table
+from dsocr_nvtx.join.tables import measured_table, time_order
 from dsocr_nvtx.schema.ranks import Rank
 
 
 @frozen(kw_only=True, eq=False)
 class Joined:
-    """KERNELS, MEASURED and the accounting of one trace, and the ranks that it tells of, by process id."""
+    """KERNELS yet to be made, MEASURED, the accounting of one trace, and its ranks by process id."""
 
-    kernels: pa.Table
+    operations: Kernels
     ranges: pa.Table
     accounting: Accounting
     ranks: Mapping[int, Rank] = field(factory=dict)
+
+    @cached_property
+    def kernels(self) -> pa.Table:
+        """KERNELS, whole."""
+        return self.operations.table()
 
 
 def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = None) -> Joined:
@@ -58,8 +65,11 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     del trace, accounted
     ranges = measured_table(every, operations, found, measured, weights, who)
     del every
-    kernels = kernel_table(operations, launches, ranges, found, measured.op_busy_ns, who)
-    return Joined(kernels=kernels, ranges=in_time_order(ranges), accounting=accounting, ranks=who.ranks)
+    order, owner = time_order(ranges), found.owner
+    if not isinstance(order, slice):
+        ranges, owner = ranges.take(order), np.append(np.argsort(order), -1)[owner]
+    kernels = Kernels.of(operations, launches, ranges, found, owner, measured.op_busy_ns, who)
+    return Joined(operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks)
 
 
 def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution, Measured]:

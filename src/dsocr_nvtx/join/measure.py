@@ -81,7 +81,8 @@ def measure(
     gpu = device if gpu is None else gpu
     count = len(ranges.order)
     op_busy = np.empty(len(start), np.int64)
-    idle = {cause: np.zeros(count, np.int64) for cause in IDLE_CAUSES}
+    # One row per cause; one column per range and one more for no range, which comes first.
+    idle = np.zeros((len(Cause), count + 1), np.int64)
     calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
     call_cause = _causes(launches)[calls.rows]
     devices: list[DeviceTime] = []
@@ -110,7 +111,8 @@ def measure(
         np.add.at(lasted, owner[part], end[part] - start[part])
         np.add.at(owned, owner[part], busy[part])
     busy_ns = union_by_group(owner, start, end, count)
-    return Measured(op_busy, launched, lasted, busy_ns, owned, idle, devices, longest)
+    idle_ns = {cause: idle[list(Cause).index(cause), 1:] for cause in IDLE_CAUSES}
+    return Measured(op_busy, launched, lasted, busy_ns, owned, idle_ns, devices, longest)
 
 
 def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:
@@ -149,25 +151,23 @@ def _idle(
     ranges: Forest,
     calls: Forest,
     call_cause: npt.NDArray[np.int8],
-    idle: dict[Cause, Ints],
+    idle: Ints,
     op_busy: Ints,
 ) -> tuple[DeviceTime, list[LongGap]]:
     start, end = (numbers(operations, name)[mine] for name in ("start_ns", "end_ns"))
     empty = _Launched.of(start, tie, mine, launches, found, ranges)
-    # One row per range and one more for no range, which comes first; one column per cause.
-    table = np.zeros((len(ranges.start) + 1, len(Cause)), np.int64)
+    by_cause = np.zeros(len(Cause), np.int64)
     launched = map(empty.launched, gaps(start, end, tie, window))
     for pieces in idle_blocks(launched, empty.threads, ranges, calls, call_cause):
-        np.add.at(table.reshape(-1), (pieces.owner + 1) * len(Cause) + pieces.cause, pieces.end - pieces.start)
-    for cause in IDLE_CAUSES:
-        idle[cause] += table[1:, list(Cause).index(cause)]
-    by_cause = {str(c): int(total) for c, total in zip(Cause, table.sum(axis=0), strict=True)}
+        length = pieces.end - pieces.start
+        np.add.at(idle.reshape(-1), pieces.cause * np.int64(idle.shape[1]) + pieces.owner + 1, length)
+        np.add.at(by_cause, pieces.cause, length)
     time = DeviceTime(
         device=ordinal,
         window=window,
         operations=len(start),
         busy_ns=int(op_busy[mine].sum()),
-        idle_ns=by_cause,
+        idle_ns={str(cause): total for cause, total in zip(Cause, by_cause.tolist(), strict=True)},
         unknown_thread_ns=empty.unknown_ns,
     )
     most = empty.longest

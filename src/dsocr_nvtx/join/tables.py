@@ -1,85 +1,26 @@
-"""The joined tables: one row per GPU operation, and one row per hooked call with its costs and times."""
+"""MEASURED: one row per hooked call with its costs and times."""
 
 import numpy as np
 import pyarrow as pa
 
-from dsocr_nvtx.ingest.source import whole
-from dsocr_nvtx.join.attribution import Attribution, Bucket
-from dsocr_nvtx.join.classes import classify
-from dsocr_nvtx.join.columns import (
-    Ints,
-    Places,
-    Rows,
-    coded,
-    dictionary_column,
-    groups,
-    nullable,
-    numbers,
-    recoded,
-    sorting,
-    values_at,
-)
+from dsocr_nvtx.join.attribution import Attribution
+from dsocr_nvtx.join.columns import Ints, Places, Rows, coded, groups, numbers, recoded
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.measure import Measured
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranks import Identities
 from dsocr_nvtx.join.replays import Origin, Ranges
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
-from dsocr_nvtx.schema.tables import KERNELS, MEASURED, OPERATIONS, conform, is_repeated, repeat
-from dsocr_nvtx.schema.values import values_of
+from dsocr_nvtx.schema.tables import MEASURED, conform
 
 _PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
-
-
-def kernel_table(
-    operations: pa.Table, launches: pa.Table, ranges: pa.Table, found: Attribution, busy: Ints, who: Identities
-) -> pa.Table:
-    """Return KERNELS, in time order; ``ranges`` is MEASURED in the forest's order, ``busy`` the time each owns."""
-    owner, call = found.owner, found.call
-    name = dictionary_column(operations, "name")
-    kinds, rules = zip(*map(classify, name.dictionary.to_pylist()), strict=True) if len(name) else ((), ())
-    columns: dict[str, object] = {field.name: operations[field.name] for field in OPERATIONS}
-    columns |= {
-        **{name: _taken(ranges, name, owner) for name in ("event_id", "stage", "step", "path")},
-        "launch_tid": _taken(launches, "tid", call),
-        "launch_ns": _taken(launches, "start_ns", call),
-        "bucket": recoded(found.bucket, list(Bucket)),
-        "class": _renamed(name, [str(kind) for kind in kinds]),
-        "rule": _renamed(name, list(rules)),
-        "busy_owned_ns": busy,
-        **who.columns(numbers(operations, "pid"), numbers(operations, "device")),
-    }
-    keys = ("device", "start_ns", "end_ns", "stream", "correlation_id")
-    order = sorting(*(numbers(operations, key) for key in keys))
-    table = conform(columns, KERNELS)
-    return table if isinstance(order, slice) else table.take(order)
-
-
-def _taken(table: pa.Table, name: str, rows: Places) -> pa.Array | pa.ChunkedArray:
-    """Return a column, of which no value is null, at some rows; null where there is none (-1)."""
-    missing, column = rows < 0, table[name]
-    if pa.types.is_dictionary(column.type):
-        words = dictionary_column(table, name)
-        if len(words.dictionary) == 1 and not missing.any():
-            return repeat(words[0], len(rows))
-        return pa.DictionaryArray.from_arrays(nullable(values_at(values_of(words), rows), missing), words.dictionary)
-    if is_repeated(column) and not missing.any():
-        return repeat(column[0], len(rows))
-    return nullable(values_at(values_of(whole(column)), rows), missing)
-
-
-def _renamed(column: pa.DictionaryArray, names: list[str]) -> pa.DictionaryArray:
-    """Return other names for a column's words; names that repeat become one."""
-    unique = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    codes = values_at(np.array([unique[name] for name in names], np.int32), values_of(column))
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(unique), pa.string()))
 
 
 def measured_table(
     every: Ranges, operations: pa.Table, found: Attribution, measured: Measured, observed_weights: pa.Array,
     who: Identities,
 ) -> pa.Table:  # fmt: skip
-    """Return MEASURED in the order of the forest, in which ``observed_weights`` is already (`in_time_order`)."""
+    """Return MEASURED in the order of the forest, in which ``observed_weights`` is already (`time_order`)."""
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     order = ranges.rows
     parent = np.where(ranges.parent >= 0, costs.field("event_id")[order][ranges.parent], -1)
@@ -123,12 +64,12 @@ def _without_room(column: object) -> object:
     return column
 
 
-def in_time_order(ranges: pa.Table) -> pa.Table:
-    """Return MEASURED in order of (process, thread, start), from that of the forest."""
+def time_order(ranges: pa.Table) -> Rows:
+    """Return what puts MEASURED in order of (process, thread, start), from that of the forest."""
     if str(Origin.REPLAYED) not in ranges["origin"].unique().to_pylist():
-        return ranges
+        return slice(None)
     keys = [numbers(ranges, name) for name in ("start_ns", "tid", "pid")]  # replays come last; each goes to its launch
-    return ranges.take(np.lexsort((np.arange(len(ranges)), *keys)))
+    return np.lexsort((np.arange(len(ranges)), *keys))
 
 
 def _labels(nvtx: pa.Table, costs: RangeCosts, order: Rows) -> dict[str, object]:

@@ -84,7 +84,7 @@ def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | 
     """Hold a join against the roofs of its device, or of the device or file that the user names."""
     roofs = roofs_of(trace.devices.values(), hardware, ceilings)
     about = provenance(trace, joined) | (read_launching(ceilings) if ceilings is not None else {})
-    return roofline(joined.kernels, joined.ranges, roofs, about, where=where)
+    return roofline(joined.operations, joined.ranges, roofs, about, where=where)
 
 
 def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
@@ -95,7 +95,7 @@ def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
 
 
 def write_tables(target: Path, whole: JoinedReport, *, force: bool) -> Roofline:
-    """Write every table into a directory; return the verdict, which is found while the large ones are written."""
+    """Write every table into a directory; return the verdict, which is found while the largest one is written."""
     with replacing_directory(target, JOINED, force=force) as folder:
         return fill_tables(whole, _inside(folder))
 
@@ -108,11 +108,11 @@ def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
     """Write every table of `TABLES`, and the accounting, each to the ``place`` of its name; return the verdict."""
     joined, about = whole.joined, provenance(whole.trace, whole.joined)
     with ThreadPoolExecutor(1) as aside:
-        large = {"kernels": joined.kernels, "ranges": joined.ranges}
-        written = [aside.submit(_keep, place(name), table, about) for name, table in large.items()]
+        written = aside.submit(write_table, joined.operations.batches(about), place("kernels"))
         found = whole.judge()
-        for one in written:
-            one.result()
+        ranges = joined.ranges
+        write_table(ranges.replace_schema_metadata({**(ranges.schema.metadata or {}), **about}), place("ranges"))
+        written.result()
     write_table(found.rows, place("roofline"))
     write_table(found.stages, place("stages"))
     for name, table in whole.beside.items():
@@ -121,7 +121,3 @@ def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
     about_all = {"source": about, "level": found.level, "notes": notes}
     write_json({**about_all, **joined.accounting.as_dict()}, place(ACCOUNTING))
     return found
-
-
-def _keep(path: Path, table: pa.Table, about: dict[str, str]) -> None:
-    write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), path)

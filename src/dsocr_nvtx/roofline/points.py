@@ -14,10 +14,11 @@ from attrs import asdict, frozen
 
 from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, Places, blocks, coded, groups, known, numbers, recoded, rows_where
+from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.join.ownership import union_by_group
 from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
-from dsocr_nvtx.roofline.tax import taxed
+from dsocr_nvtx.roofline.tax import taxed, taxed_names
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage, is_call
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
@@ -51,13 +52,14 @@ class Roofline:
 
 
 def roofline(
-    kernels: pa.Table, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None,
+    kernels: pa.Table | Kernels, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None,
     rank: int | None = None,
     where: str = "report",
 ) -> Roofline:  # fmt: skip
     """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
 
-    ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the ranges tell, or of ``rank``.
+    KERNELS may be yet to be made. ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the
+    ranges tell, or of ``rank``.
     """
     own = own_costs(ranges, where)
     dtypes = coded(ranges, "dtype")
@@ -121,10 +123,15 @@ class _Calls:
     rank: int | None
 
 
-def _operations(kernels: pa.Table, ranges: pa.Table) -> tuple[Places, Ints, Ints, Ints, Mask]:
-    mine, names = rows_where(known(kernels, "event_id")), ("pid", "event_id", "start_ns", "end_ns", "busy_owned_ns")
-    pid, event, start, end, owned = (numbers(kernels, name)[mine] for name in names)
-    return rows_of_events(ranges, pid, event), start, end, owned, taxed(kernels)[mine]
+def _operations(kernels: pa.Table | Kernels, ranges: pa.Table) -> tuple[Places, Ints, Ints, Ints, Mask]:
+    if isinstance(kernels, Kernels):
+        table, row, tax = kernels.known, kernels.owner, taxed_names(kernels.name, kernels.classes)
+    else:
+        found = rows_of_events(ranges, numbers(kernels, "pid"), numbers(kernels, "event_id"))
+        table, row, tax = kernels, np.where(known(kernels, "event_id"), found, -1), taxed(kernels)
+    mine = rows_where(row >= 0)
+    start, end, owned = (numbers(table, name)[mine] for name in ("start_ns", "end_ns", "busy_owned_ns"))
+    return row[mine], start, end, owned, tax[mine]
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:

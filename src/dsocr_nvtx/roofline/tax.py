@@ -1,5 +1,7 @@
 """Tax: GPU operations that a fused kernel would do in passing, told by their class and the rule behind it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -29,3 +31,9 @@ def taxed(kernels: pa.Table) -> npt.NDArray[np.bool_]:
     for part in blocks(len(found)):
         found[part] = table[kind[part], rule[part]]
     return found
+
+
+def taxed_names(names: pa.DictionaryArray, classes: Sequence[tuple[str, str]]) -> npt.NDArray[np.bool_]:
+    """Return which operations are tax, by their names and the class and rule of each word."""
+    table = np.array([is_tax(kind, rule) for kind, rule in classes] or [False], bool)
+    return table.take(values_of(names), mode="clip")
