@@ -22,7 +22,7 @@ from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, constant, distinct, words
 from dsocr_nvtx.schema.payload import DOMAIN
-from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, repeat
+from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, narrowed, repeat
 from dsocr_nvtx.schema.values import values_of
 
 _RUNTIME_API, _DRIVER_API = 0, 1
@@ -164,16 +164,20 @@ def read_launches(report: Source, names: Names) -> pa.Table:
     if not calls.all():
         c = {name: values[calls] for name, values in c.items()}
     _check_times(report, _RUNTIME, c)
-    return conform(
-        {
-            "pid": pid_of(c["globalTid"]),
-            "tid": tid_of(c["globalTid"]),
-            "start_ns": c["start"],
-            "end_ns": c["end"],
-            "correlation_id": c["correlationId"],
-            "name": words(c["nameId"], names),
-        },
-        LAUNCHES,
+    name = words(c.pop("nameId"), names)
+    return narrowed(
+        conform(
+            {
+                "pid": pid_of(c["globalTid"]),
+                "tid": tid_of(c["globalTid"]),
+                "start_ns": c["start"],
+                "end_ns": c["end"],
+                "correlation_id": c["correlationId"],
+                "name": name,
+            },
+            LAUNCHES,
+        ),
+        ["correlation_id"],
     )
 
 
@@ -185,7 +189,9 @@ def read_operations(report: Source, names: Names) -> pa.Table:
     """Return OPERATIONS: kernels, copies, sets, and launches of whole graphs."""
     parts = [_kernels(report, names), _copies(report), _sets(report), _graphs(report)]
     filled = [part for part in parts if len(part)] or parts[:1]
-    return pa.concat_tables(filled).unify_dictionaries().combine_chunks() if len(filled) > 1 else filled[0]
+    table = pa.concat_tables(filled).unify_dictionaries().combine_chunks() if len(filled) > 1 else filled[0]
+    del parts, filled
+    return narrowed(table, ["stream", "correlation_id", "blocks"])
 
 
 def _kernels(report: Source, names: Names) -> pa.Table:

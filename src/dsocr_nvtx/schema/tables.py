@@ -4,7 +4,8 @@ Field metadata carries ``unit`` and ``description`` (with the denominator where 
 carries provenance. ``SCHEMA_VERSION`` grows when a column is renamed, removed or changes meaning; adding one does not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -338,6 +339,20 @@ def conform(columns: Mapping[str, object], schema: pa.Schema, provenance: Mappin
     arrays = [_array(columns[item.name], item.type) for item in schema]
     metadata = {"schema_version": str(SCHEMA_VERSION), **(provenance or {})}
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
+
+
+def narrowed(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return a table in which some columns of numbers take 32 bits, where theirs fit; to be let go of is the one given.
+
+    For tables in memory: what is written has the types that the schemas say.
+    """
+    for name in names:
+        column, at = table[name], table.schema.get_field_index(name)
+        if is_repeated(column) or column.num_chunks != 1:
+            continue
+        with suppress(pa.ArrowInvalid):
+            table = table.set_column(at, table.schema.field(at).with_type(_I32), column.cast(_I32))
+    return table
 
 
 _REPEATED_ROWS = 1 << 18
