@@ -12,7 +12,18 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.ingest.words import distinct
-from dsocr_nvtx.join.columns import Ints, Places, blocks, groups, known, no_places, numbers, rows_of, sorting
+from dsocr_nvtx.join.columns import (
+    Ints,
+    Places,
+    as_they_stand,
+    blocks,
+    groups,
+    known,
+    no_places,
+    numbers,
+    rows_of,
+    sorting,
+)
 from dsocr_nvtx.join.nesting import Forest
 
 _CORRELATIONS = 0xFFFFFFFF
@@ -75,8 +86,10 @@ def _code(bucket: Bucket) -> int:
 def match_calls(operations: pa.Table, launches: pa.Table) -> Places:
     """Return the row of each operation's API call; of several with one id, the first made; -1 where there is none."""
     order = sorting(numbers(launches, "start_ns"))
-    made = numbers(launches, "pid")[order], _correlations(launches)[order]
-    found = rows_of(*made, numbers(operations, "pid"), _correlations(operations))
+    made, asked = _correlations(launches)[order], _correlations(operations)
+    if made.dtype != asked.dtype:  # what one can hold, the other need not
+        made, asked = made.astype(np.int64), asked.astype(np.int64)
+    found = rows_of(numbers(launches, "pid")[order], made, numbers(operations, "pid"), asked)
     if operations["correlation_id"].null_count:
         found[~known(operations, "correlation_id")] = -1
     if isinstance(order, slice):
@@ -84,11 +97,11 @@ def match_calls(operations: pa.Table, launches: pa.Table) -> Places:
     return np.where(found >= 0, order[found], -1).astype(found.dtype)
 
 
-def _correlations(table: pa.Table) -> Ints:
-    values = numbers(table, "correlation_id")
+def _correlations(table: pa.Table) -> Places:
+    values = as_they_stand(table, "correlation_id")
     # They take 32 bits in CUPTI's records, and mostly are no more here either.
     narrow = not len(values) or (int(values.min()) >= 0 and int(values.max()) <= _CORRELATIONS)
-    return values if narrow else values & _CORRELATIONS
+    return values if narrow else values.astype(np.int64) & _CORRELATIONS
 
 
 def _inside_other(pid: Ints, time: Ints, ranges: Forest) -> np.ndarray:

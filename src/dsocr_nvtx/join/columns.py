@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dsocr_nvtx.ingest.source import Mask, whole
+from dsocr_nvtx.ingest.source import Mask, Number, whole
 from dsocr_nvtx.ingest.words import constant, distinct
 from dsocr_nvtx.schema.tables import is_repeated
 from dsocr_nvtx.schema.values import values_of
@@ -49,6 +49,12 @@ def numbers(table: pa.Table, name: str, missing: int = 0) -> Ints:
     if column.null_count:
         column = column.fill_null(missing)
     return np.asarray(values_of(column), np.int64)
+
+
+def as_they_stand(table: pa.Table, name: str) -> Places:
+    """Return `numbers` in as few bytes as the column has; of one with nulls, as int64."""
+    column = table[name]
+    return values_of(column.chunk(0)) if column.num_chunks == 1 and not column.null_count else numbers(table, name)
 
 
 def known(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
@@ -160,7 +166,7 @@ def joined_bytes(table: pa.Table, name: str) -> memoryview:
     return memoryview(column.buffers()[2])[edges[0] : edges[len(column)]]
 
 
-def taken(values: Ints, rows: Ints) -> Ints:
+def taken(values: npt.NDArray[Number], rows: Ints) -> npt.NDArray[Number]:
     """Return the values of ascending rows; of all rows, the values themselves and no copy."""
     return values if len(rows) == len(values) else values[rows]
 
@@ -181,8 +187,8 @@ def groups(*keys: Places) -> tuple[Ints, Ints]:
     return codes, first
 
 
-def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Places:
-    """Return the row of each wanted (process, number), the first of several, or -1."""
+def rows_of(pid: Ints, number: Places, wanted_pid: Ints, wanted: Places) -> Places:
+    """Return the row of each wanted (process, number), the first of several, or -1; numbers are of one type."""
     processes = distinct(pid)[0]
     if len(processes) == 1 and (wanted_pid == processes[0]).all():
         return _first_place(number, wanted)
@@ -194,7 +200,7 @@ def rows_of(pid: Ints, number: Ints, wanted_pid: Ints, wanted: Ints) -> Places:
     return answer
 
 
-def _first_place(values: Ints, wanted: Ints) -> Places:
+def _first_place(values: Places, wanted: Places) -> Places:
     """Return where each wanted value first stands, or -1; without sorting where values are close to each other."""
     low, high = int(values.min()), int(values.max())
     if high - low > 4 * len(values) + 1024:

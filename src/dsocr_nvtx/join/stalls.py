@@ -48,7 +48,7 @@ class Stall:
 
 def stalls(trace: Trace, every: Ranges, longest: list[LongGap]) -> tuple[Stall, ...]:
     """Return the stalls behind the longest gaps, in the order given."""
-    columns = {name: numbers(trace.launches, name) for name in ("pid", "tid", "start_ns", "end_ns", "correlation_id")}
+    columns = {name: numbers(trace.launches, name) for name in ("pid", "tid", "start_ns", "end_ns")}
     calls_of = cache(lambda pid, tid: _ThreadCalls.of(columns, pid, tid))
     return tuple(_stall(trace, every, columns, calls_of, gap) for gap in longest)
 
@@ -105,7 +105,7 @@ def _stall(
         stage=stage,
         step=step,
         calls=_calls(trace.launches, during, lasted),
-        stack=_stack(trace, columns["correlation_id"], pid, [*longest, gap.call]),
+        stack=_stack(trace, pid, [*longest, gap.call]),
     )
 
 
@@ -125,6 +125,7 @@ def _calls(launches: pa.Table, during: Places, lasted: Ints) -> tuple[StallCall,
     return tuple(sorted(found, key=lambda call: (-call.ns, call.name))[:_MOST_CALLS])
 
 
-def _stack(trace: Trace, correlation: Ints, pid: int, calls: list[int]) -> tuple[str, ...]:
-    stacks = (trace.stacks.of(pid, int(correlation[call])) for call in calls)
+def _stack(trace: Trace, pid: int, calls: list[int]) -> tuple[str, ...]:
+    correlation = trace.launches["correlation_id"]
+    stacks = (trace.stacks.of(pid, correlation[call].as_py()) for call in calls)
     return next((frames for frames in stacks if frames), ())
