@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
-from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, GRAPH_NODES, LAUNCHES, NVTX, OPERATIONS, conform
+from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, GRAPH_NODES, LAUNCHES, NVTX, OPERATIONS, PAYLOAD, conform
 
 Row = Mapping[str, object]
 
@@ -24,8 +25,15 @@ def filled(schema: pa.Schema, rows: Sequence[Row]) -> pa.Table:
 
 def _value(item: pa.Field, row: Row) -> object:
     if item.name in row:
-        return row[item.name]
+        return _fields(row[item.name]) if item.type == PAYLOAD else row[item.name]
     return None if item.nullable else _USUAL.get(item.name, 0)
+
+
+def _fields(record: object) -> object:
+    """Return a payload's bytes as its fields."""
+    if not isinstance(record, bytes):
+        return record
+    return dict(zip(PAYLOAD_FIELDS, np.frombuffer(record, "<i8").tolist(), strict=True))
 
 
 def payload(**fields: int) -> list[int]:

@@ -35,20 +35,29 @@ def blob(body: bytes, *, size: int | None = None, offset: int = 32, schema: int 
     return head + b"\x00" * (offset - 32) + body
 
 
+def records(found: pa.StructArray) -> list[bytes | None]:
+    """Return decoded payloads as records."""
+    return [None if row is None else packed([row[name] for name in PAYLOAD_FIELDS]) for row in found.to_pylist()]
+
+
 def decode_blobs(blobs: list[bytes | None], table: Schemas) -> list[bytes | None]:
     """Return what the column of these blobs, of events of domain 1, decodes to."""
-    found: list[bytes | None] = payloads.decode_blobs(
-        [pa.array(blobs, pa.binary())], np.ones(len(blobs), np.int64), table
-    ).to_pylist()
-    return found
+    column = pa.array(blobs, pa.binary())
+    return records(payloads.decode_blobs([column], np.ones(len(blobs), np.int64), table))
+
+
+def decode_one_json(text: str) -> bytes | None:
+    """Return what a text alone decodes to."""
+    found = payloads.decode_one_json(text)
+    return None if found is None else packed(found)
 
 
 def decode_json(text: object) -> bytes | None:
     """Return what a text decodes to, alone and in a column."""
     column = pa.array([text if isinstance(text, str) else None], pa.string())
-    (found,) = payloads.decode_json(column).to_pylist()
-    assert text is None or not isinstance(text, str) or found == payloads.decode_one_json(text)
-    return found if isinstance(found, bytes) else None
+    (found,) = records(payloads.decode_json(column))
+    assert not isinstance(text, str) or found == decode_one_json(text)
+    return found
 
 
 def packed(values: list[int]) -> bytes:
@@ -100,7 +109,7 @@ def test_the_domain_is_the_events_and_not_in_the_blob() -> None:
     # The first word counts payloads; a domain of another number has the same one.
     domain_2 = {(2, schema): value for (_, schema), value in schemas(IN_ORDER).items()}
     pieces = [pa.array([blob(BODY)], pa.binary()), pa.array([blob(BODY), None], pa.binary())]
-    assert payloads.decode_blobs(pieces, np.array([1, 2, 2]), domain_2).to_pylist() == [None, BODY, None]
+    assert records(payloads.decode_blobs(pieces, np.array([1, 2, 2]), domain_2)) == [None, BODY, None]
 
 
 def test_numbers_beyond_a_word_or_not_whole_are_none() -> None:
@@ -120,8 +129,8 @@ def test_json_of_a_column_is_that_of_its_texts(rows: list[tuple[list[int], bool]
         texts += [json.dumps({n: {"int64": v} for n, v in plain.items()} if nested else plain), None, "{"][
             : 1 + values[0] % 3
         ]
-    found = payloads.decode_json(pa.array(texts, pa.string())).to_pylist()
-    assert found == [None if text is None else payloads.decode_one_json(text) for text in texts]
+    found = records(payloads.decode_json(pa.array(texts, pa.string())))
+    assert found == [None if text is None else decode_one_json(text) for text in texts]
 
 
 def test_a_schema_without_our_fields_is_none() -> None:

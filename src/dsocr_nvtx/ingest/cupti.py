@@ -95,18 +95,11 @@ def _nvtx(ranges: pa.Table, records: Ints, pid: int) -> pa.Table:
             "end_ns": ranges["host_end_ns"],
             "path": ranges["path"],
             "stage": ranges["stage"],
-            "payload": _payloads(records),
-            "json": pa.nulls(count, pa.binary()),
+            "payload": pa.StructArray.from_arrays([pa.array(field) for field in records.T], PAYLOAD_FIELDS),
+            "json": pa.nulls(count, tables.PAYLOAD),
         },
         tables.NVTX,
     )
-
-
-def _payloads(records: Ints) -> pa.Array:
-    """Return each range's record as it would have been on the wire."""
-    size = records.shape[1] * records.itemsize
-    ends = pa.py_buffer(np.arange(len(records) + 1, dtype=np.int32) * size)
-    return pa.Array.from_buffers(pa.binary(), len(records), [None, ends, pa.py_buffer(records.tobytes())])
 
 
 def _records(ranges: pa.Table) -> Ints:

@@ -1,4 +1,4 @@
-"""Payload bytes and JSON, as Nsight Systems exports them, into the records of `dsocr_nvtx.schema.payload`.
+"""Payload bytes and JSON, as Nsight Systems exports them, into the fields of `dsocr_nvtx.schema.payload`.
 
 A blob starts with four little-endian u64 (how many payloads, schema id, payload size, payload offset); the payload
 follows at the offset. Schema ids are numbered per domain. Python's ``nvtx`` registers a structured numpy type as a
@@ -7,7 +7,9 @@ NVTX entry types. Equal layouts are decoded together.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,23 +71,26 @@ def _entry_dtype(schemas: SchemaTable, domain: int, entry: Entry, depth: int) ->
     return nested
 
 
-def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable) -> pa.Array:
-    """Return each blob, of an event of that domain, as the bytes of one `PAYLOAD_DTYPE` record, or null.
+def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable) -> pa.StructArray:
+    """Return the fields of each blob, of an event of that domain, or null.
 
-    Blobs come in pieces, of which only one need be in memory.
+    Blobs come in pieces, of which only one need be in memory. Fields take as few bytes as they need.
     """
-    values = np.empty((len(domains), len(PAYLOAD_FIELDS)), np.int64)
-    known = np.zeros(len(domains), bool)
+    found = Fields(len(domains))
+    layouts = cache(lambda domain, schema: schema_dtype(schemas, domain, schema))
     first = 0
     for part in blobs:
-        mine = slice(first, first + len(part))
-        _decode_part(part, domains[mine], schemas, values[mine], known[mine])
+        _decode_part(part, first, domains[first : first + len(part)], layouts, found)
         first += len(part)
-    return _records(values, known)
+    return found.array()
 
 
-def _decode_part(blobs: pa.Array, domains: Ints, schemas: SchemaTable, values: Ints, known: Mask) -> None:
-    """Write the fields of some blobs into ``values``, and into ``known`` which of them have any."""
+_Layouts = Callable[[int, int], np.dtype | None]
+"""(domain id, schema id) -> layout (`schema_dtype`)."""
+
+
+def _decode_part(blobs: pa.Array, first: int, domains: Ints, layouts: _Layouts, found: "Fields") -> None:
+    """Put the fields of some blobs, the first of which is that of row ``first``."""
     if blobs.null_count == len(blobs):
         return
     edges = np.frombuffer(blobs.buffers()[1], np.int32)[blobs.offset : blobs.offset + len(blobs) + 1].astype(np.int64)
@@ -96,8 +101,7 @@ def _decode_part(blobs: pa.Array, domains: Ints, schemas: SchemaTable, values: I
         heads = windows(data, edges[mine], _HEADER_BYTES).view("<u8")
         length = edges[mine + 1] - edges[mine]
         for key, group in _alike([domains[mine], *heads[:, 1:].view("<i8").T, length]):
-            these = _span(mine[group])
-            values[these], known[these] = _decode(data, edges[mine[group]], key, schemas)
+            found.put(_span(first + mine[group]), *_decode(data, edges[mine[group]], key, layouts))
 
 
 _BLOCK = 1 << 14
@@ -118,13 +122,13 @@ def _span(rows: Ints) -> Ints | slice:
     return slice(first, last + 1) if last - first == len(rows) - 1 else rows
 
 
-def _decode(data: npt.NDArray[np.uint8], begins: Ints, key: list[int], schemas: SchemaTable) -> tuple[Ints, Mask]:
+def _decode(data: npt.NDArray[np.uint8], begins: Ints, key: list[int], layouts: _Layouts) -> tuple[Ints, Mask]:
     domain, schema, size, offset, length = key
     nothing = np.zeros((len(begins), len(PAYLOAD_FIELDS)), np.int64), np.zeros(len(begins), bool)
     # Read as signed words: what is negative is beyond any size and any schema's id.
     if schema < 0 or not 0 <= offset <= length or not 0 <= size <= length - offset:
         return nothing
-    layout = schema_dtype(schemas, domain, schema)
+    layout = layouts(domain, schema)
     if layout is None or layout.itemsize != size or not set(PAYLOAD_FIELDS) <= set(layout.names or ()):
         return nothing
     return _fields(windows(data, begins + offset, size), layout)
@@ -147,29 +151,30 @@ def _fields(body: npt.NDArray[np.uint8], layout: np.dtype) -> tuple[Ints, Mask]:
     return values, known
 
 
-def decode_json(texts: pa.Array) -> pa.Array:
-    """Return payloads that nsys printed as JSON as the bytes of one `PAYLOAD_DTYPE` record each; null for other text.
+def decode_json(texts: pa.Array) -> pa.StructArray:
+    """Return the fields of payloads that nsys printed as JSON; null for other text.
 
     Numbers are read as exact integers. Python's ``nvtx`` nests each scalar under the name of its type.
     """
     texts = pc.if_else(pc.starts_with(texts, "{"), texts, pa.scalar(None, texts.type))
-    if texts.null_count == len(texts):
-        return pa.nulls(len(texts), pa.binary())
-    found = _decode_alike(texts.drop_null())
-    if found is None:
-        return pa.array([None if t is None else decode_one_json(t) for t in texts.to_pylist()], pa.binary())
-    known = values_of(texts.is_valid())
-    values = np.zeros((len(texts), len(PAYLOAD_FIELDS)), np.int64)
-    values[known] = found
-    return _records(values, known)
+    found, rows = Fields(len(texts)), np.flatnonzero(values_of(texts.is_valid()))
+    if len(rows):
+        told = texts.drop_null()
+        values, known = _decode_alike(told) or _decode_each(told.to_pylist())
+        found.put(rows, values, known)
+    return found.array()
 
 
-def _decode_alike(texts: pa.Array) -> Ints | None:
+def _decode_each(texts: Sequence[str]) -> tuple[Ints, Mask]:
+    decoded = [decode_one_json(text) for text in texts]
+    values = [[0] * len(PAYLOAD_FIELDS) if one is None else one for one in decoded]
+    return np.array(values, np.int64), np.array([one is not None for one in decoded])
+
+
+def _decode_alike(texts: pa.Array) -> tuple[Ints, Mask] | None:
     """Return the fields of texts that are all laid out as the first one is, or None where they are not."""
     import pyarrow.json as pj
 
-    if not len(texts):
-        return np.zeros((0, len(PAYLOAD_FIELDS)), np.int64)
     first = texts[0].as_py()
     joined = "\n".join(texts.to_pylist()).encode()
     if decode_one_json(first) is None or joined.count(b"\n") != len(texts) - 1:
@@ -184,7 +189,7 @@ def _decode_alike(texts: pa.Array) -> Ints | None:
     columns = [_flat(table[name].combine_chunks(), nesting[name]) for name in PAYLOAD_FIELDS]
     if len(table) != len(texts) or any(column.null_count for column in columns):
         return None
-    return np.column_stack([values_of(column) for column in columns])
+    return np.column_stack([values_of(column) for column in columns]), np.ones(len(texts), bool)
 
 
 def _flat(column: pa.Array, inner: list[str]) -> pa.Array:
@@ -193,15 +198,17 @@ def _flat(column: pa.Array, inner: list[str]) -> pa.Array:
     return column.flatten()[0] if inner else column
 
 
-def decode_one_json(text: str) -> bytes | None:
-    """Return one such text as one record, None for any other text."""
+def decode_one_json(text: str) -> list[int] | None:
+    """Return the fields of one such text, None for any other text."""
     if not text.startswith("{"):
         return None
     try:
         found = json.loads(text)
-        return np.array([_scalar(found[name]) for name in PAYLOAD_FIELDS], np.int64).tobytes()
+        values = [_scalar(found[name]) for name in PAYLOAD_FIELDS]
+        np.array(values, np.int64)  # refuses what is beyond a word
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    return values
 
 
 def _scalar(value: object) -> int:
@@ -212,10 +219,34 @@ def _scalar(value: object) -> int:
     return value
 
 
-def _records(values: Ints, known: Mask) -> pa.Array:
-    """Return rows of fields as binary records, null where not known."""
-    edges = np.concatenate([[0], np.cumsum(np.where(known, PAYLOAD_DTYPE.itemsize, 0))]).astype(np.int32)
-    valid = np.packbits(known, bitorder="little")
-    packed = np.ascontiguousarray(values if known.all() else values[known])
-    buffers = [pa.py_buffer(part) for part in (valid, edges, packed)]
-    return pa.Array.from_buffers(pa.binary(), len(known), buffers)
+class Fields:
+    """The fields of payloads as they come, each field in as few bytes as its numbers fit."""
+
+    def __init__(self, rows: int) -> None:
+        self._known = np.zeros(rows, bool)
+        self._columns: list[npt.NDArray[np.signedinteger[Any]]] = [np.empty(rows, np.int8) for _ in PAYLOAD_FIELDS]
+
+    def put(self, rows: Ints | slice, values: Ints, known: Mask) -> None:
+        """Take some rows' fields, [rows, fields], and which of them have any."""
+        if not len(values):
+            return
+        self._known[rows] = known
+        fields = np.ascontiguousarray(values.T)
+        for at, (field, low, high) in enumerate(zip(fields, fields.min(axis=1), fields.max(axis=1), strict=True)):
+            wide = next(kind for kind in _KINDS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+            if np.dtype(wide).itemsize > self._columns[at].itemsize:
+                self._columns[at] = self._columns[at].astype(wide)
+            self._columns[at][rows] = field
+
+    def array(self) -> pa.StructArray:
+        """Return all rows, null where there is no payload."""
+        unknown = ~self._known
+        if unknown.all():
+            return pa.nulls(len(unknown), pa.struct([(name, pa.int8()) for name in PAYLOAD_FIELDS]))
+        for column in self._columns if unknown.any() else ():
+            column[unknown] = 0
+        mask = pa.array(unknown) if unknown.any() else None
+        return pa.StructArray.from_arrays([pa.array(column) for column in self._columns], PAYLOAD_FIELDS, mask=mask)
+
+
+_KINDS = (np.int8, np.int16, np.int32, np.int64)

@@ -44,6 +44,8 @@ NO_STACKS = Stacks(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 class Trace:
     """A profiled run. Tables follow the schemas of the same names in `dsocr_nvtx.schema.tables`.
 
+    Numbers may take fewer bytes than those say: ids of 32 bits, payloads' fields.
+
     ``devices`` is keyed by (process id, CUDA ordinal): a process numbers the devices that it can see. ``source`` says
     what the tables were read from: tool, versions, file hash.
     """

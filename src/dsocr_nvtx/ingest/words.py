@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsocr_nvtx.ingest.source import NULL, Ints, Source
+from dsocr_nvtx.ingest.source import NULL, Ints, Number, Source
 from dsocr_nvtx.schema.tables import repeat
 from dsocr_nvtx.schema.values import values_of
 
@@ -49,40 +49,46 @@ class Names:
 
 def distinct(values: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
     """Return (sorted distinct values, code of each row): `numpy.unique`, without sorting where values are small."""
+    return _distinct(values, np.int64)
+
+
+def _distinct(values: npt.NDArray[np.integer[Any]], kind: type[Number]) -> tuple[Ints, npt.NDArray[Number]]:
+    """Return `distinct`, codes in a type that holds as many as there are rows."""
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     if high - low > 4 * len(values) + 1024:
         order = np.argsort(values, kind="stable")
         new = np.diff(values[order], prepend=low - 1) != 0
-        codes = np.empty(len(values), np.int64)
+        codes = np.empty(len(values), kind)
         codes[order] = np.cumsum(new) - 1
         return values[order[new]].astype(np.int64), codes
     if high == low:
-        return values[:1].astype(np.int64), np.broadcast_to(np.int64(0), len(values))
+        return values[:1].astype(np.int64), np.broadcast_to(kind(0), len(values))
     base = 0 if low >= 0 and high <= 4 * len(values) + 1024 else low
     offset = values - base if base else values
     seen = np.zeros(high - base + 1, bool)
     seen[offset] = True
     found = np.flatnonzero(seen)
-    code = np.zeros(len(seen), np.int64)
+    code = np.zeros(len(seen), kind)
     code[found] = np.arange(len(found))
     return found + base, code.take(offset)
 
 
 def words(identifiers: Ints, names: Names | Mapping[int, str]) -> pa.DictionaryArray:
     """Return the texts of string ids as a dictionary column; an id without a text becomes ``#id``."""
-    ids, codes = distinct(identifiers)
+    ids, codes = _distinct(identifiers, np.int32)
     if not len(identifiers):
         return dictionary(identifiers, [""])
     texts = names.of(ids) if isinstance(names, Names) else [names.get(int(i), f"#{i}") for i in ids]
     return dictionary(codes, texts)
 
 
-def dictionary(codes: Ints, texts: list[str]) -> pa.DictionaryArray:
+def dictionary(codes: npt.NDArray[np.signedinteger[Any]], texts: list[str]) -> pa.DictionaryArray:
     """Return codes and their texts as a dictionary column in which equal texts have one code."""
     # Several ids can have one text; equal texts must have one code, or equality by code would be wrong.
     unique = {text: code for code, text in enumerate(dict.fromkeys(texts))}
     recode = np.array([unique[text] for text in texts], np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(recode.take(codes)), pa.array(list(unique), pa.string()))
+    coded = recode.take(codes) if len(unique) < len(texts) else codes.astype(np.int32, copy=False)
+    return pa.DictionaryArray.from_arrays(pa.array(coded), pa.array(list(unique), pa.string()))
 
 
 def constant(word: str, length: int) -> pa.ChunkedArray:

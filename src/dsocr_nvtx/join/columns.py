@@ -157,15 +157,6 @@ def _narrow(key: Places) -> npt.NDArray[np.integer[Any]]:
     return (key - low).astype(np.uint16) if 0 <= int(key.max()) - int(low) < 1 << 16 else key
 
 
-def joined_bytes(table: pa.Table, name: str) -> memoryview:
-    """Return the values of a binary column end to end, nulls left out."""
-    column = whole(table[name].drop_null() if table[name].null_count else table[name])
-    if not len(column):
-        return memoryview(b"")
-    edges = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
-    return memoryview(column.buffers()[2])[edges[0] : edges[len(column)]]
-
-
 def taken(values: npt.NDArray[Number], rows: Ints) -> npt.NDArray[Number]:
     """Return the values of ascending rows; of all rows, the values themselves and no copy."""
     return values if len(rows) == len(values) else values[rows]

@@ -1,5 +1,6 @@
 """The cost of every range: from its binary payload, else its JSON, else the last announcement for its module."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -7,10 +8,11 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.announced import Announced, Told, told_costs
-from dsocr_nvtx.join.columns import Ints, joined_bytes, known
+from dsocr_nvtx.join.columns import Ints, Places, Rows, known
 from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.values import values_of
 
 _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
 
@@ -26,14 +28,19 @@ class CostSource(StrEnum):
 
 @frozen(eq=False)
 class RangeCosts:
-    """One row per range: ``values`` holds `PAYLOAD_FIELDS` as columns, ``source`` a `CostSource` code."""
+    """One row per range: ``columns`` holds one for each of `PAYLOAD_FIELDS`, ``source`` a `CostSource` code."""
 
-    values: Ints
+    columns: Sequence[Places]
     source: Ints
 
     def field(self, name: str) -> Ints:
         """Return one payload field of all ranges."""
-        return self.values[:, FIELD_INDEX[name]]
+        return np.asarray(self.columns[FIELD_INDEX[name]], np.int64)
+
+    @property
+    def values(self) -> Ints:
+        """The fields of all ranges, [ranges, fields]."""
+        return _rows(self.columns, slice(None))
 
 
 def range_costs(nvtx: pa.Table, announced: Announced, where: str) -> RangeCosts:
@@ -42,32 +49,41 @@ def range_costs(nvtx: pa.Table, announced: Announced, where: str) -> RangeCosts:
     Ranges without any cost get zeros, source ``none``, negative event ids that are unique in the table, and a kind of
     ``rest``.
     """
-    from_binary, has_binary = _records(nvtx, "payload")
-    from_json, has_json = _records(nvtx, "json")
+    from_binary, has_binary = _columns(nvtx, "payload")
+    from_json, has_json = _columns(nvtx, "json")
     told = told_costs(announced, nvtx)
     both = np.flatnonzero(has_binary & has_json)
-    _agree(from_binary[both], from_json[both] if len(both) else from_binary[both], both, nvtx, where)
-    for values, has in ((from_binary, has_binary), (from_json, has_json & ~has_binary)):
+    _agree(_rows(from_binary, both), _rows(from_json, both), both, nvtx, where)
+    for columns, has in ((from_binary, has_binary), (from_json, has_json & ~has_binary)):
         both = np.flatnonzero(has & told.found)
         for at in range(0, len(both), _BLOCK):
             rows = both[at : at + _BLOCK]
-            _agree(values[rows], told.fields(rows), rows, nvtx, where)
-    values = from_binary if has_binary.all() else _filled(nvtx, told, from_binary, has_binary, from_json, has_json)
+            _agree(_rows(columns, rows), told.fields(rows), rows, nvtx, where)
     source = np.select([has_binary, has_json, told.found], range(3), list(CostSource).index(CostSource.NONE))
-    return RangeCosts(values, source.astype(np.int64))
+    if has_binary.all():
+        return RangeCosts(from_binary, source)
+    return RangeCosts(list(_filled(nvtx, told, from_binary, has_binary, from_json, has_json).T), source)
 
 
-def _records(nvtx: pa.Table, column: str) -> tuple[Ints, Mask]:
-    present = known(nvtx, column)
-    records = np.frombuffer(joined_bytes(nvtx, column), "<i8").reshape(-1, len(PAYLOAD_FIELDS))
-    if len(records) == len(nvtx):
-        return records, present
-    values = np.zeros((len(nvtx) if len(records) else 0, len(PAYLOAD_FIELDS)), np.int64)
-    values[present[: len(values)]] = records
-    return values, present
+def _columns(nvtx: pa.Table, name: str) -> tuple[list[Places], Mask]:
+    """Return the fields of a column of payloads, and which rows have any."""
+    payloads = whole(nvtx[name])
+    return [values_of(payloads.field(field)) for field in PAYLOAD_FIELDS], known(nvtx, name)
 
 
-def _filled(nvtx: pa.Table, told: Told, from_binary: Ints, has_binary: Mask, from_json: Ints, has_json: Mask) -> Ints:
+def _rows(columns: Sequence[Places], rows: Rows) -> Ints:
+    """Return fields of some rows, [rows, fields]."""
+    return np.column_stack([column[rows] for column in columns]).astype(np.int64, copy=False)
+
+
+def _filled(
+    nvtx: pa.Table,
+    told: Told,
+    from_binary: Sequence[Places],
+    has_binary: Mask,
+    from_json: Sequence[Places],
+    has_json: Mask,
+) -> Ints:
     """Return fields from whatever has them; stand-ins for the rest: event id and step as far as they are told."""
     values = np.zeros((len(nvtx), len(PAYLOAD_FIELDS)), np.int64)
     values[:, _EVENT] = np.where(told.event >= 0, told.event, -1 - np.arange(len(nvtx)))
@@ -76,10 +92,9 @@ def _filled(nvtx: pa.Table, told: Told, from_binary: Ints, has_binary: Mask, fro
     values[:, FIELD_INDEX["kind"]] = -1
     rows = np.flatnonzero(told.found)
     values[rows] = told.fields(rows)
-    if has_json.any():
-        values[has_json] = from_json[has_json]
-    if has_binary.any():
-        values[has_binary] = from_binary[has_binary]
+    for columns, has in ((from_json, has_json), (from_binary, has_binary)):
+        if has.any():
+            values[has] = _rows(columns, np.flatnonzero(has))
     return values
 
 

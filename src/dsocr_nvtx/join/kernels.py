@@ -15,7 +15,16 @@ from attrs import frozen
 from dsocr_nvtx.ingest.source import whole
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
-from dsocr_nvtx.join.columns import Ints, Places, dictionary_column, nullable, numbers, sorting, values_at
+from dsocr_nvtx.join.columns import (
+    Ints,
+    Places,
+    as_they_stand,
+    dictionary_column,
+    nullable,
+    numbers,
+    sorting,
+    values_at,
+)
 from dsocr_nvtx.join.ranks import Identities
 from dsocr_nvtx.schema.tables import KERNELS, conform, is_repeated, repeat
 from dsocr_nvtx.schema.values import values_of
@@ -50,7 +59,7 @@ class Kernels:
         busy: Ints, who: Identities,
     ) -> "Kernels":  # fmt: skip
         """Put operations in time order; ``owner`` is a row of ``ranges`` for each, ``busy`` the time each owns."""
-        order = sorting(*(numbers(operations, key) for key in _ORDER))
+        order = sorting(*(as_they_stand(operations, key) for key in _ORDER))
         more = {"busy_owned_ns": busy, **who.columns(numbers(operations, "pid"), numbers(operations, "device"))}
         columns: dict[str, object] = {item.name: operations[item.name] for item in operations.schema}
         known = conform(columns | more, pa.schema([*operations.schema, *(KERNELS.field(name) for name in more)]))

@@ -22,7 +22,10 @@ from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.schema.payload import FIELD_INDEX
 from dsocr_nvtx.schema.records import COST_FIELDS
-from dsocr_nvtx.schema.tables import NVTX
+from dsocr_nvtx.schema.tables import NVTX, PAYLOAD
+
+_PLACED = pa.schema([item for item in NVTX if item.type != PAYLOAD])
+"""NVTX without payloads, which are costs by now."""
 
 _MOST_CLONES = 64
 """A clone of a clone of a clone: longer chains are a circle."""
@@ -171,7 +174,7 @@ def _with_rows(trace: Trace, announced: Announced, plain: Ranges, made: _Made) -
     source = forest.order[made.captured]
     around = np.where(made.around >= 0, forest.order[made.around], source)
     rows = _rows(trace, plain.nvtx, made, source, around)
-    values, origin = plain.costs.values.copy(), plain.costs.source.copy()
+    values, origin = plain.costs.values, plain.costs.source.copy()
     replayed, replayed_source = _costs(announced, plain.costs, rows, source, numbers(plain.nvtx, "start_ns")[source])
     replayed[:, FIELD_INDEX["step"]] = values[around, FIELD_INDEX["step"]]
     replayed[:, FIELD_INDEX["event_id"]] = -1 - count - np.arange(len(source))
@@ -187,8 +190,8 @@ def _with_rows(trace: Trace, announced: Announced, plain: Ranges, made: _Made) -
         forest.spans,
     )
     return Ranges(
-        pa.concat_tables([plain.nvtx, rows]).unify_dictionaries().combine_chunks(),
-        RangeCosts(np.concatenate([values, replayed]), np.concatenate([origin, replayed_source])),
+        pa.concat_tables([plain.nvtx.select(_PLACED.names), rows]).unify_dictionaries().combine_chunks(),
+        RangeCosts(list(np.concatenate([values, replayed]).T), np.concatenate([origin, replayed_source])),
         extended,
         np.concatenate([plain.origin, np.full(len(source), list(Origin).index(Origin.REPLAYED))]),
         np.concatenate([plain.captured_event, plain.costs.field("event_id")[source]]),
@@ -199,7 +202,6 @@ def _rows(trace: Trace, nvtx: pa.Table, made: _Made, source: Ints, around: Ints)
     path, paths = coded(nvtx, "path")
     stage, stages = coded(nvtx, "stage")
     start = numbers(trace.launches, "start_ns")[made.call]
-    nothing = pa.nulls(len(source), pa.binary())
     return pa.table(
         {
             "pid": numbers(trace.launches, "pid")[made.call],
@@ -208,10 +210,8 @@ def _rows(trace: Trace, nvtx: pa.Table, made: _Made, source: Ints, around: Ints)
             "end_ns": start,
             "path": recoded(path[source], paths),
             "stage": recoded(stage[around], stages),
-            "payload": nothing,
-            "json": nothing,
         },
-        NVTX.with_metadata(nvtx.schema.metadata),
+        _PLACED.with_metadata(nvtx.schema.metadata),
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 import numpy as np
 import pyarrow as pa
 
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.values import values_of
 
@@ -25,6 +26,9 @@ def column(name: str, kind: pa.DataType, unit: str, description: str, *, null: b
 _I64, _I32, _F64 = pa.int64(), pa.int32(), pa.float64()
 WORD = pa.dictionary(pa.int32(), pa.string())
 """Text that repeats: names, stages, kinds."""
+
+PAYLOAD = pa.struct([(name, _I64) for name in PAYLOAD_FIELDS])
+"""A range's payload; in memory each field may take fewer bytes, where its numbers fit."""
 
 _COST_TEXT: Mapping[str, tuple[str, str]] = {
     "tensor_flops": ("FLOP", "matrix products and convolutions the algorithm needs, 2 per multiply-add, causal-exact"),
@@ -105,8 +109,8 @@ NVTX = pa.schema(
         column("end_ns", _I64, "ns", "pop; the last instant of the trace where the range was never closed"),
         column("path", WORD, "", "message"),
         column("stage", WORD, "", "category"),
-        column("payload", pa.binary(), "", "one `PAYLOAD_DTYPE` record, from the binary payload", null=True),
-        column("json", pa.binary(), "", "the same record, from the payload printed as JSON", null=True),
+        column("payload", PAYLOAD, "", "`PAYLOAD_FIELDS`, from the binary payload", null=True),
+        column("json", PAYLOAD, "", "the same, from the payload printed as JSON", null=True),
     ]
 )
 """Push/pop ranges of the ``dsocr`` domain."""
@@ -335,10 +339,14 @@ ANALYTIC_LEAST = pa.schema(
 
 
 def conform(columns: Mapping[str, object], schema: pa.Schema, provenance: Mapping[str, str] | None = None) -> pa.Table:
-    """Return a table of exactly ``schema``, with ``provenance`` in its metadata; a missing column is an error."""
+    """Return a table of exactly ``schema``, with ``provenance`` in its metadata; a missing column is an error.
+
+    Payloads alone stay as they are, in as few bytes as they take.
+    """
     arrays = [_array(columns[item.name], item.type) for item in schema]
     metadata = {"schema_version": str(SCHEMA_VERSION), **(provenance or {})}
-    return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
+    fields = [item.with_type(array.type) for item, array in zip(schema, arrays, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata))
 
 
 def narrowed(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -379,7 +387,7 @@ def is_repeated(column: pa.ChunkedArray) -> bool:
 
 def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values if values.type == kind else values.cast(kind)
+        return values if values.type == kind or pa.types.is_struct(kind) else values.cast(kind)
     if isinstance(values, np.ndarray) and values.strides == (0,) and len(values):
         return repeat(pa.scalar(values[0].item(), kind), len(values))
     if pa.types.is_dictionary(kind):
