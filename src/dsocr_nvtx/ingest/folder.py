@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.column import Column, least_kind, narrowed
 from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
 from dsocr_nvtx.ingest.source import whole as concatenated
 from dsocr_nvtx.ingest.texts import plain_text
@@ -151,20 +152,23 @@ class FolderOfTables:
         """Say whether a table exists and has all these columns."""
         return table in self.columns and self.columns[table].issuperset(columns)
 
-    def integers(self, table: str, columns: Sequence[str]) -> dict[str, Ints]:
+    def integers(self, table: str, columns: Sequence[str], small: Collection[str] = ()) -> dict[str, Ints]:
         """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused."""
         if table not in self.columns:
             return {name: np.empty(0, np.int64) for name in columns}
         if any("*" in name for name in columns):
-            plain = self.integers(table, list(dict.fromkeys(part for name in columns for part in name.split("*"))))
-            return {name: product([plain[part] for part in name.split("*")]) for name in columns}
+            parts = {name: name.split("*") for name in columns}
+            least = [part for name in parts if name in small for part in parts[name]]
+            plain = self.integers(table, list(dict.fromkeys(part for some in parts.values() for part in some)), least)
+            found = {name: product([plain[part] for part in some]) for name, some in parts.items()}
+            return {n: narrowed(v) if n in small and v.itemsize > 4 else v for n, v in found.items()}
         file = self._files[table]
         alike = {name: file.alike.get(name, NULL) for name in columns if name in file.alike or name not in file.names}
         asked = [name for name in columns if name not in alike]
-        found = {name: np.broadcast_to(np.int64(value), (file.count,)) for name, value in alike.items()}
+        found = {name: _one_value(value, file.count, name in small) for name, value in alike.items()}
         if asked:
             with _refusing(self._paths[table]):
-                found |= _integers(file, asked)
+                found |= _integers(file, asked, small)
         return {name: found[name] for name in columns}
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
@@ -228,15 +232,19 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     return column.view(_BYTES[column.type]) if column.type in _BYTES else column
 
 
-def _integers(file: _File, columns: list[str]) -> dict[str, Ints]:
-    found = {name: _room(file.count) for name in columns}
+def _one_value(value: int, count: int, small: bool) -> Ints:
+    return np.broadcast_to(least_kind(value, value, bits=32 if small else 64)(value), (count,))
+
+
+def _integers(file: _File, columns: list[str], small: Collection[str]) -> dict[str, Ints]:
+    found = {name: Column(file.count, small=name in small, room=_room) for name in columns}
     first = 0
     for piece in file.pieces(columns, _PIECE_ROWS):
         for name, column in zip(columns, piece.columns, strict=True):
-            found[name][first : first + len(piece)] = _numbers(_plain(column))[: max(file.count - first, 0)]
+            found[name].put(first, _numbers(_plain(column))[: max(file.count - first, 0)])
         first += len(piece)
     _check_rows(first, file.count)
-    return found
+    return {name: column.values() for name, column in found.items()}
 
 
 def _check_rows(found: int, said: int) -> None:
@@ -248,17 +256,18 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-_LARGE_PAGE = 1 << 18
-"""Integers in a large page of memory (2 MB)."""
+_LARGE_PAGE = 1 << 21
+"""Bytes in a large page of memory."""
 
 
-def _room(count: int) -> Ints:
+def _room(count: int, kind: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:
     """Return memory for integers, much of it in whole large pages: beside one it comes in hundreds of small ones."""
-    if count < _LARGE_PAGE:
-        return np.empty(count, np.int64)
-    whole = np.empty((-(-count // _LARGE_PAGE) + 1) * _LARGE_PAGE, np.int64)
-    first = -(whole.ctypes.data // whole.itemsize) % _LARGE_PAGE
-    return whole[first : first + count]
+    size = count * np.dtype(kind).itemsize
+    if size < _LARGE_PAGE:
+        return np.empty(count, kind)
+    whole = np.empty((-(-size // _LARGE_PAGE) + 1) * _LARGE_PAGE, np.uint8)
+    first = -whole.ctypes.data % _LARGE_PAGE
+    return whole[first : first + size].view(kind)
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.integer[Any]]:

@@ -6,6 +6,7 @@ columns come and go between versions; row order means nothing; ``globalTid`` pac
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, constant, distinct, words
 from dsocr_nvtx.schema.payload import DOMAIN
-from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, narrowed, repeat
+from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS, conform, repeat
 from dsocr_nvtx.schema.values import values_of
 
 _RUNTIME_API, _DRIVER_API = 0, 1
@@ -142,11 +143,11 @@ def _found(column: pa.ChunkedArray) -> list[int]:
     return found
 
 
-def _nullable(values: Ints) -> pa.Array | pa.ChunkedArray:
+def _nullable(values: Ints) -> pa.Array | pa.ChunkedArray | Ints:
     missing = values == NULL
     if missing.all():
         return repeat(pa.scalar(None, pa.int64()), len(values))
-    return pa.array(values, pa.int64(), mask=missing) if missing.any() else pa.array(values, pa.int64())
+    return pa.array(values, pa.int64(), mask=missing) if missing.any() else values
 
 
 def _check_times(report: Source, table: str, c: dict[str, Ints]) -> None:
@@ -157,62 +158,62 @@ def _check_times(report: Source, table: str, c: dict[str, Ints]) -> None:
 
 def read_launches(report: Source, names: Names) -> pa.Table:
     """Return LAUNCHES: runtime and driver calls."""
-    c = report.integers(_RUNTIME, ("globalTid", "start", "end", "correlationId", "nameId", "eventClass"))
+    columns = ("globalTid", "start", "end", "correlationId", "nameId", "eventClass")
+    c = report.integers(_RUNTIME, columns, _SMALL)
     # Class 67 rows repeat a call's correlation id for its host call stack; they are no calls.
     kind = c["eventClass"]
     calls = (kind == _RUNTIME_API) | (kind == _DRIVER_API) | (kind == NULL)
     if not calls.all():
         c = {name: values[calls] for name, values in c.items()}
     _check_times(report, _RUNTIME, c)
-    name = words(c.pop("nameId"), names)
-    return narrowed(
-        conform(
-            {
-                "pid": pid_of(c["globalTid"]),
-                "tid": tid_of(c["globalTid"]),
-                "start_ns": c["start"],
-                "end_ns": c["end"],
-                "correlation_id": c["correlationId"],
-                "name": name,
-            },
-            LAUNCHES,
-        ),
-        ["correlation_id"],
+    return conform(
+        {
+            "pid": pid_of(c["globalTid"]),
+            "tid": tid_of(c["globalTid"]),
+            "start_ns": c["start"],
+            "end_ns": c["end"],
+            "correlation_id": c["correlationId"],
+            "name": words(c["nameId"], names),
+        },
+        LAUNCHES,
+        narrow=True,
     )
 
 
 _COMMON = ("globalPid", "deviceId", "streamId", "start", "end", "correlationId", "graphNodeId")
 _BLOCKS, _THREADS = "gridX*gridY*gridZ", "blockX*blockY*blockZ"
+_SMALL = ("streamId", "correlationId", "nameId", "demangledName", _BLOCKS, _THREADS, "bytes")
+"""Columns of the largest tables that mostly fit 32 bits."""
 
 
 def read_operations(report: Source, names: Names) -> pa.Table:
     """Return OPERATIONS: kernels, copies, sets, and launches of whole graphs."""
     parts = [_kernels(report, names), _copies(report), _sets(report), _graphs(report)]
     filled = [part for part in parts if len(part)] or parts[:1]
-    table = pa.concat_tables(filled).unify_dictionaries().combine_chunks() if len(filled) > 1 else filled[0]
-    del parts, filled
-    return narrowed(table, ["stream", "correlation_id", "blocks"])
+    if len(filled) == 1:
+        return filled[0]
+    return pa.concat_tables(filled, promote_options="permissive").unify_dictionaries().combine_chunks()
 
 
 def _kernels(report: Source, names: Names) -> pa.Table:
-    c = report.integers(_KERNEL, (*_COMMON, "demangledName", _BLOCKS, _THREADS))
+    c = report.integers(_KERNEL, (*_COMMON, "demangledName", _BLOCKS, _THREADS), _SMALL)
     name = words(c["demangledName"], names)
     return _operation(report, _KERNEL, c, "kernel", name, blocks=c[_BLOCKS], threads=c[_THREADS])
 
 
 def _copies(report: Source) -> pa.Table:
-    c = report.integers(_MEMCPY, (*_COMMON, "copyKind", "bytes"))
+    c = report.integers(_MEMCPY, (*_COMMON, "copyKind", "bytes"), _SMALL)
     kinds = {int(k): f"memcpy {_COPY_KINDS.get(int(k), f'kind {k}')}" for k in np.unique(c["copyKind"])}
     return _operation(report, _MEMCPY, c, "memcpy", words(c["copyKind"], kinds), size=c["bytes"])
 
 
 def _sets(report: Source) -> pa.Table:
-    c = report.integers(_MEMSET, (*_COMMON, "bytes"))
+    c = report.integers(_MEMSET, (*_COMMON, "bytes"), _SMALL)
     return _operation(report, _MEMSET, c, "memset", constant("memset", len(c["start"])), size=c["bytes"])
 
 
 def _graphs(report: Source) -> pa.Table:
-    c = report.integers(_GRAPH, _COMMON)
+    c = report.integers(_GRAPH, _COMMON, _SMALL)
     return _operation(report, _GRAPH, c, "graph", constant("graph launch", len(c["start"])))
 
 
@@ -221,7 +222,7 @@ def _operation(
     blocks: Ints | None = None, threads: Ints | None = None, size: Ints | None = None,
 ) -> pa.Table:  # fmt: skip
     _check_times(report, table, c)
-    nothing = np.broadcast_to(np.int64(0), len(c["start"]))
+    nothing: npt.NDArray[Any] = np.broadcast_to(np.int32(0), len(c["start"]))
     return conform(
         {
             "pid": pid_of(c["globalPid"]),
@@ -238,11 +239,12 @@ def _operation(
             "graph_node_id": _nullable(c["graphNodeId"]),
         },
         OPERATIONS,
+        narrow=True,
     )
 
 
 def _as_int32(values: Ints) -> npt.NDArray[np.int32]:
-    return values.astype(np.int32)
+    return values.astype(np.int32, copy=False)
 
 
 def _graph_nodes(report: Source) -> pa.Table:

@@ -107,6 +107,7 @@ def read_ranges(report: Source, events: Events, names: Names, domain: str) -> pa
             "json": decode_json(report.strings(EVENTS, "jsonText", rows)),
         },
         NVTX,
+        narrow=True,
     )
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.ingest.cells import windows
+from dsocr_nvtx.ingest.column import least_kind
 from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.schema.payload import PAYLOAD_DTYPE, PAYLOAD_FIELDS
 from dsocr_nvtx.schema.values import values_of
@@ -232,8 +233,10 @@ class Fields:
             return
         self._known[rows] = known
         fields = np.ascontiguousarray(values.T)
-        for at, (field, low, high) in enumerate(zip(fields, fields.min(axis=1), fields.max(axis=1), strict=True)):
-            wide = next(kind for kind in _KINDS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+        for at, (field, low, high) in enumerate(
+            zip(fields, fields.min(axis=1).tolist(), fields.max(axis=1).tolist(), strict=True)
+        ):
+            wide = least_kind(low, high)
             if np.dtype(wide).itemsize > self._columns[at].itemsize:
                 self._columns[at] = self._columns[at].astype(wide)
             self._columns[at][rows] = field
@@ -247,6 +250,3 @@ class Fields:
             column[unknown] = 0
         mask = pa.array(unknown) if unknown.any() else None
         return pa.StructArray.from_arrays([pa.array(column) for column in self._columns], PAYLOAD_FIELDS, mask=mask)
-
-
-_KINDS = (np.int8, np.int16, np.int32, np.int64)

@@ -1,7 +1,7 @@
 """What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -49,11 +49,11 @@ class Source(Protocol):
         """Say whether a table exists and has all these columns (exports create tables only when there is data)."""
         ...
 
-    def integers(self, table: str, columns: Sequence[str]) -> dict[str, Ints]:
+    def integers(self, table: str, columns: Sequence[str], small: Collection[str] = ()) -> dict[str, Ints]:
         """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused.
 
-        A name like ``a*b`` is the product of two columns, so that only the product need be kept; NULL in one, or a
-        column that is not there, makes it NULL.
+        Those that are ``small`` come as 32 bits where all of the column fits. A name like ``a*b`` is the product of two
+        columns, so that only the product need be kept; NULL in one, or a column that is not there, makes it NULL.
         """
         ...
 
@@ -117,7 +117,7 @@ def product(factors: Sequence[Ints]) -> Ints:
         others = others if one == 1 else [*others, np.broadcast_to(one, len(factors[0]))]
     if len(others) == 1:
         return others[0]
-    found = others[0] * others[1]
+    found = np.multiply(others[0], others[1], dtype=np.int64)
     for factor in others[2:]:
         found *= factor
     for factor in others:

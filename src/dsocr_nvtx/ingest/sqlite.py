@@ -5,7 +5,7 @@ several times slower and always right.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import compress
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest import cells, pages
+from dsocr_nvtx.ingest.column import narrowed
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product, whole
 from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
 from dsocr_nvtx.ingest.texts import decoded, plain_text
@@ -114,15 +115,16 @@ class SqliteFile:
         """Say whether a table exists and has all these columns (exports create tables only when there is data)."""
         return table in self.columns and self.columns[table].issuperset(columns)
 
-    def integers(self, table: str, columns: Sequence[str]) -> dict[str, Ints]:
+    def integers(self, table: str, columns: Sequence[str], small: Collection[str] = ()) -> dict[str, Ints]:
         """Return whole integer columns, NULL as `NULL`; a value that is not an integer is refused."""
         names = list(dict.fromkeys(columns))
         if table not in self.columns:
             return {name: np.empty(0, np.int64) for name in names}
         with suppress(cells.NotPlain):
-            return self._reader(table).integers(names)
+            return self._reader(table).integers(names, small)
         plain = self._integers(table, list(dict.fromkeys(part for name in names for part in name.split("*"))))
-        return {name: product([plain[part] for part in name.split("*")]) for name in names}
+        found = {name: product([plain[part] for part in name.split("*")]) for name in names}
+        return {name: narrowed(values) if name in small else values for name, values in found.items()}
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut and made UTF-8."""

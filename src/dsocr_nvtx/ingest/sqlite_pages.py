@@ -1,13 +1,14 @@
 """One SQLite table's columns from its pages: where the schema puts each column, and what stands there."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.ingest import cells, pages
+from dsocr_nvtx.ingest.column import Column
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product
 from dsocr_nvtx.ingest.texts import blob_array, plain_text, text_array
 
@@ -50,11 +51,11 @@ class PageColumns:
     parts: pages.Parts
     fetch: Callable[[str, int], object]
 
-    def integers(self, names: Sequence[str]) -> dict[str, Ints]:
-        """Return integer columns, NULL as `NULL`."""
+    def integers(self, names: Sequence[str], small: Collection[str]) -> dict[str, Ints]:
+        """Return integer columns, NULL as `NULL`; those that are ``small`` in 32 bits where they fit."""
         factors = {name: name.split("*") for name in names if self.layout.positions.keys() >= set(name.split("*"))}
         at = {part: self.layout.positions[part] for parts in factors.values() for part in parts}
-        found = {name: Column(self.parts.rows) for name in factors}
+        found = {name: Column(self.parts.rows, small=name in small) for name in factors}
 
         def parse(chunk: cells.Chunk, first: int) -> None:
             stored = cells.fields(chunk, [p for p in at.values() if p != _ROWID])
@@ -112,39 +113,6 @@ class PageColumns:
             value = self.fetch(name, rowid)
             values[index] = value if pa.types.is_binary(array.type) else plain_text(value)
         return pa.array(values, array.type)
-
-
-class Column:
-    """An integer column that comes in parts. One value in all rows takes no room, not even of the address space.
-
-    (Room that was never written to would be handed on by the heap, and then be written to in place of warm memory.)
-    """
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._whole: Ints | None = None
-        self._alike: list[tuple[int, int, np.int64]] = []
-
-    def put(self, first: int, values: Ints) -> None:
-        """Take the values from row ``first`` on."""
-        if len(values) and (values == values[0]).all():
-            self._alike.append((first, first + len(values), values[0]))
-        else:
-            self._room()[first : first + len(values)] = values
-
-    def _room(self) -> Ints:
-        if self._whole is None:
-            self._whole = np.empty(self._rows, np.int64)
-        return self._whole
-
-    def values(self) -> Ints:
-        """Return the column, all parts of which were put."""
-        alike = {int(value) for _, _, value in self._alike}
-        if self._whole is None and len(alike) <= 1:
-            return np.broadcast_to(np.int64(*alike), self._rows)
-        for first, last, value in self._alike:
-            self._room()[first:last] = value
-        return self._room()
 
 
 def _values(chunk: cells.Chunk, stored: dict[int, tuple[cells.Kinds, Ints]], position: int) -> Ints:

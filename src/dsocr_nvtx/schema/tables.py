@@ -4,8 +4,7 @@ Field metadata carries ``unit`` and ``description`` (with the denominator where 
 carries provenance. ``SCHEMA_VERSION`` grows when a column is renamed, removed or changes meaning; adding one does not.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -338,29 +337,22 @@ ANALYTIC_LEAST = pa.schema(
 """The same beside the roofs of a GPU."""
 
 
-def conform(columns: Mapping[str, object], schema: pa.Schema, provenance: Mapping[str, str] | None = None) -> pa.Table:
+def conform(
+    columns: Mapping[str, object],
+    schema: pa.Schema,
+    provenance: Mapping[str, str] | None = None,
+    *,
+    narrow: bool = False,
+) -> pa.Table:
     """Return a table of exactly ``schema``, with ``provenance`` in its metadata; a missing column is an error.
 
-    Payloads alone stay as they are, in as few bytes as they take.
+    Where it is to be ``narrow``, whole numbers and payloads stay in as few bytes as they come in: for tables that stay
+    in memory.
     """
-    arrays = [_array(columns[item.name], item.type) for item in schema]
+    arrays = [_array(columns[item.name], item.type, narrow) for item in schema]
     metadata = {"schema_version": str(SCHEMA_VERSION), **(provenance or {})}
     fields = [item.with_type(array.type) for item, array in zip(schema, arrays, strict=True)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata))
-
-
-def narrowed(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Return a table in which some columns of numbers take 32 bits, where theirs fit; to be let go of is the one given.
-
-    For tables in memory: what is written has the types that the schemas say.
-    """
-    for name in names:
-        column, at = table[name], table.schema.get_field_index(name)
-        if is_repeated(column) or column.num_chunks != 1:
-            continue
-        with suppress(pa.ArrowInvalid):
-            table = table.set_column(at, table.schema.field(at).with_type(_I32), column.cast(_I32))
-    return table
 
 
 _REPEATED_ROWS = 1 << 18
@@ -385,9 +377,12 @@ def is_repeated(column: pa.ChunkedArray) -> bool:
     return bool(len(values) and (values == values[0]).all())
 
 
-def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+def _array(values: object, kind: pa.DataType, narrow: bool) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values if values.type == kind or pa.types.is_struct(kind) else values.cast(kind)
+        as_it_is = narrow and (pa.types.is_struct(kind) or pa.types.is_integer(kind))
+        return values if values.type == kind or as_it_is else values.cast(kind)
+    if isinstance(values, np.ndarray) and narrow and pa.types.is_integer(kind):
+        kind = pa.from_numpy_dtype(values.dtype)
     if isinstance(values, np.ndarray) and values.strides == (0,) and len(values):
         return repeat(pa.scalar(values[0].item(), kind), len(values))
     if pa.types.is_dictionary(kind):
