@@ -20,6 +20,11 @@ def least_kind(low: int, high: int, *, bits: int = 8) -> "type[np.signedinteger[
     return next(kind for kind, size in _KINDS if size >= bits and -(1 << size - 1) <= low <= high < 1 << size - 1)
 
 
+def one_value(value: int, rows: int, *, small: bool) -> Ints:
+    """Return a column of one value, which takes no room."""
+    return np.broadcast_to(least_kind(value, value, bits=32 if small else 64)(value), (rows,))
+
+
 class Column:
     """An integer column that comes in parts. One value in all rows takes no room, not even of the address space.
 
@@ -28,7 +33,7 @@ class Column:
     """
 
     def __init__(self, rows: int, *, small: bool = False, room: _Room = np.empty) -> None:
-        self._rows, self._room_of, self._bits = rows, room, 32 if small else 64
+        self._rows, self._small, self._room_of = rows, small, room
         self._whole: npt.NDArray[Any] | None = None
         self._alike: list[tuple[int, int, int]] = []
 
@@ -40,7 +45,7 @@ class Column:
             self._room(values)[first : first + len(values)] = values
 
     def _room(self, values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-        kind = np.int64 if self._bits == 64 else least_kind(int(values.min()), int(values.max()), bits=32)
+        kind = least_kind(int(values.min()), int(values.max()), bits=32) if self._small else np.int64
         if self._whole is None:
             self._whole = self._room_of(self._rows, kind)
         elif self._whole.itemsize < np.dtype(kind).itemsize:
@@ -52,12 +57,10 @@ class Column:
         """Return the column, all parts of which were put."""
         alike = {value for _, _, value in self._alike}
         if self._whole is None and len(alike) <= 1:
-            (value,) = alike or {0}
-            return np.broadcast_to(least_kind(value, value, bits=self._bits)(value), self._rows)
+            return one_value(next(iter(alike), 0), self._rows, small=self._small)
         for first, last, value in self._alike:
             self._room(np.array([value]))[first:last] = value
-        found: Ints = self._room(np.zeros(1, np.int64)) if self._whole is None else self._whole
-        return found
+        return self._room(np.zeros(1, np.int64))  # which any room holds
 
 
 def narrowed(values: Ints) -> Ints:

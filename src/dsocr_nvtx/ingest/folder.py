@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.column import Column, least_kind, narrowed
+from dsocr_nvtx.ingest.column import Column, narrowed, one_value
 from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
 from dsocr_nvtx.ingest.source import whole as concatenated
 from dsocr_nvtx.ingest.texts import plain_text
@@ -165,7 +165,7 @@ class FolderOfTables:
         file = self._files[table]
         alike = {name: file.alike.get(name, NULL) for name in columns if name in file.alike or name not in file.names}
         asked = [name for name in columns if name not in alike]
-        found = {name: _one_value(value, file.count, name in small) for name, value in alike.items()}
+        found = {name: one_value(value, file.count, small=name in small) for name, value in alike.items()}
         if asked:
             with _refusing(self._paths[table]):
                 found |= _integers(file, asked, small)
@@ -230,10 +230,6 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 def _as_bytes(column: pa.Array) -> pa.Array:
     """Return texts as blobs, the bytes not copied; any other column as it is."""
     return column.view(_BYTES[column.type]) if column.type in _BYTES else column
-
-
-def _one_value(value: int, count: int, small: bool) -> Ints:
-    return np.broadcast_to(least_kind(value, value, bits=32 if small else 64)(value), (count,))
 
 
 def _integers(file: _File, columns: list[str], small: Collection[str]) -> dict[str, Ints]:
