@@ -161,8 +161,7 @@ def read_launches(report: Source, names: Names) -> pa.Table:
     columns = ("globalTid", "start", "end", "correlationId", "nameId", "eventClass")
     c = report.integers(_RUNTIME, columns, _SMALL)
     # Class 67 rows repeat a call's correlation id for its host call stack; they are no calls.
-    kind = c["eventClass"]
-    calls = (kind == _RUNTIME_API) | (kind == _DRIVER_API) | (kind == NULL)
+    calls = mapped(lambda kind: np.isin(kind, (_RUNTIME_API, _DRIVER_API, NULL)), c["eventClass"])
     if not calls.all():
         c = {name: values[calls] for name, values in c.items()}
     _check_times(report, _RUNTIME, c)

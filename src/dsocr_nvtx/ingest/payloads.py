@@ -226,6 +226,7 @@ class Fields:
     def __init__(self, rows: int) -> None:
         self._known = np.zeros(rows, bool)
         self._columns: list[npt.NDArray[np.signedinteger[Any]]] = [np.empty(rows, np.int8) for _ in PAYLOAD_FIELDS]
+        self._least, self._most = np.zeros((2, len(PAYLOAD_FIELDS)), np.int64)
 
     def put(self, rows: Ints | slice, values: Ints, known: Mask) -> None:
         """Take some rows' fields, [rows, fields], and which of them have any."""
@@ -233,13 +234,13 @@ class Fields:
             return
         self._known[rows] = known
         fields = np.ascontiguousarray(values.T)
-        for at, (field, low, high) in enumerate(
-            zip(fields, fields.min(axis=1).tolist(), fields.max(axis=1).tolist(), strict=True)
-        ):
-            wide = least_kind(low, high)
-            if np.dtype(wide).itemsize > self._columns[at].itemsize:
-                self._columns[at] = self._columns[at].astype(wide)
-            self._columns[at][rows] = field
+        least, most = np.minimum(fields.min(axis=1), self._least), np.maximum(fields.max(axis=1), self._most)
+        for at in np.flatnonzero((least < self._least) | (most > self._most)).tolist():
+            kind = least_kind(int(least[at]), int(most[at]))
+            self._columns[at] = self._columns[at].astype(kind, copy=False)
+        self._least, self._most = least, most
+        for column, field in zip(self._columns, fields, strict=True):
+            column[rows] = field
 
     def array(self) -> pa.StructArray:
         """Return all rows, null where there is no payload."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Number = TypeVar("Number", bound=np.integer[Any])
+Scalar = TypeVar("Scalar", bound=np.generic)
 Read = TypeVar("Read")
 
 NULL = int(np.iinfo(np.int64).min)
@@ -88,7 +89,7 @@ def side_by_side(report: Source) -> Iterator[Begin]:
         yield lambda read: threads.submit(read).result
 
 
-def mapped(function: Callable[[Ints], npt.NDArray[Number]], values: Ints) -> npt.NDArray[Number]:
+def mapped(function: Callable[[Ints], npt.NDArray[Scalar]], values: Ints) -> npt.NDArray[Scalar]:
     """Return a function of each value; of one value that stands in every row and takes no room, another such."""
     if values.strides == (0,) and len(values):
         return np.broadcast_to(function(values[:1]), len(values))
