@@ -195,7 +195,7 @@ def test_rows_of_a_folder_are_found_whichever_pieces_they_are_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "_PIECE_ROWS", 4)
-    monkeypatch.setattr(folder_module, "_TEXT_ROWS", 3)
+    monkeypatch.setattr(folder_module, "_BLOB_ROWS", 3)
     monkeypatch.setattr(folder_module, "_LARGE_PAGE", 8)
     words = [f"word {i}" for i in range(23)]
     numbers = pa.array([None if i % 5 == 3 else i - 9 for i in range(23)], pa.int64())
@@ -205,6 +205,8 @@ def test_rows_of_a_folder_are_found_whichever_pieces_they_are_in(
     for wanted in ([], [0], [22], [3, 4, 11], list(range(23))):
         rows = np.isin(np.arange(23), wanted)
         assert folder.strings("T", "w", rows).to_pylist() == [words[i] for i in wanted]
+        blobs = pa.chunked_array(list(folder.blobs("T", "w", rows)), pa.binary())
+        assert blobs.to_pylist() == [words[i].encode() for i in wanted]
 
 
 def test_columns_of_one_value_are_told_from_others_whatever_the_row_groups(tmp_path: Path) -> None:

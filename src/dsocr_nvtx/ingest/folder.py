@@ -20,8 +20,8 @@ from dsocr_nvtx.schema.values import values_of
 _REEXPORT = "export it again: nsys export -t parquetdir REPORT.nsys-rep"
 
 
-_PIECE_ROWS, _TEXT_ROWS = 1 << 14, 1 << 12
-"""Rows decoded at once: of several columns, of one of texts or blobs. What they take is used again for the next."""
+_PIECE_ROWS, _BLOB_ROWS = 1 << 14, 1 << 12
+"""Rows decoded at once: of columns, of one of blobs. What they take is used again for the next."""
 
 
 class _File(Protocol):
@@ -173,7 +173,7 @@ class FolderOfTables:
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut at `TEXT_LIMIT`; bytes that are no UTF-8 are replaced."""
-        pieces = self._pieces(table, column, rows)
+        pieces = self._pieces(table, column, rows, _PIECE_ROWS)
         with _refusing(self._paths.get(table, self.path)):
             return concatenated(pa.chunked_array([_cut(piece) for piece in pieces], pa.string()))
 
@@ -182,13 +182,13 @@ class FolderOfTables:
 
         A text is one as well: nsys (2025.3) writes blobs into columns of strings.
         """
-        for piece in self._pieces(table, column, rows):
+        for piece in self._pieces(table, column, rows, _BLOB_ROWS):
             with _refusing(self._paths.get(table, self.path)):
                 found = _as_bytes(piece).cast(pa.binary()) if _holds_bytes(piece.type) else None
             yield pa.nulls(len(piece), pa.binary()) if found is None else found
 
-    def _pieces(self, table: str, column: str, rows: Mask | None) -> Iterator[pa.Array]:
-        """Return a column of the rows in the mask, in pieces of one type."""
+    def _pieces(self, table: str, column: str, rows: Mask | None, at_once: int) -> Iterator[pa.Array]:
+        """Return a column of the rows in the mask, in pieces of one type; so many rows are decoded at once."""
         file, first = self._files.get(table), 0
         if file is None or column not in file.names or file.alike.get(column) == NULL:
             count = file.count if file is not None else 0
@@ -196,7 +196,7 @@ class FolderOfTables:
             return
         last = file.count if rows is None else int(np.max(np.flatnonzero(rows), initial=-1)) + 1
         with _refusing(self._paths[table]):
-            for (piece,) in file.pieces([column], _TEXT_ROWS):
+            for (piece,) in file.pieces([column], at_once):
                 if first >= last:  # what is asked for often stands at the beginning
                     return
                 found = _plain(piece)
