@@ -103,11 +103,17 @@ class Kernels:
             "bucket": _worded(self.bucket[rows].astype(np.int32), [str(bucket) for bucket in Bucket]),
         }
         names = values_of(self.name)[rows]
-        for at, column in enumerate(("class", "rule")):
-            words = list(dict.fromkeys(one[at] for one in self.classes))
-            code = np.array([words.index(one[at]) for one in self.classes], np.int32)
-            columns[column] = _worded(values_at(code, names), words)
+        columns |= {name: _worded(values_at(codes, names), words) for name, (codes, words) in self._of_name.items()}
         return conform(columns, KERNELS, about)
+
+    @cached_property
+    def _of_name(self) -> dict[str, tuple[npt.NDArray[np.int32], list[str]]]:
+        """Class and rule as (code of each word of ``name``, what codes stand for)."""
+        found = {}
+        for at, column in enumerate(("class", "rule")):
+            code = {word: number for number, word in enumerate(dict.fromkeys(one[at] for one in self.classes))}
+            found[column] = np.array([code[one[at]] for one in self.classes], np.int32), list(code)
+        return found
 
     @cached_property
     def _of_range(self) -> dict[str, _Taken]:
@@ -127,13 +133,14 @@ def _taking(table: pa.Table, name: str) -> _Taken:
     column = table[name]
     words = dictionary_column(table, name) if pa.types.is_dictionary(column.type) else None
     alike = is_repeated(column) if words is None else len(words.dictionary) == 1
-    values = None if alike and words is None else values_of(words if words is not None else whole(column))
+    # Of one value over and over, its first piece says all; the whole would be put together.
+    values = values_of(words if words is not None else column.chunk(0) if alike else whole(column))
 
     def taken(rows: Places) -> pa.Array | pa.ChunkedArray:
         missing = rows < 0
         if alike and not missing.any():
-            return repeat(words[0] if words is not None else column[0], len(rows))
-        found = nullable(values_at(values if values is not None else values_of(whole(column)), rows), missing)
+            return repeat(column[0] if words is None else words[0], len(rows))
+        found = nullable(values_at(values, np.minimum(rows, 0) if alike else rows), missing)
         return found if words is None else pa.DictionaryArray.from_arrays(found, words.dictionary)
 
     return taken
