@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsocr_nvtx.join.classes import KernelClass, classify
+from dsocr_nvtx.join.classes import KernelClass, classify, is_fusible
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,80 @@ def test_a_kernel_is_classed_by_its_name(name: str, kind: str) -> None:
     assert found == kind
     assert rule in name
     assert bool(rule) or found is KernelClass.OTHER
+
+
+REDUCE = "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::MeanOps<float>>>(T3)"
+COPY = "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>"
+BROADCAST = "ncclDevKernel_Broadcast_RING_LL(ncclDevKernelArgsStorage<4096>)"
+PREFILL = "void flashinfer::BatchPrefillWithPagedKVCacheKernel<flashinfer::KernelTraits<16, 8>>"
+TRITON_MIX = "triton_poi_fused_add_cat_index_select_mul_split_with_sizes_view_3"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fusible"),
+    [
+        (REDUCE, "norm_activation", False),
+        ("void cudnn::fusion::lean_reduction_kernel<0, 0, 0>", "norm_activation", False),
+        ("void (anonymous namespace)::softmax_warp_forward<float, float>", "norm_activation", False),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>", "norm_activation", False),
+        ("void at::native::(anonymous namespace)::upsample_linear1d_out_frame<float>", "norm_activation", False),
+        ("void at::native::vectorized_elementwise_kernel<4, CUDAFunctor_add<float>>", "norm_activation", True),
+        ("void at::native::vectorized_elementwise_kernel<8, silu_kernel(TensorIterator &)>", "norm_activation", True),
+        ("void vllm::act_and_mul_kernel<c10::BFloat16, &vllm::silu_kernel<c10::BFloat16>>", "norm_activation", True),
+        (COPY, "data_movement", True),
+        ("void at::native::(anonymous namespace)::distribution_elementwise_grid_stride_kernel<float, 4, "
+         "void at::native::templates::cuda::normal_and_transform<float>>", "data_movement", True),
+        ("void vllm::reshape_and_cache_flash_kernel<__nv_bfloat16>", "data_movement", True),
+        ("memcpy device to device", "data_movement", True),
+        ("memset", "data_movement", True),
+        ("memcpy host to device", "data_movement", False),
+        ("memcpy device to host", "data_movement", False),
+        ("memcpy peer to peer", "data_movement", False),
+        (BROADCAST, "other", False),
+        ("ncclDevKernel_ReduceScatter_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096>)", "other", False),
+        ("void vllm::cross_device_reduce_1stage<__nv_bfloat16, 2>", "other", False),
+        (PREFILL, "attention", False),
+        ("void at::native::reduce_kernel<512, 1, at::native::func_wrapper_t<sum_functor, direct_copy>>",
+         "norm_activation", False),
+        ("fused_moe_kernel", "matmul", False),
+        ("void vllm::moe::moe_sum_vec_kernel<c10::BFloat16, int, 6>", "norm_activation", False),
+        ("somebody_elses_kernel", "other", False),
+    ],
+)  # fmt: skip
+def test_what_a_fused_kernel_would_do_in_passing_is_movement_and_pointwise_work(
+    name: str, kind: str, fusible: bool
+) -> None:
+    found, rule = classify(name)
+    assert (found, is_fusible(found, rule)) == (kind, fusible)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fusible"),
+    [
+        ("triton_red_fused__to_copy_add_mean_mul_pow_rsqrt_4", "norm_activation", False),
+        ("triton_red_fused_add_fused_add_rms_norm_1", "norm_activation", False),
+        ("triton_per_fused__to_copy_native_layer_norm_addmm_0", "norm_activation", False),
+        ("triton_red_fused__softmax_exp_max_prepare_softmax_online_sub_view_0", "norm_activation", False),
+        ("triton_per_fused_index_sum_where_2", "norm_activation", False),
+        ("triton_poi_fused_add_mm_mul_silu_0", "norm_activation", True),
+        ("triton_poi_fused__scaled_dot_product_flash_attention_mul_1", "norm_activation", True),
+        ("triton_poi_fused__softmax__to_copy_exp_where_1", "norm_activation", True),
+        ("triton_poi_fused_convolution_gelu_3", "norm_activation", True),
+        (TRITON_MIX, "norm_activation", True),
+        ("triton_poi_fused__to_copy_2", "data_movement", True),
+        ("triton_poi_fused__to_copy_cat_clone_slice_view_12", "data_movement", True),
+        ("triton_poi_fused_embedding_0", "data_movement", True),
+        ("triton_for_fused_0", "norm_activation", True),
+        ("triton_red_fused_mm_0", "matmul", False),
+        ("triton_per_fused__to_copy_mm_t_view_0", "matmul", False),
+        ("triton_tem_fused_addmm_7", "matmul", False),
+        ("triton_tem_fused__to_copy_bmm_0", "matmul", False),
+        ("triton_tem_fused_flex_attention_0", "attention", False),
+        ("triton_tem_fused_convolution_1", "convolution", False),
+    ],
+)
+def test_a_kernel_of_inductor_is_classed_by_what_it_fuses(name: str, kind: str, fusible: bool) -> None:
+    """A norm is a norm whatever it copies, and what only prepares a product multiplies nothing."""
+    found, rule = classify(name)
+    assert (found, is_fusible(found, rule)) == (kind, fusible)
+    assert rule in name

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.join.classes import is_fusible
 from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.roofline.own import own_costs
 from dsocr_nvtx.roofline.points import Roofline, ratio, roofline
-from dsocr_nvtx.roofline.tax import is_tax
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
@@ -241,7 +241,7 @@ def test_rows_add_up_to_stages_and_stages_to_ranges(found: Trace, stages: list[s
     taxes = sum(
         k["busy_owned_ns"]
         for k in joined.kernels.to_pylist()
-        if k["event_id"] is not None and is_tax(k["class"], k["rule"])
+        if k["event_id"] is not None and is_fusible(k["class"], k["rule"])
     )
     for name in ADDED:
         if name == "tax_ns":

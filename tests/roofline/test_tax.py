@@ -1,26 +1,11 @@
-"""Tax kernels: the rule by hand, and the time they take in a row."""
-
-import pytest
+"""Tax kernels: the time they take in a row."""
 
 from dsocr_nvtx.roofline.points import roofline
-from dsocr_nvtx.roofline.tax import is_tax, taxed
+from dsocr_nvtx.roofline.tax import taxed
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED
 from tests.builders.tables import Row, filled
 from tests.roofline.test_roofline_least import ROUND
 from tests.roofline.test_roofline_points import timed
-
-
-@pytest.mark.parametrize(
-    ("kind", "rule", "tax"),
-    [
-        ("data_movement", "copy", True), ("data_movement", "gather", True), ("norm_activation", "elementwise", True),
-        ("norm_activation", "silu", True), ("norm_activation", "reduce", False), ("norm_activation", "softmax", False),
-        ("norm_activation", "norm", False), ("matmul", "nvjet", False), ("attention", "flash", False),
-        ("other", "sort", False), ("other", "", False),
-    ],
-)  # fmt: skip
-def test_tax_is_movement_and_pointwise_work(kind: str, rule: str, tax: bool) -> None:
-    assert is_tax(kind, rule) is tax
 
 
 def test_a_row_knows_the_time_of_its_tax_kernels() -> None:
