@@ -22,7 +22,7 @@ from typing import Any
 from attrs import asdict
 from dram_table import Case
 
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import Stage
 
 STEPS = 5

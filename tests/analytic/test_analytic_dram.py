@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsocr_nvtx.schema.payload import DOMAIN, FIELD_INDEX, PAYLOAD_FIELDS, announcement
+from dsocr_nvtx.schema.payload import DOMAIN
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage, code_of
 
 Ints = npt.NDArray[np.int64]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from attrs import define, field
 
-from dsocr_nvtx.schema.payload import DOMAIN, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import DOMAIN
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import Stage
 
 DOMAIN_ID = 1

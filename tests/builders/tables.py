@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.ingest.trace import Device, Trace
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, GRAPH_NODES, LAUNCHES, NVTX, OPERATIONS, PAYLOAD, conform
 
 Row = Mapping[str, object]

@@ -15,8 +15,8 @@ from attrs import asdict
 import dsocr_nvtx
 from dsocr_nvtx import __version__
 from dsocr_nvtx.schema.hardware import DATASHEET
-from dsocr_nvtx.schema.payload import announcement
-from dsocr_nvtx.schema.tables import KERNELS, RANGES
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
+from dsocr_nvtx.schema.tables import KERNELS, RANGES_V1
 from tests.builders.nsys import NsysFile
 from tests.builders.tables import Row, filled, payload
 from tests.cli.commands import Commands, hooked, tree
@@ -237,7 +237,7 @@ RECORDED: list[Row] = [
 def _run(folder: Path, rows: list[Row]) -> Path:
     from dsocr_nvtx.schema.files import write_table
 
-    write_table(filled(RANGES, rows), folder / "ranges.arrow")
+    write_table(filled(RANGES_V1, rows), folder / "ranges.arrow")
     return folder
 
 

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.hooks import analytic_stage, current_stage, hook
-from dsocr_nvtx.schema.payload import FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
 from dsocr_nvtx.schema.records import Level, Stage
 from tests.builders.emitters import Listener
 from tests.hooks.networks import attached, network, page, run

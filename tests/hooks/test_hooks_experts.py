@@ -21,7 +21,7 @@ from dsocr_nvtx.run.model import random_model, tiny_config
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.payload import parse_experts_mark
 from dsocr_nvtx.schema.records import ExpertsCall, Level, Stage
-from dsocr_nvtx.schema.tables import EXPERTS, RANGES
+from dsocr_nvtx.schema.tables import EXPERTS, RANGES_V1
 from tests.builders.emitters import Listener
 from tests.hooks.networks import run
 
@@ -106,7 +106,7 @@ def test_ranges_carry_expected_and_observed_weights(tmp_path: Path) -> None:
     assert model.observed_weight_bytes == model.cost.weight_bytes + changed
     session.write(tmp_path)
     ranges, experts = read_table(tmp_path / "ranges.arrow"), read_table(tmp_path / "experts.arrow")
-    assert ranges.schema.equals(RANGES)
+    assert ranges.schema.equals(RANGES_V1)
     assert experts.schema.equals(EXPERTS)
     assert sum(value is not None for value in ranges["observed_weight_bytes"].to_pylist()) == 3 * 7
     assert experts["distinct_experts"].to_pylist() == [call.distinct for call in session.stats.experts]

@@ -18,7 +18,8 @@ from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.scripts import growth
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.join.engine import join
-from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_growth_announcement
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.records import Level, RangeRecord
 from tests.builders.emitters import Listener
 from tests.hooks.networks import forward, network, run
@@ -211,7 +212,7 @@ def test_known_forwards_are_told_as_others_are(
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_texts_alone_tell_the_same_costs(model: Any, scenario: Scenario, tmp_path: Path) -> None:
     listener, _ = _heard(model, scenario)
-    assert any(parse_growth_announcement(text) for _, text in listener.marks)
+    assert any(WIRE_V1.parse_growth(text) for _, text in listener.marks)
     whole = join(read(listener.as_nsys().write(tmp_path / "whole.sqlite")), "whole")
     bare = join(read(listener.as_nsys(payloads=False).write(tmp_path / "bare.sqlite")), "bare")
     assert bare.accounting.cost_sources["announcement"] == len(listener.ranges)

@@ -11,7 +11,7 @@ from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.hooks import get_analytic_run_stats, hook, reset_analytic_run_stats, write_analytic_run_stats
 from dsocr_nvtx.hooks.emit import Edges, Silent
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.tables import RANGES
+from dsocr_nvtx.schema.tables import RANGES_V1
 from tests.builders.emitters import Listener
 from tests.hooks.networks import network, run
 
@@ -38,7 +38,7 @@ def test_a_run_directory_holds_every_call(model: Any, tmp_path: Path) -> None:
         run(model, session, tokens=3)
     session.write(tmp_path)
     table = read_table(tmp_path / "ranges.arrow")
-    assert table.schema.names == RANGES.names
+    assert table.schema.names == RANGES_V1.names
     records = session.stats.records
     assert table["event_id"].to_pylist() == [record.event_id for record in records]
     assert table["tensor_flops"].to_pylist() == [record.cost.tensor_flops for record in records]

@@ -11,7 +11,7 @@ from attrs import define, field
 from transformers import DynamicCache
 
 from dsocr_nvtx.hooks import HookSession, hook
-from dsocr_nvtx.schema.payload import FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
 from tests.builders.emitters import Listener
 from tests.hooks.networks import forward, network
 

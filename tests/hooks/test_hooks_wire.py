@@ -12,7 +12,8 @@ from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.roofline.points import roofline
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import datasheet
-from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_growth_announcement
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from tests.builders.emitters import Listener
 from tests.builders.nsys import NsysFile
 from tests.hooks.networks import network, run
@@ -76,17 +77,17 @@ def test_a_learned_step_announces_only_its_own_ranges(model: Any) -> None:
     with hook(model, emitter=(listener := Listener())) as session:
         run(model, session, tokens=6)
     starts = [pushed.start for pushed in listener.ranges if pushed.path == "decode"]
-    step = [parse_announcement(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10]  # type: ignore[index]
+    step = [WIRE_V1.parse(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10]  # type: ignore[index]
     assert step == ["decode", "model"]
     layers = range(len(model.model.language_model.layers))
     first = [text for time, text in listener.marks if starts[0] - 10 <= time < starts[1] - 10]
-    grow = [told[0] for text in first if (told := parse_growth_announcement(text)) is not None]
+    grow = [told[0] for text in first if (told := WIRE_V1.parse_growth(text)) is not None]
     assert len(grow) == len(set(grow))
     assert set(grow) == {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
 
 
 def _path(text: str) -> str:
-    found = parse_announcement(text) or parse_growth_announcement(text)
+    found = WIRE_V1.parse(text) or WIRE_V1.parse_growth(text)
     assert found is not None
     return found[0]
 

@@ -11,7 +11,8 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.schema import tables
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from tests.builders.nsys import NsysFile, global_id
 from tests.builders.tables import payload
 

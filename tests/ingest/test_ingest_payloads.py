@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dsocr_nvtx.ingest import payloads
 from dsocr_nvtx.ingest.payloads import Entry, schema_dtype
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 
 words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(PAYLOAD_FIELDS), max_size=len(PAYLOAD_FIELDS))
 INT64 = 17

@@ -11,7 +11,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.cupti import read
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.schema.files import read_table, write_table
-from dsocr_nvtx.schema.tables import EXPERTS, GRAPH_NODES, LAUNCHES, OPERATIONS, RANGES
+from dsocr_nvtx.schema.tables import EXPERTS, GRAPH_NODES, LAUNCHES, OPERATIONS, RANGES_V1
 from tests.builders.tables import filled
 
 TID = 5
@@ -45,7 +45,7 @@ PLACES: dict[str, dict[str, object]] = {
 
 
 def row(path: str, event: int, start: int, end: int, **more: object) -> dict[str, object]:
-    """Return a row of RANGES."""
+    """Return a row of RANGES_V1."""
     about = {"path": path, "event_id": event, "host_start_ns": start, "host_end_ns": end, "thread_id": TID}
     return {**about, **PLACES[path], **more}
 
@@ -119,7 +119,7 @@ def directory(path: Path, rows: list[dict[str, Any]], *, noted: bool = True) -> 
     """Write a run directory; without the nodes where they were not noted."""
     timings = path / "timings"
     timings.mkdir()
-    write_table(filled(RANGES, rows), path / "ranges.arrow")
+    write_table(filled(RANGES_V1, rows), path / "ranges.arrow")
     write_table(filled(OPERATIONS, list(operations())), timings / "operations.arrow")
     write_table(filled(LAUNCHES, [{"tid": TID, **call} for call in calls()]), timings / "launches.arrow")
     if noted:

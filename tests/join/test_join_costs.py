@@ -11,7 +11,9 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.columns import latest
 from dsocr_nvtx.join.costs import CostSource, RangeCosts, range_costs
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement, growth_announcement
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
+from dsocr_nvtx.schema.payload_v1 import growth_announcement_v1 as growth_announcement
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, NVTX
 from tests.builders.tables import Row, filled, payload

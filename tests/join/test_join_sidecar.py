@@ -7,7 +7,7 @@ import pytest
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.schema.records import COST_FIELDS
-from dsocr_nvtx.schema.tables import MEASURED, RANGES
+from dsocr_nvtx.schema.tables import MEASURED, RANGES_V1
 from tests.builders.tables import Row, filled
 
 CALLS: list[Row] = [
@@ -18,7 +18,7 @@ CALLS: list[Row] = [
 
 def check(report: Sequence[Row], recorded: Sequence[Row]) -> int:
     """Check a report's calls against a run's."""
-    return check_run(filled(MEASURED, report), filled(RANGES, recorded), "run/ranges.arrow")
+    return check_run(filled(MEASURED, report), filled(RANGES_V1, recorded), "run/ranges.arrow")
 
 
 def test_the_same_calls_agree_in_any_order() -> None:

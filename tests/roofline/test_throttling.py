@@ -5,7 +5,7 @@ import pytest
 
 from dsocr_nvtx.roofline.throttling import throttled
 from dsocr_nvtx.schema.gauges import POWER
-from dsocr_nvtx.schema.tables import MEASURED, RANGES
+from dsocr_nvtx.schema.tables import MEASURED, RANGES_V1
 from tests.builders.tables import Row, filled
 from tests.roofline.test_roofline_points import points, timed
 
@@ -21,7 +21,7 @@ def flags(samples: pa.Table, *spans: tuple[int, int]) -> tuple[dict[int, str | N
     recorded: list[Row] = [
         {"event_id": event, "host_start_ns": start, "host_end_ns": end} for event, (start, end) in enumerate(spans)
     ]
-    found = throttled(points(rows), filled(MEASURED, rows), filled(RANGES, recorded), samples)
+    found = throttled(points(rows), filled(MEASURED, rows), filled(RANGES_V1, recorded), samples)
     return {row["layer"]: row["throttle"] for row in found.rows.to_pylist()}, found.stages["throttle"][0].as_py()
 
 

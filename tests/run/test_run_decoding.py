@@ -21,7 +21,9 @@ from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.workload import RunOptions
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.payload import FIELD_INDEX, parse_announcement, parse_experts_mark, parse_growth_announcement
+from dsocr_nvtx.schema.payload import parse_experts_mark
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
 
 
@@ -137,8 +139,8 @@ def test_what_grows_is_announced_before_each_launch_inside_its_step(model: Any, 
     for number, step in enumerate(steps):
         assert step.end is not None
         texts = [text for time, text in listener.marks if step.start < time < step.end]
-        told = [one for text in texts if (one := parse_announcement(text))]
-        more = [grown for text in texts if (grown := parse_growth_announcement(text))]
+        told = [one for text in texts if (one := WIRE_V1.parse(text))]
+        more = [grown for text in texts if (grown := WIRE_V1.parse_growth(text))]
         assert {one[0] for one in told} == ({"model"} | growing if number == 0 else {"model"})
         assert {one[0] for one in more} == (growing if number == 0 else set())
         grow |= {path: (values, increments) for path, values, increments in more}

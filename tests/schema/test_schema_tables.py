@@ -51,7 +51,7 @@ def test_columns_that_others_rely_on_are_there() -> None:
     assert staged <= set(STAGES.names)
     assert {"event_id", "stage", "step", "path", "bucket", "class", "rule", "busy_owned_ns"} <= set(KERNELS.names)
     assert set(OPERATIONS.names) <= set(KERNELS.names), "no operation loses a column on the way"
-    shared = {"event_id", "parent_id", "path", "kind", "stage", "step", "layer", *COST_FIELDS, "own_activation_bytes"}
+    shared = {"event_id", "parent_id", "path", "kind", "stage", "step", "layer", *COST_FIELDS}
     assert shared <= set(RANGES.names) & set(MEASURED.names)
 
 

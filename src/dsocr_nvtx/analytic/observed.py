@@ -57,8 +57,8 @@ def _container(
 
 
 def _own(record: RangeRecord, inside: list[Cost]) -> OwnCall:
-    if not inside:
-        return OwnCall(record, record.cost, False)
+    if not inside or record.own_activation_bytes is None:
+        return OwnCall(record, record.cost, bool(inside))
     parts = total(inside)
     # Parts that cost more than their whole are a fault, which the part's own row shows; a run does not end over it.
     left = {name: max(getattr(record.cost, name) - getattr(parts, name), 0) for name in COST_FIELDS}

@@ -6,7 +6,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dsocr_nvtx.schema.payload import DOMAIN, PAYLOAD_DTYPE
+from dsocr_nvtx.schema.payload import DOMAIN
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_DTYPE_V1 as PAYLOAD_DTYPE
 from dsocr_nvtx.schema.records import Stage
 
 Words = npt.NDArray[np.int64]

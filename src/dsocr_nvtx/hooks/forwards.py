@@ -8,7 +8,7 @@ from dsocr_nvtx.hooks.places import Key, Opened, State
 from dsocr_nvtx.hooks.quick import QuickFrame, token_of
 from dsocr_nvtx.hooks.repeats import Repeat
 from dsocr_nvtx.hooks.scripts import Script, ScriptFrame, learned
-from dsocr_nvtx.schema.payload import announcement
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 
 if TYPE_CHECKING:
     from dsocr_nvtx.hooks.shared import Shared

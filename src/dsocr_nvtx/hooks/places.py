@@ -9,7 +9,8 @@ import numpy.typing as npt
 from attrs import field, frozen
 
 from dsocr_nvtx.hooks.emit import Emitter
-from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, CallShape, Cost, LayerKind, Level, code_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dsocr_nvtx.hooks.places import Key, Place, Slot
-from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS, announcement, growth_announcement
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
+from dsocr_nvtx.schema.payload_v1 import growth_announcement_v1 as growth_announcement
 
 if TYPE_CHECKING:
     from dsocr_nvtx.hooks.tap import Tap

@@ -11,9 +11,9 @@ from dsocr_nvtx.analytic.observed import note_observed
 from dsocr_nvtx.hooks.captures import Replay, replayed_rows
 from dsocr_nvtx.hooks.rows import Row, Rows
 from dsocr_nvtx.schema.files import write_json, write_table
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, ExpertsCall, RangeRecord, Stage, module_of
-from dsocr_nvtx.schema.tables import EXPERTS, RANGES, conform
+from dsocr_nvtx.schema.tables import EXPERTS, RANGES_V1, conform
 
 _STAGES = tuple(Stage)
 _TERA, _GIGA = 1e12, 1e9
@@ -83,7 +83,7 @@ class AnalyticRunStats:
 
     def write(self, directory: Path) -> None:
         """Write ``ranges.arrow``, ``analytic_hooks/decoder_steps.json`` and ``vision_steps.json`` into a directory."""
-        write_table(conform(_columns(self.records), RANGES), directory / "ranges.arrow")
+        write_table(conform(_columns(self.records), RANGES_V1), directory / "ranges.arrow")
         if self.experts:
             write_table(conform(_experts_columns(self.experts), EXPERTS), directory / "experts.arrow")
         self.write_steps(directory / "analytic_hooks")
@@ -106,6 +106,11 @@ def _record(row: Row) -> RangeRecord:
         layer=place.layer,
         stage=_STAGES[row.stage],
         step=row.step,
+        dtype=priced.shape.dtype,
+        sequences=priced.shape.batch,
+        rows=priced.shape.rows,
+        keys=priced.shape.batch * priced.shape.kv_len,
+        pairs=0,
         shape=priced.shape,
         cost=priced.cost,
         own_activation_bytes=priced.own_activation_bytes,

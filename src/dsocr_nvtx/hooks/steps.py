@@ -10,7 +10,8 @@ from dsocr_nvtx.hooks.places import Opened, Place, Slot, State, no_key, nothing
 from dsocr_nvtx.hooks.rows import NO_PARENT
 from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.stage import begin_stage, end_stage
-from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage
 
 _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]

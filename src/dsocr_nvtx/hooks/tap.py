@@ -19,7 +19,9 @@ from dsocr_nvtx.hooks.scripts import Learned, Plan, alike, growth
 from dsocr_nvtx.hooks.shared import Shared
 from dsocr_nvtx.hooks.stage import current_stage
 from dsocr_nvtx.hooks.wrappers import Method, Watch, scripted, timed, timed_and_more
-from dsocr_nvtx.schema.payload import FIELD_INDEX, announcement, growth_announcement
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
+from dsocr_nvtx.schema.payload_v1 import growth_announcement_v1 as growth_announcement
 from dsocr_nvtx.schema.records import Level, Stage
 
 _EVENT, _STEP, _STAGE = (FIELD_INDEX[name] for name in ("event_id", "step", "stage"))

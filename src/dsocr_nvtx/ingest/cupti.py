@@ -21,7 +21,9 @@ from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema import tables
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, announcement, experts_mark
+from dsocr_nvtx.schema.payload import experts_mark
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.records import DTYPE_BYTES, LayerKind, Level, Stage
 
 TIMINGS = "timings"

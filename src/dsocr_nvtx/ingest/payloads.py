@@ -20,7 +20,8 @@ from attrs import frozen
 from dsocr_nvtx.ingest.cells import windows
 from dsocr_nvtx.ingest.column import least_kind
 from dsocr_nvtx.ingest.source import Ints, Mask
-from dsocr_nvtx.schema.payload import PAYLOAD_DTYPE, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_DTYPE_V1 as PAYLOAD_DTYPE
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.values import values_of
 
 _ENTRY_TYPES = {

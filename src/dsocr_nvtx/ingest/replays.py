@@ -10,7 +10,8 @@ from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Ints, Mask
-from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 
 _OWN = ("event_id", "step")
 """Fields that tell calls of one cost apart."""

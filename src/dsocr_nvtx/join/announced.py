@@ -12,14 +12,9 @@ from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.columns import Ints, coded, falling, groups, latest, numbers, sorting, taken
-from dsocr_nvtx.schema.payload import (
-    ANNOUNCE_PREFIX,
-    FIELD_INDEX,
-    GROWTH_PREFIX,
-    PAYLOAD_FIELDS,
-    parse_announcement,
-    parse_growth_announcement,
-)
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.values import values_of
 
@@ -55,7 +50,7 @@ class Announced:
 def read_announced(announcements: pa.Table) -> Announced:
     """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
     texts = whole(announcements["text"])
-    rows = np.flatnonzero(values_of(pc.starts_with(texts, ANNOUNCE_PREFIX)))
+    rows = np.flatnonzero(values_of(pc.starts_with(texts, WIRE_V1.announced)))
     path, words, values = _parse(texts if len(rows) == len(texts) else texts.take(pa.array(rows)))
     good = np.flatnonzero((path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage)))
     rows, path, values = (taken(column, good) for column in (rows, path, values))
@@ -72,8 +67,8 @@ def read_announced(announcements: pa.Table) -> Announced:
 
 def _parse_growing(texts: pa.Array) -> tuple[Ints, Ints, list[str], Ints, Ints]:
     """Return (row, path code, paths, fields, increments) of the announcements that say how they grow."""
-    rows = np.flatnonzero(values_of(pc.starts_with(texts, GROWTH_PREFIX)))
-    parsed = [parse_growth_announcement(text) for text in texts.take(pa.array(rows)).to_pylist()]
+    rows = np.flatnonzero(values_of(pc.starts_with(texts, WIRE_V1.growing)))
+    parsed = [WIRE_V1.parse_growth(text) for text in texts.take(pa.array(rows)).to_pylist()]
     found = [one for one in parsed if one is not None]
     words = {path: code for code, path in enumerate(dict.fromkeys(path for path, _, _ in found))}
     values, increments = (
@@ -88,7 +83,7 @@ def _parse(texts: pa.Array) -> tuple[Ints, list[str], Ints]:
     found = _parse_alike(texts) if len(texts) else None
     if found is not None:
         return found
-    parsed = [parse_announcement(text) for text in texts.to_pylist()]
+    parsed = [WIRE_V1.parse(text) for text in texts.to_pylist()]
     words = {path: code for code, path in enumerate(dict.fromkeys(one[0] for one in parsed if one is not None))}
     path = np.array([-1 if one is None else words[one[0]] for one in parsed], np.int64)
     values = [[0] * len(PAYLOAD_FIELDS) if one is None else one[1] for one in parsed]

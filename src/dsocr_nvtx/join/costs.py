@@ -11,7 +11,8 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.announced import Announced, Told, told_costs
 from dsocr_nvtx.join.columns import Ints, Places, Rows, known
-from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.values import values_of
 
 _EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]

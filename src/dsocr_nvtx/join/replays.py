@@ -20,7 +20,7 @@ from dsocr_nvtx.join.captures import Captures
 from dsocr_nvtx.join.columns import Ints, Places, coded, groups, known, latest, numbers, recoded
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.schema.payload import FIELD_INDEX
+from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.tables import NVTX, PAYLOAD
 

@@ -1,78 +1,79 @@
-"""The NVTX payload: one structured record per range, derived from `Cost`, and its plain-text twin.
+"""The NVTX payload, version 2: one structured record per range, derived from `Cost`, and its plain-text twin.
 
 Every field is a little-endian int64, so that a bound record can be edited through a flat view and every reader
-(binaryData, jsonText, announcement) sees the same whole numbers. ``layer`` is -1 where there is none.
+(binaryData, jsonText, announcement) sees the same whole numbers. ``layer`` is -1 where there is none. Costs are
+exclusive: what the site itself does, not what hooked sites inside it do. Version 1: `dsocr_nvtx.schema.payload_v1`.
 """
 
 import re
 from collections.abc import Iterable
+from enum import IntFlag
 from typing import NamedTuple
 
 import numpy as np
 
-from dsocr_nvtx.schema.records import COST_FIELDS, Stage
+from dsocr_nvtx.schema.records import COST_FIELDS, CostState
+from dsocr_nvtx.schema.wire import Ints, Wire
 
 DOMAIN = "dsocr"
-HEADER_FIELDS = ("event_id", "stage", "step", "layer", "kind", "level", "dtype", "batch", "tokens", "kv_len")
-PAYLOAD_FIELDS: tuple[str, ...] = (*HEADER_FIELDS, *COST_FIELDS, "own_activation_bytes")
+
+
+class Flag(IntFlag):
+    """What is to be known of a call's cost; bits of the field ``flags``."""
+
+    UNKNOWN = 1
+    """The cost is not known: the fields of extent and cost are 0 and mean nothing."""
+    CONTRADICTED = 2
+    """Tensors were found that contradict what the cost was derived from."""
+    ESTIMATED = 4
+    """Not used yet."""
+
+
+STATE_FLAGS: dict[CostState, Flag] = {
+    CostState.KNOWN: Flag(0),
+    CostState.ESTIMATED: Flag.ESTIMATED,
+    CostState.CONTRADICTED: Flag.CONTRADICTED,
+    CostState.UNKNOWN: Flag.UNKNOWN,
+}
+"""What each state is on the wire. Of several flags the one that stands last here says the state."""
+
+
+HEADER_FIELDS = ("event_id", "stage", "step", "layer", "kind", "level", "dtype", "flags")
+EXTENT_FIELDS = ("sequences", "rows", "keys", "pairs")
+"""How many sequences (images, tiles) a call works on, and sums over them: query rows, the keys that each can attend to
+after the call, and attention pairs without a mask; 0 where the two last have no meaning."""
+PAYLOAD_FIELDS: tuple[str, ...] = (*HEADER_FIELDS, *EXTENT_FIELDS, *COST_FIELDS)
 PAYLOAD_DTYPE = np.dtype([(name, "<i8") for name in PAYLOAD_FIELDS])
 FIELD_INDEX: dict[str, int] = {name: position for position, name in enumerate(PAYLOAD_FIELDS)}
 
-ANNOUNCE_PREFIX = "dsocr/1 "
-"""Starts every announcement; the number grows when `PAYLOAD_FIELDS` changes."""
+READ_FIELDS: tuple[str, ...] = (*PAYLOAD_FIELDS, "own_activation_bytes", "version")
+"""What readers make of a payload of either version: the last two are 0 and 2 but for version 1."""
+
+
+def _read(values: Ints) -> Ints:
+    more = np.broadcast_to(np.array([0, 2], np.int64), (len(values), 2))
+    return np.concatenate([values, more], axis=1, dtype=np.int64)
+
+
+WIRE = Wire(fields=PAYLOAD_FIELDS, prefix="dsocr/2", read=_read)
+"""The version that hooks write."""
 
 
 def announcement(path: str, values: list[int]) -> str:
     """Return the plain-text form of a payload: prefix, module path, then every field of `PAYLOAD_FIELDS` in order."""
-    return f"{ANNOUNCE_PREFIX}{path} {' '.join(map(str, values))}"
-
-
-GROWTH_PREFIX = "dsocr/1k "
-"""Starts the announcements that also say by how much each key in the KV cache makes every field grow."""
+    return WIRE.announcement(path, values)
 
 
 def growth_announcement(path: str, values: list[int], increments: list[int]) -> str:
     """Return an announcement that holds while the cache grows: prefix, path, every field, then each field's increment.
 
-    After it, a call's fields are ``values`` plus ``increments`` times the keys that ``model``, as last announced for
-    the same stage on the same thread, has more than ``values`` say.
+    After it, a call's fields are ``values`` plus ``increments`` times the ``keys`` that ``model``, as last announced
+    for the same stage on the same thread, has more than ``values`` say.
     """
-    return f"{GROWTH_PREFIX}{path} {' '.join(map(str, values))} {' '.join(map(str, increments))}"
+    return WIRE.growth_announcement(path, values, increments)
 
 
-_FIELDS = f"((?: -?[0-9]{{1,19}}){{{len(PAYLOAD_FIELDS)}}})"
-_LINE = re.compile(f"{re.escape(ANNOUNCE_PREFIX)}([^ ]+){_FIELDS}")
-_GROWTH_LINE = re.compile(f"{re.escape(GROWTH_PREFIX)}([^ ]+){_FIELDS}{_FIELDS}")
-_WORD = range(-(2**63), 2**63)
-
-
-def parse_announcement(text: str) -> tuple[str, list[int]] | None:
-    """Return (path, values) of an announcement, or None for any other text.
-
-    A damaged announcement is other text: a number that no payload could hold, or a stage that does not exist.
-    """
-    found = _LINE.fullmatch(text)
-    values = _values(found[2]) if found is not None else None
-    return (found[1], values) if found is not None and values is not None else None
-
-
-def parse_growth_announcement(text: str) -> tuple[str, list[int], list[int]] | None:
-    """Return (path, values, increments) of an announcement that says how it grows, or None for any other text."""
-    found = _GROWTH_LINE.fullmatch(text)
-    values = _values(found[2]) if found is not None else None
-    if found is None or values is None:
-        return None
-    increments = [int(word) for word in found[3].split()]
-    return (found[1], values, increments) if all(value in _WORD for value in increments) else None
-
-
-def _values(words: str) -> list[int] | None:
-    values = [int(word) for word in words.split()]
-    whole = all(value in _WORD for value in values) and values[FIELD_INDEX["stage"]] in range(len(Stage))
-    return values if whole else None
-
-
-MARK_PREFIX = "dsocr/1"
+MARK_PREFIX = "dsocr/"
 """Starts every mark of ours, whatever it says."""
 
 EXPERTS_PREFIX = "dsocr/1x "

@@ -16,6 +16,8 @@ class Stage(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     UNKNOWN = "unknown"
+    MIXED = "mixed"
+    """A forward of a serving engine that prefills some sequences and decodes others."""
 
 
 class Level(StrEnum):
@@ -134,6 +136,15 @@ class Cost:
 COST_FIELDS: tuple[str, ...] = tuple(a.name for a in fields(Cost))
 
 
+class CostState(StrEnum):
+    """What is to be said of a call's cost: `dsocr_nvtx.schema.payload.Flag` in one word, the gravest one."""
+
+    KNOWN = "known"
+    ESTIMATED = "estimated"
+    CONTRADICTED = "contradicted"
+    UNKNOWN = "unknown"
+
+
 @frozen(kw_only=True)
 class CallShape:
     """The shape of one module call: everything its cost depends on besides the module's own dimensions.
@@ -179,11 +190,14 @@ class CallShape:
 class RangeRecord:
     """One hooked call as the capture half saw it; one row of the run directory's ``ranges.arrow``.
 
+    ``sequences``, ``rows``, ``keys`` and ``pairs`` are the payload's (`dsocr_nvtx.schema.payload.EXTENT_FIELDS`);
+    ``cost`` is exclusive, and with ``state`` unknown it is zero and means nothing.
     Times are the host's `time.perf_counter_ns`; ``device_ns`` is the CUDA-event time where events were recorded.
-    ``own_activation_bytes`` is the part of ``cost.activation_bytes`` that remains when the ranges inside are reported
-    on their own (lower bounds of activations do not subtract, so it is carried; every other field does).
     ``observed_weight_bytes`` is ``cost.weight_bytes`` with the experts observed instead of the expected number.
     ``origin`` is call, or for CUDA graphs captured (it ran nothing and costs nothing) or replayed (by one launch).
+
+    Until the hooks write version 2 they set ``shape``, and ``own_activation_bytes`` to say that ``cost`` is inclusive:
+    what of ``cost.activation_bytes`` is left when the ranges inside are reported apart.
     """
 
     event_id: int
@@ -194,15 +208,31 @@ class RangeRecord:
     layer: int | None
     stage: Stage
     step: int
-    shape: CallShape
+    dtype: str
+    sequences: int
+    rows: int
+    keys: int
+    pairs: int
     cost: Cost
-    own_activation_bytes: int
     host_start_ns: int
     host_end_ns: int
     thread_id: int
+    state: CostState = CostState.KNOWN
     device_ns: int | None = None
     observed_weight_bytes: int | None = None
     origin: str = "call"
+    shape: CallShape = CallShape()
+    own_activation_bytes: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Rows of each sequence; where they differ, the mean, rounded down."""
+        return self.rows // self.sequences if self.sequences else 0
+
+    @property
+    def kv_len(self) -> int:
+        """Keys of each sequence; where they differ, the mean, rounded down."""
+        return self.keys // self.sequences if self.sequences else 0
 
 
 @frozen(kw_only=True)

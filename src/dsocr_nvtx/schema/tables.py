@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.values import values_of
 
@@ -47,7 +47,7 @@ _RANK = column(
 )
 _GPU = column("gpu_uuid", WORD, "", "identity of the GPU", null=True)
 _EVENT = column("event_id", _I64, "", "hooked call, unique within its process; negative where the report does not say")
-_CALL = (
+_SHARED = (
     column("path", WORD, "", "module path, as the NVTX message"),
     column(
         "module", WORD, "", "first part of the path: sam, clip, projector, embed, decoder, lm_head; model for stages"
@@ -59,8 +59,15 @@ _CALL = (
     column("layer", _I32, "", "layer index within the module", null=True),
     column("dtype", WORD, "", "element type"),
     column("batch", _I64, "", "sequences, images or tiles"),
-    column("tokens", _I64, "", "rows of each batch element"),
-    column("kv_len", _I64, "", "keys a query can attend to, this call's own included; 0 where there is no cache"),
+    column("tokens", _I64, "", "rows of each batch element; where they differ, the mean, rounded down"),
+    column("kv_len", _I64, "", "keys of each batch element, this call's own included, likewise; 0 without a cache"),
+)
+_CALL = (
+    *_SHARED,
+    column("rows", _I64, "", "query rows of all sequences together"),
+    column("keys", _I64, "", "keys of all sequences together; 0 without a cache"),
+    column("pairs", _I64, "", "attention pairs of all sequences, without a mask; 0 where not told"),
+    column("cost_state", WORD, "", "known; contradicted by tensors that were seen; unknown: costs are 0, and no costs"),
 )
 _OBSERVED = column("observed_weight_bytes", _I64, "B", "weight_bytes with the experts that were hit", null=True)
 _OWN = column("own_activation_bytes", _I64, "B", "activation_bytes left when the ranges inside are reported apart")
@@ -71,7 +78,6 @@ RANGES = pa.schema(
         column("parent_id", _I64, "", "event_id of the hooked call around it", null=True),
         *_CALL,
         *COST_COLUMNS,
-        _OWN,
         column("host_start_ns", _I64, "ns", "host clock (perf_counter) at entry"),
         column("host_end_ns", _I64, "ns", "host clock at exit"),
         column("device_ns", _I64, "ns", "between the CUDA events around the call", null=True),
@@ -82,7 +88,11 @@ RANGES = pa.schema(
         ),
     ]
 )
-"""``ranges.arrow`` of a run directory: one row per hooked call."""
+"""``ranges.arrow`` of a run directory: one row per hooked call, its costs exclusive."""
+
+_NEW = {item.name for item in _CALL} - {item.name for item in _SHARED}
+RANGES_V1 = pa.schema([*(item for item in RANGES if item.name not in _NEW), _OWN])
+"""The same with inclusive costs, as the present hooks write it until they write version 2."""
 
 EXPERTS = pa.schema(
     [
@@ -233,7 +243,7 @@ MEASURED = pa.schema(
         _PID,
         _EVENT,
         column("parent_id", _I64, "", "event_id of the hooked call around it", null=True),
-        *_CALL,
+        *_SHARED,
         *COST_COLUMNS,
         _OWN,
         column("tid", _I64, "", "calling thread"),
