@@ -40,7 +40,9 @@ def test_a_join_writes_every_table_and_the_accounting(dsocr: Commands, tmp_path:
     assert "decode is latency-bound" in done.out
     assert f"tables: {tmp_path / 'report.dsocr'}" in done.out
     folder = tmp_path / "report.dsocr"
-    assert tree(folder) == ["join.json", "kernels.arrow", "ranges.arrow", "roofline.arrow", "stages.arrow"]
+    assert tree(folder) == [
+        "join.json", "kernels.arrow", "kernels_summary.arrow", "ranges.arrow", "roofline.arrow", "stages.arrow",
+    ]  # fmt: skip
     for name, table in tables(folder).items():
         assert table.schema.equals(TABLES[name]), name
         about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}

@@ -59,11 +59,11 @@ class LlamaFlashAttention2(Layer):
             tensor_flops=projections + ops.attention_flops(pairs, self._out),
             tensor_flops_unmasked=projections + ops.attention_flops(rectangle, self._out),
             vector_flops=vector + rows * self._biases,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=2 * (rows * self.width + shape.tokens * self.head_dim) * size,
             kv_read_bytes=cached * shape.kv_len,
             kv_write_bytes=cached * shape.tokens if shape.kv_len else 0,
-            op_bytes=self._op_bytes(shape),
+            op_bytes=self._op_bytes(shape) + self.unlike(size),
         )
 
     def own_parameters(self) -> int:

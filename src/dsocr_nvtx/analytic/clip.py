@@ -33,7 +33,7 @@ class ClipEmbeddings(Layer):
             table = ops.bicubic_bytes(self.positions * width, patches * width, size) + 2 * shape.tokens * width * size
         return Cost(
             vector_flops=VECTOR_FLOPS["add"] * shape.rows * width + taps,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=(shape.batch * patches + shape.rows) * width * size,
             op_bytes=(joined + added) * size + table,
         )
@@ -60,9 +60,9 @@ class ClipAttention(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=4 * shape.rows * self.width + self.heads * pairs * per_pair,
-            weight_bytes=self.own_parameters() * shape.itemsize,
+            weight_bytes=self.weights(shape.itemsize),
             activation_bytes=2 * shape.rows * self.width * shape.itemsize,
-            op_bytes=self._op_bytes(shape),
+            op_bytes=self._op_bytes(shape) + self.unlike(shape.itemsize),
         )
 
     def own_parameters(self) -> int:

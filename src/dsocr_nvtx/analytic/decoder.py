@@ -57,7 +57,8 @@ class TokenEmbedding(Layer):
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
         """Return the cost of looking every token up."""
         ids, values = INDEX_BYTES * shape.rows, shape.rows * self.width * shape.itemsize
-        return Cost(weight_bytes=values, activation_bytes=ids + values, op_bytes=ids + 2 * values)
+        looked_up = shape.rows * self.weights(shape.itemsize) // self.vocabulary
+        return Cost(weight_bytes=looked_up, activation_bytes=ids + values, op_bytes=ids + looked_up + values)
 
     def own_parameters(self) -> int:
         """Return the table."""
@@ -94,7 +95,8 @@ class Qwen2VisionEncoder(Layer):
         appended = self.features(shape.tokens)
         patches = shape.batch * (shape.tokens - appended)
         moved = (patches + appended + shape.rows) * width * size
-        return Cost(weight_bytes=appended * width * size, activation_bytes=moved, op_bytes=moved)
+        table = self.weights(size) * appended // sum(self.queries)
+        return Cost(weight_bytes=table, activation_bytes=moved, op_bytes=moved)
 
     def own_parameters(self) -> int:
         """Return the tables of queries."""

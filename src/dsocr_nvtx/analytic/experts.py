@@ -34,7 +34,7 @@ class MoEGate(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=scores * per_score + chosen * VECTOR_FLOPS["multiply"],
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=rows * self.width * size + scores * FLOAT_BYTES + chosen * ROUTE_BYTES,
             op_bytes=self._op_bytes(rows, size),
         )
@@ -46,7 +46,8 @@ class MoEGate(Layer):
     def _op_bytes(self, rows: int, size: int) -> int:
         """Return the traffic: hidden state and weight cast to float32, product, softmax, selection, scaling."""
         scores, chosen = rows * self.experts, rows * self.top_k
-        casts = ops.cast_bytes(rows * self.width + self.own_parameters(), size)
+        kept = self.weights(size) == self.own_parameters() * FLOAT_BYTES  # in float32 already: there is no copy of it
+        casts = ops.cast_bytes(rows * self.width + (0 if kept else self.own_parameters()), size)
         product = ops.linear_elements(rows, self.width, self.experts, False) * FLOAT_BYTES
         choice = 3 * scores * FLOAT_BYTES + chosen * (ROUTE_BYTES + 2 * FLOAT_BYTES)
         return casts + product + choice
@@ -74,7 +75,7 @@ class RoutedExperts(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=gated + combined,
-            weight_bytes=round(distinct * self.expert_parameters * size),
+            weight_bytes=round(distinct * self.expert_bytes(size)),
             activation_bytes=2 * rows * self.width * size + pairs * ROUTE_BYTES,
             op_bytes=self._op_bytes(shape, distinct),
         )
@@ -85,12 +86,16 @@ class RoutedExperts(Layer):
 
     def least_weight_bytes(self, shape: CallShape) -> int:
         """Return the lower bound of ``weight_bytes`` under any routing: all rows share one token's experts."""
-        return ops.least_experts(self.top_k, shape.rows) * self.expert_parameters * shape.itemsize
+        return round(ops.least_experts(self.top_k, shape.rows) * self.expert_bytes(shape.itemsize))
 
     @property
     def expert_parameters(self) -> int:
         """Weights of one expert."""
         return 3 * self.width * self.inner
+
+    def expert_bytes(self, itemsize: int) -> float:
+        """Return the bytes of one expert as it lies: the average, where experts are stored unlike each other."""
+        return self.weights(itemsize) / self.experts
 
     def own_parameters(self) -> int:
         """Return all experts' weights."""
@@ -122,14 +127,14 @@ class RoutedExperts(Layer):
         scans = round(distinct * pairs * INDEX_BYTES) + 2 * pairs * INDEX_BYTES
         gathered = pairs * (2 * self.width * size + 3 * INDEX_BYTES + 2 * FLOAT_BYTES)
         added = ops.cast_bytes(pairs * self.width, size) + pairs * (3 * self.width * size + INDEX_BYTES)
-        weights = round(distinct * self.expert_parameters * size)
+        weights = round(distinct * self.expert_bytes(size))
         return mask + scans + gathered + added + weights + rows * self.width * size
 
     def _batched_bytes(self, shape: CallShape) -> int:
         """Return one weight per pair: copied, duplicates included, then read by the product."""
         pairs, size = shape.rows * self.top_k, shape.itemsize
         repeated = (shape.rows + pairs) * self.width * size
-        return repeated + pairs * (3 * self.expert_parameters * size + 2 * INDEX_BYTES)
+        return repeated + round(pairs * 3 * self.expert_bytes(size)) + pairs * 2 * INDEX_BYTES
 
     def _grouped_bytes(self, shape: CallShape, distinct: float) -> int:
         """Return pairs sorted by expert, gathered, weights of hit experts once, put back in order."""
@@ -138,7 +143,7 @@ class RoutedExperts(Layer):
         counting = pairs * (INDEX_BYTES + 2 * FLOAT_BYTES) + 5 * self.experts * FLOAT_BYTES
         gathered = pairs * (2 * self.width * size + INDEX_BYTES)
         restored = pairs * (2 * self.width * FLOAT_BYTES + 5 * INDEX_BYTES)
-        return sorting + counting + gathered + restored + round(distinct * self.expert_parameters * size)
+        return sorting + counting + gathered + restored + round(distinct * self.expert_bytes(size))
 
 
 @frozen(kw_only=True)

@@ -16,10 +16,16 @@ TERA = 10**12
 GIGA = 10**9
 
 
+@frozen(kw_only=True)
 class Layer:
-    """Base of the layer descriptions: what each must say, and the plan's readings of it."""
+    """Base of the layer descriptions: what each must say, and the plan's readings of it.
 
-    kind: LayerKind = LayerKind.REST
+    ``stored_bytes`` is the size of the layer's own weights as they lie, scales and all, where that is not the calls'
+    element type times their number: of another type, packed, quantised, or with an adapter beside them.
+    """
+
+    stored_bytes: int | None = None
+    kind = LayerKind.REST
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:
         """Return the cost of the layer's own work. ``hit`` is the number of distinct experts observed, if it was."""
@@ -66,6 +72,19 @@ class Layer:
         inside = sum(child.description.parameters() for child in self.children(CallShape()))
         return self.own_parameters() + inside
 
+    def weights(self, itemsize: int) -> int:
+        """Return the bytes of the layer's own weights as they lie; ``itemsize`` is that of unpacked ones."""
+        return self.own_parameters() * itemsize if self.stored_bytes is None else self.stored_bytes
+
+    def unlike(self, itemsize: int) -> int:
+        """Return by how many bytes the own weights differ from unpacked ones: what an operator reads more or less."""
+        return self.weights(itemsize) - self.own_parameters() * itemsize
+
+    def resident_bytes(self, itemsize: int) -> int:
+        """Return the bytes of all weights as they lie, everything inside included."""
+        inside = sum(child.description.resident_bytes(itemsize) for child in self.children(CallShape()))
+        return self.weights(itemsize) + inside
+
     def peak_bytes(self, shape: CallShape) -> int:
         """Return the most activation memory alive at once: inputs, outputs and the largest thing in between."""
         inside = max((child.description.peak_bytes(child.shape) for child in self.children(shape)), default=0)
@@ -89,7 +108,7 @@ class Layer:
 
     def forward_memory_weight(self, shape: CallShape) -> float:
         """Return the resident weights in GB: all of them, used by the call or not."""
-        return self.parameters() * shape.itemsize / GIGA
+        return self.resident_bytes(shape.itemsize) / GIGA
 
     def forward_memory_activation(self, shape: CallShape) -> float:
         """Return the peak activation memory in GB."""

@@ -28,7 +28,7 @@ def page_memory(layers: DeepseekOCRModel, request: PageRequest) -> PageMemory:
     """Return the memory of a page."""
     last = last_text_shape(layers, request)
     return PageMemory(
-        weight_bytes=layers.parameters() * last.itemsize,
+        weight_bytes=layers.resident_bytes(last.itemsize),
         kv_cache_bytes=layers.kv_cache_bytes(last),
         activation_bytes=max(_peaks(layers, request)),
     )

@@ -28,9 +28,9 @@ class VisionMLP(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=rows * (self.inner * (VECTOR_FLOPS[self.activation] + 1) + self.width),
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=2 * rows * self.width * size,
-            op_bytes=moved * size,
+            op_bytes=moved * size + self.unlike(size),
         )
 
     def own_parameters(self) -> int:
@@ -63,9 +63,9 @@ class DeepseekV2MLP(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=rows * self.inner * (VECTOR_FLOPS["silu"] + 1) + biases,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=2 * rows * self.width * size,
-            op_bytes=moved * size,
+            op_bytes=moved * size + self.unlike(size),
         )
 
     def own_parameters(self) -> int:
@@ -95,9 +95,9 @@ class Linear(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=rows * self.columns if self.bias else 0,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=rows * (self.width + self.columns) * size,
-            op_bytes=ops.linear_elements(rows, self.width, self.columns, self.bias) * size,
+            op_bytes=ops.linear_elements(rows, self.width, self.columns, self.bias) * size + self.unlike(size),
         )
 
     def own_parameters(self) -> int:

@@ -51,7 +51,7 @@ class VisionTower(Layer):
         joined = 2 * rows * self.projector.width if isinstance(self.clip, VitModel) else 0
         features = (rows + (shape.batch * height if self.newlines else 0)) * self.projector.columns
         return Cost(
-            weight_bytes=self.own_parameters() * shape.itemsize,
+            weight_bytes=self.weights(shape.itemsize),
             activation_bytes=(joined + 2 * features) * shape.itemsize,
             op_bytes=(joined + 7 * features) * shape.itemsize,
         )
@@ -141,6 +141,10 @@ class DeepseekOCRModel(Layer):
     def parameters(self) -> int:
         """Return all weights, the vision tower's included."""
         return super().parameters() + self.vision.parameters()
+
+    def resident_bytes(self, itemsize: int) -> int:
+        """Return the bytes of all weights as they lie, the vision tower's included."""
+        return super().resident_bytes(itemsize) + self.vision.resident_bytes(itemsize)
 
 
 def mask_bytes(shape: CallShape) -> int:

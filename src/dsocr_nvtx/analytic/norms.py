@@ -20,9 +20,9 @@ class LayerNorm(Layer):
         rows, size = grid_rows(shape), shape.itemsize
         return Cost(
             vector_flops=VECTOR_FLOPS["layer_norm"] * rows * self.width,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=2 * rows * self.width * size,
-            op_bytes=ops.layer_norm_bytes(rows, self.width, size),
+            op_bytes=ops.layer_norm_bytes(rows, self.width, size) + self.unlike(size),
         )
 
     def own_parameters(self) -> int:
@@ -42,9 +42,9 @@ class DeepseekV2RMSNorm(Layer):
         rows, size = shape.rows, shape.itemsize
         return Cost(
             vector_flops=VECTOR_FLOPS["rms_norm"] * rows * self.width,
-            weight_bytes=self.width * size,
+            weight_bytes=self.weights(size),
             activation_bytes=2 * rows * self.width * size,
-            op_bytes=ops.rms_norm_bytes(rows, self.width, size),
+            op_bytes=ops.rms_norm_bytes(rows, self.width, size) + self.unlike(size),
         )
 
     def own_parameters(self) -> int:

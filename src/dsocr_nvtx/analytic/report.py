@@ -152,7 +152,7 @@ def _snapshot(stage: Stage, module_id: str, calls: list[_Call]) -> Data:
         "calls": len(calls),
         **{name: getattr(cost, name) for name in COST_FIELDS},
         **_readings(cost),
-        "w_gb": sum(child.description.parameters() for child in last) * size / GIGA,
+        "w_gb": sum(child.description.resident_bytes(size) for child in last) / GIGA,
         "act_gb": max(child.description.peak_bytes(child.shape) for child in unique.values()) / GIGA,
         "kv_gb": sum(child.description.kv_cache_bytes(child.shape) for child in last) / GIGA,
     }

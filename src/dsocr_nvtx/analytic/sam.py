@@ -32,9 +32,9 @@ class PatchEmbed(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=patches * self.width,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=ends,
-            op_bytes=ends + self.own_parameters() * size,
+            op_bytes=ends + self.weights(size),
         )
 
     def own_parameters(self) -> int:
@@ -115,9 +115,9 @@ class SamNeck(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=2 * VECTOR_FLOPS["layer_norm"] * rows * self.channels,
-            weight_bytes=self.own_parameters() * size,
+            weight_bytes=self.weights(size),
             activation_bytes=rows * (self.width + self.channels) * size,
-            op_bytes=moved * size + 2 * ops.layer_norm_bytes(rows, self.channels, size),
+            op_bytes=moved * size + 2 * ops.layer_norm_bytes(rows, self.channels, size) + self.unlike(size),
         )
 
     def own_parameters(self) -> int:
@@ -147,9 +147,9 @@ class SamProj(Layer):
         return Cost(
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
-            weight_bytes=self.own_parameters() * shape.itemsize,
+            weight_bytes=self.weights(shape.itemsize),
             activation_bytes=ends * shape.itemsize,
-            op_bytes=moved * shape.itemsize,
+            op_bytes=moved * shape.itemsize + self.unlike(shape.itemsize),
         )
 
     def own_parameters(self) -> int:
@@ -199,7 +199,7 @@ class ImageEncoderViT(Layer):
         resizing = 0 if same else ops.bicubic_bytes(table, grid * width, size)
         return Cost(
             vector_flops=VECTOR_FLOPS["add"] * rows * width + taps,
-            weight_bytes=table * size,
+            weight_bytes=self.weights(size),
             activation_bytes=2 * rows * width * size,
             op_bytes=resizing + (2 * rows + grid) * width * size,
         )

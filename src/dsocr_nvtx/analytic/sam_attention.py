@@ -48,9 +48,9 @@ class SamAttention(Layer):
             tensor_flops=flops,
             tensor_flops_unmasked=flops,
             vector_flops=biases + pairs * per_pair,
-            weight_bytes=self.own_parameters() * shape.itemsize,
+            weight_bytes=self.weights(shape.itemsize),
             activation_bytes=2 * rows * self.width * shape.itemsize,
-            op_bytes=self._op_bytes(shape),
+            op_bytes=self._op_bytes(shape) + self.unlike(shape.itemsize),
         )
 
     def own_parameters(self) -> int:
