@@ -96,3 +96,49 @@ def test_a_file_cut_short_is_refused_wherever_the_cut_falls(tmp_path: Path) -> N
         path.write_bytes(whole[:length])
         with pytest.raises(Refused, match="damaged"):
             total()
+
+
+def test_names_of_tables_and_columns_are_found_in_any_case_as_in_sql(tmp_path: Path) -> None:
+    path = made(
+        tmp_path / "a.sqlite", "CREATE TABLE Kernel (DeviceId INTEGER, name TEXT); INSERT INTO Kernel VALUES (3, 'x');"
+    )
+    for fast in (True, False):
+        with SqliteFile(path, fast=fast) as file:
+            assert file.has("KERNEL", "deviceId")
+            assert file.integers("KERNEL", ("deviceId",))["deviceId"].tolist() == [3]
+            assert file.strings("kernel", "NAME").to_pylist() == ["x"]
+
+
+def test_a_view_in_a_tables_place_is_refused_and_any_other_is_let_be(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.sqlite", "CREATE TABLE x (a INTEGER); CREATE VIEW Kernel AS SELECT * FROM x;")
+    with SqliteFile(path) as file:
+        assert file.has("x", "a")
+        for ask in (lambda: file.has("KERNEL"), lambda: file.integers("KERNEL", ("a",))):
+            with pytest.raises(Refused, match="KERNEL is a view"):
+                ask()
+
+
+def test_a_file_in_wal_mode_is_read_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    """Its last changes are in the journal: they count where it is there, and no file is made where it is not."""
+    path = tmp_path / "a.sqlite"
+    writer = sqlite3.connect(path)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("CREATE TABLE t (a INTEGER)")
+    writer.execute("INSERT INTO t VALUES (7)")
+    writer.commit()
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    for end in ("", "-wal"):
+        (busy / f"a.sqlite{end}").write_bytes((tmp_path / f"a.sqlite{end}").read_bytes())
+    writer.close()
+    for folder, beside in ((busy, ["a.sqlite", "a.sqlite-wal"]), (tmp_path, ["a.sqlite", "busy"])):
+        with SqliteFile(folder / "a.sqlite") as file:
+            assert file.integers("t", ("a",))["a"].tolist() == [7]
+        assert sorted(found.name for found in folder.iterdir()) == beside
+
+
+def test_what_sqlite_says_of_a_name_that_is_no_utf8_is_a_refusal(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.sqlite", "CREATE TABLE tt (abcdefgh INTEGER); CREATE VIEW v AS SELECT abcdefgh FROM tt;")
+    path.write_bytes(path.read_bytes().replace(b"SELECT abcdefgh", b"SELECT \xff\xfeabcdef"))
+    with pytest.raises(Refused, match="damaged or unreadable"), SqliteFile(path) as file:
+        file.rows("SELECT * FROM v")

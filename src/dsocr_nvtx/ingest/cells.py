@@ -153,6 +153,8 @@ def windows(flat: Bytes, place: Ints, width: int) -> Bytes:
     if width == 0 or not len(place):
         return np.empty((len(place), width), np.uint8)
     step = int(place[1] - place[0]) if len(place) > 1 else width
+    if place.min() < 0 or int(place.max()) + width > len(flat):
+        raise NotPlain("a value beyond the pages")
     if step >= width and (np.diff(place) == step).all():
         whole = flat[int(place[0]) : int(place[-1]) + width]
         return np.lib.stride_tricks.as_strided(whole, (len(place), width), (step, 1), writeable=False)

@@ -35,9 +35,7 @@ class PageFile:
 
     @classmethod
     def open(cls, path: Path) -> "PageFile":
-        """Open a file whose header promises the plain case: no journal, UTF-8, its whole length there."""
-        if any(path.with_name(path.name + end).exists() for end in ("-wal", "-journal")):
-            raise NotPlain("a journal beside it")
+        """Open a file, beside which no journal lies, whose header promises the plain case: UTF-8, its length there."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return cls._from_header(descriptor)
@@ -48,7 +46,7 @@ class PageFile:
     @classmethod
     def _from_header(cls, descriptor: int) -> "PageFile":
         head = os.pread(descriptor, 100, 0)
-        if len(head) < 100 or head[18:20] != b"\x01\x01" or int.from_bytes(head[56:60]) != 1:
+        if len(head) < 100 or head[18:20] not in (b"\x01\x01", b"\x02\x02") or int.from_bytes(head[56:60]) != 1:
             raise NotPlain("another version or encoding")
         size = int.from_bytes(head[16:18])
         size = 65536 if size == 1 else size

@@ -19,8 +19,13 @@ _MOST_OVERFLOWING = 4096
 
 @frozen
 class Layout:
-    """Where a table's columns are stored. ``plain``: all as the schema's order says, in a tree with rowids."""
+    """Where a table's columns are stored, by lower-case name. ``plain``: in the schema's order, in a tree with rowids.
 
+    ``name`` and ``columns`` are as the schema spells them.
+    """
+
+    name: str
+    columns: tuple[str, ...]
     root: int
     positions: dict[str, int]
     defaulted: frozenset[str]
@@ -28,7 +33,7 @@ class Layout:
     plain: bool
 
     @classmethod
-    def read(cls, root: object, sql: str, columns: Sequence[tuple[object, ...]]) -> "Layout":
+    def read(cls, table: str, root: object, sql: str, columns: Sequence[tuple[object, ...]]) -> "Layout":
         """Read (name, type, key, hidden, default) rows. A lone INTEGER PRIMARY KEY is another name of the rowid."""
         keys = [name for name, _, key, _, _ in columns if key]
         upper = sql.upper()
@@ -36,10 +41,15 @@ class Layout:
         has_rowid = "WITHOUT ROWID" not in upper
         # PRIMARY KEY DESC is, by an old mistake that is kept, no other name of the rowid.
         plain = has_rowid and not any(row[3] for row in columns) and not (alias and " DESC" in upper)
-        positions = {str(row[0]): _ROWID if row[0] in alias else at for at, row in enumerate(columns)}
-        defaulted = frozenset(str(row[0]) for row in columns if row[4] is not None)
+        positions = {str(row[0]).lower(): _ROWID if row[0] in alias else at for at, row in enumerate(columns)}
+        defaulted = frozenset(str(row[0]).lower() for row in columns if row[4] is not None)
         page = root if isinstance(root, int) else 0
-        return cls(page, positions, defaulted, has_rowid, plain and page > 1)
+        named = tuple(str(row[0]) for row in columns)
+        return cls(table, named, page, positions, defaulted, has_rowid, plain and page > 1)
+
+    def has(self, column: str) -> bool:
+        """Say whether the table has a column of this name, however it is spelt."""
+        return column.lower() in self.positions
 
 
 @frozen(eq=False)
@@ -53,8 +63,8 @@ class PageColumns:
 
     def integers(self, names: Sequence[str], small: Collection[str]) -> dict[str, Ints]:
         """Return integer columns, NULL as `NULL`; those that are ``small`` in 32 bits where they fit."""
-        factors = {name: name.split("*") for name in names if self.layout.positions.keys() >= set(name.split("*"))}
-        at = {part: self.layout.positions[part] for parts in factors.values() for part in parts}
+        factors = {name: parts for name in names if all(map(self.layout.has, parts := name.split("*")))}
+        at = {part: self.layout.positions[part.lower()] for parts in factors.values() for part in parts}
         found = {name: Column(self.parts.rows, small=name in small) for name in factors}
 
         def parse(chunk: cells.Chunk, first: int) -> None:
@@ -68,13 +78,13 @@ class PageColumns:
         return {name: found[name].values() if name in found else missing for name in names}
 
     def _refuse_defaults(self, stored: dict[int, tuple[cells.Kinds, Ints]], at: dict[str, int]) -> None:
-        for name in self.layout.defaulted & at.keys():
-            if (stored[at[name]][0] < 0).any():
+        for name in at:
+            if name.lower() in self.layout.defaulted and (stored[at[name]][0] < 0).any():
                 raise cells.NotPlain("a default stands for a missing value")
 
     def values(self, name: str, rows: Mask | None, kind: pa.DataType) -> Iterator[pa.Array]:
         """Return a text or binary column of the rows in the mask, in pieces."""
-        position = self.layout.positions[name]
+        position = self.layout.positions[name.lower()]
         if position == _ROWID:
             raise cells.NotPlain("a rowid is no text")
         binary = pa.types.is_binary(kind)
