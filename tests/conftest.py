@@ -55,7 +55,11 @@ def hostile_out(demo_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("hostile") / "hostile.dsocr"
     shutil.copytree(demo_out, out)
     (out / "review.html").unlink()
-    for name, columns in {"kernels": ("name",), "ranges": ("module", "kind"), "roofline": ("module", "kind")}.items():
+    renamed = {
+        "kernels": ("name",), "kernels_summary": ("name", "short_name"), "ranges": ("module", "kind"),
+        "roofline": ("module", "kind"),
+    }  # fmt: skip
+    for name, columns in renamed.items():
         table = read_table(out / f"{name}.arrow")
         for column in columns:
             table = _renamed(table, column)

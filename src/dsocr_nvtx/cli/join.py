@@ -30,7 +30,7 @@ def join_report(
     if found.other_gpu:
         print(f"dsocr-nvtx: note: {printable_line(found.other_gpu)}", file=sys.stderr)
     console = wide_console()
-    show(console, found, whole.joined.accounting)
+    show(console, found, whole.joined.accounting, whole.kernels_summary.to_pylist())
     console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -49,7 +49,7 @@ def demo(out: Path | None, *, force: bool) -> None:
         write_text(review_page(open_joined(out)), out / "review.html")
     console = wide_console()
     console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
-    show(console, found, whole.joined.accounting)
+    show(console, found, whole.joined.accounting, whole.kernels_summary.to_pylist())
     console.print(
         "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
     )

@@ -36,15 +36,18 @@ def report_command(
 def show_command(
     directory: _Out,
     losses: Annotated[int, typer.Option(min=0, help="Rows that lose most.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    kernels: Annotated[int, typer.Option(min=0, help="Kernels that take longest.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, with every kernel.")] = False,
 ) -> None:
-    """Print a join's verdict, time budget and largest losses."""
+    """Print a join's verdict, time budget, largest losses and longest kernels."""
     from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.opened import open_joined
     from dsocr_nvtx.report.terminal import as_plain, show
 
     opened = open_joined(directory)
+    summary = opened.kernels_summary
     if as_json:
-        print(json.dumps(as_plain(opened.roofline, opened.accounting, losses=losses), indent=2))
+        print(json.dumps(as_plain(opened.roofline, opened.accounting, summary, losses=losses), indent=2))
     else:
-        show(wide_console(), opened.roofline, opened.accounting, losses=losses)
+        console = wide_console()
+        show(console, opened.roofline, opened.accounting, summary, losses=losses, most_kernels=kernels)

@@ -35,8 +35,14 @@ class Opened:
         """Every hooked call."""
         return joined_table(self.folder, "ranges")
 
+    @property
+    def kernels_summary(self) -> list[dict[str, object]]:
+        """Every kernel by stage and name, the longest total first; none where an earlier version joined."""
+        table = self.beside("kernels_summary")
+        return table.to_pylist() if table is not None else []
+
     def beside(self, name: str) -> pa.Table | None:
-        """Return a table that the run measured beside its ranges, None where the join was not given it."""
+        """Return a further table of the directory, None where it has none of that name."""
         path = self.folder / f"{name}.arrow"
         return read_table(path) if path.exists() else None
 

@@ -15,10 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dsocr_nvtx import __version__
+from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.report import drawings, sections, words
 from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.chart import HEIGHT, WIDTH, chart
+from dsocr_nvtx.report.kernels import microseconds, where
 from dsocr_nvtx.report.opened import Opened
 from dsocr_nvtx.roofline.evidence import KernelShare, kernel_shares, stage_steps
 from dsocr_nvtx.roofline.ladder import ladder
@@ -28,8 +30,8 @@ MOST_ROWS = 1200
 """Rows that a page lists, those that lose most; the others are added up in one line, which says how many they are."""
 MOST_FIGURES = 8
 """Stages whose steps are drawn, those with most steps."""
-MOST_KERNELS = 6
-"""Kernels by name that a row shows."""
+MOST_KERNELS = 400
+"""Kernels by stage and name that are listed, those that take longest; how many more there are is said."""
 LONGEST_NAME = 200
 """Characters of a name that are shown; longer ones are cut, and say how long they were."""
 
@@ -55,9 +57,10 @@ def review_page(opened: Opened, title: str = "") -> str:
     every, stages = found.rows.to_pylist(), found.stages.to_pylist()
     listed, shown = _listed(every), sections.several(every)
     kernels, ranges = opened.kernels, opened.ranges
+    summary = opened.kernels_summary
     observed, energy = opened.beside("experts"), opened.beside("energy")
     climbed = ladder(kernels, found.stages).to_pylist()
-    shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges, MOST_KERNELS)
+    shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges)
     drawn = chart(listed.rows, found.roofs, _main_dtype(opened))
     return environment().get_template("review.html.j2").render(
         title=title or _title(opened),
@@ -68,6 +71,8 @@ def review_page(opened: Opened, title: str = "") -> str:
         budget=sections.budget_lines(stages, every, opened.accounting),
         meanings=sections.PART_WORDS,
         stalls=sections.stall_lines(opened.accounting),
+        kernels=summary[:MOST_KERNELS], more_kernels=len(summary[MOST_KERNELS:]),
+        where=where, microseconds=microseconds,
         chart=drawn, width=WIDTH, height=HEIGHT,
         rungs=drawings.rungs(climbed),
         assumed=dict.fromkeys((sections.RUNG_WORDS[rung["rung"]], rung["assumes"]) for rung in climbed),
@@ -155,10 +160,10 @@ def _place(row: Mapping[str, object], *, shown: bool) -> str:
 
 def _data(rows: Sequence[Mapping[str, object]], shares: Sequence[KernelShare], *, shown: bool) -> Markup:
     """Return what the page's script reads: rows, their kernels, and the kernels' names once each."""
-    names: dict[tuple[str, str], int] = {}
+    names: dict[tuple[str, str, str], int] = {}
     kernels: list[list[list[int]]] = [[] for _ in rows]
     for share in shares:
-        name = names.setdefault((shorten(share.name), share.kind), len(names))
+        name = names.setdefault((shorten(short_name(share.name)), share.kind, shorten(share.name)), len(names))
         kernels[share.row].append([name, share.operations, share.ns])
     told = {
         "columns": _COLUMNS,

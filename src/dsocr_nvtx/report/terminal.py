@@ -10,6 +10,7 @@ from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.columns import Column, count, decimal, nanoseconds, percentage, table
+from dsocr_nvtx.report.kernels import kernels_table
 from dsocr_nvtx.report.sections import budget_lines, stage_labels
 from dsocr_nvtx.roofline.points import Roofline
 
@@ -53,10 +54,14 @@ LOSS_COLUMNS = (
 )
 
 
-def show(console: Console, found: Roofline, accounting: Accounting, *, losses: int = 10) -> None:
-    """Print verdicts, stages, the ``losses`` rows that lose most, and the accounting.
+def show(
+    console: Console, found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *,
+    losses: int = 10, most_kernels: int = 10,
+) -> None:  # fmt: skip
+    """Print verdicts, stages, the ``losses`` rows that lose most, the longest ``kernels``, and the accounting.
 
-    What is not a terminal has no width to keep to: there every column is printed.
+    ``kernels`` are rows of KERNELS_SUMMARY. What is not a terminal has no width to keep to: there every column is
+    printed.
     """
     stages = found.stages.to_pylist()
     rows = loss_rows(found, losses)
@@ -67,6 +72,8 @@ def show(console: Console, found: Roofline, accounting: Accounting, *, losses: i
     console.print(table(console, "Stages (times in ms)", (*who, *STAGE_COLUMNS), stages))
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
     console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
+    if kernels and most_kernels:
+        console.print(kernels_table(console, kernels, most_kernels))
     for line in _accounts(found, accounting):
         console.print(Text(words.printable(line), style="dim"))
 
@@ -86,7 +93,9 @@ def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:
     return [{**row, "lost_share": row["lost_ns"] / wall if wall else None} for row in found.rows.to_pylist()[:most]]
 
 
-def as_plain(found: Roofline, accounting: Accounting, *, losses: int) -> dict[str, object]:
+def as_plain(
+    found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *, losses: int
+) -> dict[str, object]:
     """Return what `show` prints as plain data: whole nanoseconds, and every caveat."""
     stages, rows = found.stages.to_pylist(), found.rows.to_pylist()
     columns = [*stage_labels(stages), "outside", "total"]
@@ -99,6 +108,7 @@ def as_plain(found: Roofline, accounting: Accounting, *, losses: int) -> dict[st
             line.key: dict(zip(columns, line.values, strict=True)) for line in budget_lines(stages, rows, accounting)
         },
         "losses": rows[:losses],
+        "kernels": list(kernels),
         "caveats": [{"text": one.text, "is_grave": one.is_grave} for one in caveats(found, accounting)],
     }
 

@@ -35,8 +35,8 @@ class Steps:
     idle_ns: Ints
 
 
-def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table, most: int) -> list[KernelShare]:
-    """Return, per row of a ROOFLINE table, its ``most`` longest kernels by name, longest first."""
+def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table) -> list[KernelShare]:
+    """Return, per row of a ROOFLINE table, its kernels by name, longest first."""
     row_of_range = rows_of(rows, ranges)
     mine = np.flatnonzero(known(kernels, "event_id"))
     call = rows_of_events(ranges, *(numbers(kernels, name)[mine] for name in ("pid", "event_id")))
@@ -46,12 +46,11 @@ def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table, most: int
     ns = np.bincount(group, numbers(kernels, "busy_owned_ns")[mine], len(first)).astype(np.int64)
     count = np.bincount(group, minlength=len(first))
     order = np.lexsort((first, -ns, row[first]))
-    rank = np.arange(len(order)) - np.searchsorted(row[first][order], row[first][order])
     return [
         KernelShare(
             int(row[first[g]]), names[name[mine[first[g]]]], kinds[kind[mine[first[g]]]], int(count[g]), int(ns[g])
         )
-        for g in order[rank < most]
+        for g in order
         if row[first[g]] >= 0
     ]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from dsocr_nvtx.join.ranks import recorded_rank
 from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.roofline.ceilings import check_ceilings, roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
+from dsocr_nvtx.roofline.kernel_summary import kernel_summary
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.roofline.throttling import throttled
@@ -23,7 +25,7 @@ from dsocr_nvtx.schema.directories import JOINED, check_report, check_run_direct
 from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import ranks_text
 
-TABLES = ("kernels", "ranges", "roofline", "stages")
+TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary")
 ACCOUNTING = "accounting"
 
 
@@ -38,6 +40,11 @@ class JoinedReport:
     joined: Joined
     judge: Callable[[], Roofline]
     beside: Mapping[str, pa.Table] = field(factory=dict)
+
+    @cached_property
+    def kernels_summary(self) -> pa.Table:
+        """KERNELS_SUMMARY: every kernel by stage and name."""
+        return kernel_summary(self.joined.operations, self.trace.devices, provenance(self.trace, self.joined))
 
 
 _KEPT = ("experts", "energy", "power")
@@ -104,11 +111,17 @@ def _inside(folder: Path) -> Callable[[str], Path]:
     return lambda name: folder / (JOINED if name == ACCOUNTING else f"{name}.arrow")
 
 
+def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callable[[str], Path]) -> None:
+    operations = whole.joined.operations
+    write_table(operations.batches(about), place("kernels"))
+    write_table(whole.kernels_summary, place("kernels_summary"))
+
+
 def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
     """Write every table of `TABLES`, and the accounting, each to the ``place`` of its name; return the verdict."""
     joined, about = whole.joined, provenance(whole.trace, whole.joined)
     with ThreadPoolExecutor(1) as aside:
-        written = aside.submit(write_table, joined.operations.batches(about), place("kernels"))
+        written = aside.submit(_write_kernels, whole, about, place)
         found = whole.judge()
         ranges = joined.ranges
         write_table(ranges.replace_schema_metadata({**(ranges.schema.metadata or {}), **about}), place("ranges"))

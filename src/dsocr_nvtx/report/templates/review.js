@@ -84,7 +84,13 @@
     $("#kernels tbody").replaceChildren(...data.kernels[row.id].map(([name, operations, ns]) => {
       const line = element("tr");
       const text = element("td", undefined, "name");
-      text.append(element("bdi", data.names[name][0]));
+      const [short, , full] = data.names[name];
+      if (short === full) text.append(element("bdi", full));
+      else {
+        const more = element("details");
+        more.append(element("summary", short), element("bdi", full));
+        text.append(more);
+      }
       line.append(element("td", ms(ns), "n"), element("td", share(row.busy_owned_ns ? ns / row.busy_owned_ns : null), "n"),
         element("td", count(operations), "n"), element("td", data.names[name][1].replace("_", " ")), text);
       return line;
