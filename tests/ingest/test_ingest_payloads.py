@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.ingest import payloads
-from dsocr_nvtx.ingest.payloads import Entry, schema_dtype
+from dsocr_nvtx.ingest.payloads import Entry, schema_layouts
 from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 
 words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(PAYLOAD_FIELDS), max_size=len(PAYLOAD_FIELDS))
@@ -148,15 +148,27 @@ def test_a_schema_without_our_fields_is_none() -> None:
         {(1, OURS): (4, [Entry("a", INT64, 0)])},  # does not fit
         {(1, OURS): (16, [Entry("a", INT64, 0), Entry("a", INT64, 8)])},  # one name twice
         {(1, OURS): (16, [Entry("a", INT64, -8)])},
+        {(1, OURS): (16, [Entry("a", INT64, 2**31 - 1)])},  # what numpy would follow out of all memory
+        {(1, OURS): (0, [Entry("a", INT64, 2**31 - 1)])},
+        {(1, OURS): (0, [Entry("a", INT64, 2**62)])},
+        {(1, OURS): (2**31 - 1, [Entry("a", INT64, 0)])},
+        {(1, OURS): (8 * 300, [Entry(f"a{at}", INT64, 8 * at) for at in range(300)])},
+        {(1, OURS): (8, [Entry("a", 6_000_000_000, 0)]), (1, 6_000_000_000): (8, [Entry("a", OURS, 0)])},
         {},
     ],
 )
 def test_a_schema_of_no_fixed_layout_has_no_type(table: Schemas) -> None:
-    assert schema_dtype(table, 1, OURS) is None
+    assert schema_layouts(table)(1, OURS) is None
+
+
+def test_schemas_that_name_each_other_over_and_over_are_looked_at_once() -> None:
+    """Thirty levels of twenty entries each are 20^30 ways from the first to the last."""
+    table = {(1, OURS + at): (20, [Entry(f"a{n}", OURS + at + 1, n) for n in range(20)]) for at in range(30)}
+    assert schema_layouts({**table, (1, OURS + 30): (1, [Entry("a", 11, 0)])})(1, OURS) is None
 
 
 def test_a_one_field_schema_inside_is_its_field() -> None:
-    assert schema_dtype(schemas(IN_ORDER), 1, OURS) == np.dtype([(name, "<i8") for name in PAYLOAD_FIELDS])
+    assert schema_layouts(schemas(IN_ORDER))(1, OURS) == np.dtype([(name, "<i8") for name in PAYLOAD_FIELDS])
 
 
 @given(words)

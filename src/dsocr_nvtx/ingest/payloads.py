@@ -8,7 +8,6 @@ NVTX entry types. Equal layouts are decoded together.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,8 @@ _ENTRY_TYPES = {
 """NVTX payload entry types of fixed size, by the codes of nvToolsExtPayload.h."""
 
 _HEADER_BYTES = 32
-_DEEPEST = 8
+_DEEPEST, _MOST_ENTRIES, _LARGEST = 8, 256, 1 << 20
+"""Of a payload schema: how deep others may lie in it, how many entries it may have, and bytes."""
 
 
 @frozen
@@ -48,29 +48,50 @@ SchemaTable = Mapping[tuple[int, int], tuple[int, Sequence[Entry]]]
 """(domain id, schema id) -> (payload size, entries)."""
 
 
-def schema_dtype(schemas: SchemaTable, domain: int, schema: int, depth: int = 0) -> np.dtype | None:
-    """Return the numpy type of a payload schema, or None where it is unknown, cyclic, or not of fixed layout."""
-    if depth > _DEEPEST or (domain, schema) not in schemas:
-        return None
-    size, entries = schemas[domain, schema]
-    kinds = [_entry_dtype(schemas, domain, entry, depth) for entry in entries]
-    if not entries or any(kind is None for kind in kinds):
-        return None
-    spec = {"names": [e.name for e in entries], "formats": kinds, "offsets": [e.offset for e in entries]}
-    try:
-        layout: np.dtype = np.dtype({**spec, "itemsize": size} if size else spec)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        return None
+def schema_layouts(schemas: SchemaTable) -> "_Layouts":
+    """Return what gives the numpy type of a payload schema, by domain and schema id.
+
+    It gives None where a schema is unknown, names itself, is not of fixed layout, or does not fit the size it states.
+    Each is looked at once, however often others name it.
+    """
+    found: dict[tuple[int, int], np.dtype | None] = {}
+
+    def layout(domain: int, schema: int, depth: int = 0) -> np.dtype | None:
+        key = domain, schema
+        if depth > _DEEPEST or key not in schemas:
+            return None
+        if key not in found:
+            found[key] = None  # what names itself meets this
+            size, entries = schemas[key]
+            if len(entries) <= _MOST_ENTRIES:
+                found[key] = _struct(size, entries, [of_entry(domain, entry, depth) for entry in entries])
+        return found[key]
+
+    def of_entry(domain: int, entry: Entry, depth: int) -> np.dtype | None:
+        if entry.kind in _ENTRY_TYPES:
+            return np.dtype(_ENTRY_TYPES[entry.kind])
+        nested = layout(domain, entry.kind, depth + 1)
+        if nested is not None and nested.names and len(nested.names) == 1:
+            return nested[0]  # a scalar that was wrapped in a schema of its own
+        return nested
+
     return layout
 
 
-def _entry_dtype(schemas: SchemaTable, domain: int, entry: Entry, depth: int) -> np.dtype | None:
-    if entry.kind in _ENTRY_TYPES:
-        return np.dtype(_ENTRY_TYPES[entry.kind])
-    nested = schema_dtype(schemas, domain, entry.kind, depth + 1)
-    if nested is not None and nested.names and len(nested.names) == 1:
-        return nested[0]  # a scalar that was wrapped in a schema of its own
-    return nested
+def _struct(size: int, entries: Sequence[Entry], kinds: Sequence[np.dtype | None]) -> np.dtype | None:
+    known = [kind for kind in kinds if kind is not None]
+    if not 0 < len(known) == len(entries):
+        return None
+    ends = [entry.offset + kind.itemsize for entry, kind in zip(entries, known, strict=True)]
+    whole = size or max(ends)
+    # numpy reads wherever a type says: also past the end, where offsets add up to more than it counts with.
+    if min(entry.offset for entry in entries) < 0 or not max(ends) <= whole <= _LARGEST:
+        return None
+    spec = {"names": [e.name for e in entries], "formats": known, "offsets": [e.offset for e in entries]}
+    try:
+        return np.dtype({**spec, "itemsize": whole})  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError):
+        return None
 
 
 def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable) -> pa.StructArray:
@@ -79,7 +100,7 @@ def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable)
     Blobs come in pieces, of which only one need be in memory. Fields take as few bytes as they need.
     """
     found = Fields(len(domains))
-    layouts = cache(lambda domain, schema: schema_dtype(schemas, domain, schema))
+    layouts = schema_layouts(schemas)
     first = 0
     for part in blobs:
         _decode_part(part, first, domains[first : first + len(part)], layouts, found)
@@ -88,7 +109,7 @@ def decode_blobs(blobs: Iterable[pa.Array], domains: Ints, schemas: SchemaTable)
 
 
 _Layouts = Callable[[int, int], np.dtype | None]
-"""(domain id, schema id) -> layout (`schema_dtype`)."""
+"""(domain id, schema id) -> layout (`schema_layouts`)."""
 
 
 def _decode_part(blobs: pa.Array, first: int, domains: Ints, layouts: _Layouts, found: "Fields") -> None:
