@@ -1,11 +1,13 @@
-"""The vendor's own model: hooks attach, every layer reports, costs equal the native network's for the same shapes.
+"""The vendor's layout: hooks attach, every part reports in its stage, and costs are what torch counts.
 
-Needs a folder with the vendor's remote code (``config.json`` and its ``modeling_*.py``), named by ``DSOCR_VENDOR_DIR``,
-and transformers 4.46, which that code was written for. The code is a stranger's: it is not part of this repository.
+Run on a stand-in with the same module tree, names and call habits; and, where ``DSOCR_VENDOR_DIR`` names a folder with
+the vendor's remote code (``config.json`` and its ``modeling_*.py``) and transformers 4.46 is there, for which that code
+was written, on the original. The code is a stranger's: it is not part of this repository.
 """
 
 import json
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,21 +15,18 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import fields_dict, frozen
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from dsocr_nvtx.analytic import build_analytic_layers_from_config
-from dsocr_nvtx.analytic.layer import walk
 from dsocr_nvtx.hooks import hook
 from dsocr_nvtx.schema.records import RangeRecord, Stage
 from tests.builders.emitters import Listener
+from tests.builders.vendor import vendor_model, vendor_page
+from tests.builders.vendor_decoder import DynamicCache
 
 FOLDER = os.environ.get("DSOCR_VENDOR_DIR", "")
-pytestmark = [
-    pytest.mark.vendor,
-    pytest.mark.skipif(not FOLDER, reason="DSOCR_VENDOR_DIR names no folder with the vendor's code"),
-    pytest.mark.filterwarnings("ignore"),
-]
 SMALL = {"num_hidden_layers": 3, "n_routed_experts": 8, "num_experts_per_tok": 6, "vocab_size": 2000}
-SIDE, TILES = 512, (2, 1)
 
 
 @contextmanager
@@ -41,8 +40,8 @@ def _no_cuda() -> Iterator[None]:
         torch.Tensor.cuda = real  # type: ignore[method-assign]
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
+def _remote() -> tuple[Any, dict[str, Any], Any]:
+    from transformers.cache_utils import DynamicCache as VendorsCache
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     cls = get_class_from_dynamic_module("modeling_deepseekocr.DeepseekOCRForCausalLM", FOLDER)
@@ -55,86 +54,154 @@ def model() -> Any:
         for name, parameter in built.named_parameters():
             if parameter.dim() > 1 or "newline" in name or "seperator" in name:
                 parameter.normal_(0.0, 0.02, generator=noise)
-    return built
+    page = vendor_page(config, side=512, tile=640)
+    return built, page, VendorsCache
 
 
-@pytest.fixture(scope="module")
-def records(model: Any) -> list[RangeRecord]:
-    from transformers.cache_utils import DynamicCache
+@frozen(kw_only=True)
+class Heard:
+    """A page and two decode steps: what was recorded, what torch counted by module, and how large the model is."""
 
-    noise = torch.Generator().manual_seed(1)
-    columns, rows = TILES
-    grid = SIDE // 64
-    images = 1 + grid * (grid + 1) + 10 * rows * (10 * columns + 1)
-    ids = torch.randint(2, 1999, (1, images + 10), generator=noise)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    mask[:, 1 : 1 + images] = True
-    page = {
-        "images": [(torch.randn(2, 3, 640, 640, generator=noise), torch.randn(1, 3, SIDE, SIDE, generator=noise))],
-        "images_seq_mask": mask,
-        "images_spatial_crop": torch.tensor([TILES]),
-    }
-    cache = DynamicCache()
-    with hook(model, emitter=(listener := Listener())) as session, _no_cuda(), torch.no_grad():
-        for given in (ids, ids[:, :1], ids[:, :1]):
-            model(input_ids=given, past_key_values=cache, use_cache=True, **page)
+    records: list[RangeRecord]
+    counted: dict[str, int]
+    layers: dict[str, int]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["stand-in", pytest.param("remote", marks=[
+        pytest.mark.vendor, pytest.mark.filterwarnings("ignore"),
+        pytest.mark.skipif(not FOLDER, reason="DSOCR_VENDOR_DIR names no folder with the vendor's code"),
+    ])],
+)  # fmt: skip
+def heard(request: pytest.FixtureRequest) -> Heard:
+    if request.param == "remote":
+        model, page, cache_of = _remote()
+    else:
+        model, cache_of = vendor_model(), DynamicCache
+        page = vendor_page(model.config)
+    cache, listener = cache_of(), Listener()
+    # Fused attention on the CPU is not counted; by its products it is.
+    counter, fused = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
+    with _no_cuda(), torch.no_grad(), fused, counter, hook(model, emitter=listener) as session:
+        for ids in (page["input_ids"], page["input_ids"][:, :1], page["input_ids"][:, :1]):
+            model(**(page | {"input_ids": ids}), past_key_values=cache, use_cache=True)
     assert session.errors == []
     assert listener.stack == []
-    return session.stats.records
+    counted = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    inner = model.model
+    layers = {
+        "decoder": len(inner.layers), "sam": len(inner.sam_model.blocks),
+        "clip": len(inner.vision_model.transformer.layers),
+    }  # fmt: skip
+    return Heard(records=session.stats.records, counted=counted, layers=layers)
 
 
-def test_every_layer_reports_in_its_stage(records: list[RangeRecord]) -> None:
-    calls: dict[tuple[str, str], int] = {}
-    for record in records:
-        calls[record.path, record.stage] = calls.get((record.path, record.stage), 0) + 1
-    for path in ("model", "lm_head", *(f"decoder.{i}{part}" for i in range(3) for part in ("", ".attention"))):
+def test_every_part_reports_in_its_stage(heard: Heard) -> None:
+    calls = Counter((record.path, str(record.stage)) for record in heard.records)
+    text = ["model", "embed", "decoder.norm", "lm_head", "decoder.0.mlp"]
+    text += [f"decoder.{i}{part}" for i in range(heard.layers["decoder"]) for part in ("", ".attention", ".input_norm")]
+    text += [f"decoder.{i}.moe.{part}" for i in (1, 2) for part in ("gate", "experts", "shared_experts")]
+    for path in text:
         assert (calls[path, Stage.PREFILL], calls[path, Stage.DECODE]) == (1, 2), path
-    for path in ("decoder.1.moe.gate", "decoder.2.moe.experts", "decoder.1.moe.shared_experts", "decoder.0.mlp"):
-        assert (calls[path, Stage.PREFILL], calls[path, Stage.DECODE]) == (1, 2), path
-    vision = [f"sam.{i}.attention" for i in range(12)] + [f"clip.{i}.attention" for i in range(24)]
-    for path in ("sam", "clip", "projector", "sam.neck", "sam.net_3", *vision):
+    vision = ["sam", "sam.patch_embed", "sam.neck", "sam.net_2", "sam.net_3"]
+    vision += ["clip", "clip.embeddings", "clip.pre_norm", "projector"]
+    for tower in ("sam", "clip"):
+        parts = ("", ".norm1", ".attention", ".norm2", ".mlp")
+        vision += [f"{tower}.{i}{part}" for i in range(heard.layers[tower]) for part in parts]
+    for path in vision:
         assert calls[path, Stage.VISION] == 2, path  # tiles, then the global view
+    assert {path for path, stage in calls if stage == Stage.VISION} >= set(vision)
 
 
-def test_kv_grows_by_one(records: list[RangeRecord]) -> None:
-    prefill, *decode = [r.shape.kv_len for r in records if r.path == "decoder.2.attention"]
+def test_kv_grows_by_one(heard: Heard) -> None:
+    prefill, *decode = [r.shape.kv_len for r in heard.records if r.path == "decoder.2.attention"]
     assert decode == [prefill + 1, prefill + 2]
 
 
-def test_costs_are_those_of_the_native_network(records: list[RangeRecord], model: Any) -> None:
-    """The native network's configuration, as numbers; no class of it is needed to know its costs."""
-    layers = {key: SMALL[key] for key in ("n_routed_experts", "num_experts_per_tok", "vocab_size")}
-    native = build_analytic_layers_from_config(_native_config(num_hidden_layers=3, **layers))
-    described: dict[str, Any] = {}
+def _inclusive(records: list[RangeRecord]) -> dict[str, int]:
+    """Return the ``tensor_flops_unmasked`` of every path with all that is inside it."""
+    paths = {record.event_id: record.path for record in records}
+    parents = {record.event_id: record.parent_id for record in records}
+    holds_inner = "own_activation_bytes" in fields_dict(RangeRecord)
+    totals: dict[str, int] = defaultdict(int)
     for record in records:
-        shape = record.shape
-        roots = (("sam", native.sam), ("clip", native.clip), ("projector", native.projector), ("", native))
-        for name, root in roots:
-            for node in walk(name, root, shape):
-                described.setdefault(node.path, node.description)
-    compared = 0
-    for record in records:
-        if record.path in described and record.path:
-            assert record.cost == described[record.path].cost(record.shape), record.path
-            compared += 1
-    assert compared > 400
+        at: int | None = record.event_id
+        while at is not None:
+            totals[paths[at]] += record.cost.tensor_flops_unmasked
+            at = None if holds_inner else parents[at]
+    return totals
 
 
-def _native_config(**text: Any) -> dict[str, Any]:
-    sam = {
-        "hidden_size": 768, "output_channels": 256, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "num_channels": 3, "image_size": 1024, "patch_size": 16, "qkv_bias": True, "use_abs_pos": True,
-        "use_rel_pos": True, "window_size": 14, "global_attn_indexes": [2, 5, 8, 11], "mlp_dim": 3072,
-        "downsample_channels": [512, 1024], "hidden_act": "gelu",
-    }  # fmt: skip
-    clip = {
-        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-        "num_channels": 3, "image_size": 224, "patch_size": 14, "hidden_act": "quick_gelu",
-    }  # fmt: skip
-    decoder = {
-        "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "num_hidden_layers": 12,
-        "num_attention_heads": 10, "num_key_value_heads": 10, "hidden_act": "silu", "n_routed_experts": 64,
-        "n_shared_experts": 2, "num_experts_per_tok": 6, "moe_intermediate_size": 896, "first_k_dense_replace": 1,
-        "attention_bias": False, "mlp_bias": False,
-    }  # fmt: skip
-    return {"text_config": decoder | text, "vision_config": {"sam_config": sam, "encoder_config": clip}}
+SEEN = {
+    "sam": "sam_model", "sam.patch_embed": "sam_model.patch_embed", "sam.neck": "sam_model.neck",
+    "sam.net_2": "sam_model.net_2", "sam.net_3": "sam_model.net_3", "clip": "vision_model",
+    "clip.embeddings": "vision_model.embeddings", "clip.pre_norm": "vision_model.pre_layrnorm",
+    "projector": "projector", "embed": "embed_tokens", "decoder.norm": "norm",
+}  # fmt: skip
+"""Where torch finds a part in the model; the rest is numbered."""
+
+
+def _modules(layers: dict[str, int]) -> dict[str, tuple[str, ...]]:
+    """Return for each path the modules whose counts make its cost. CLIP's parts run unseen, but not their layers."""
+    found: dict[str, tuple[str, ...]] = {path: (name,) for path, name in SEEN.items()}
+    for i in range(layers["sam"]):
+        block = f"sam_model.blocks.{i}"
+        found |= {f"sam.{i}": (block,), f"sam.{i}.attention": (f"{block}.attn",), f"sam.{i}.mlp": (f"{block}.mlp",)}
+    for i in range(layers["clip"]):
+        block = f"vision_model.transformer.layers.{i}"
+        found |= {f"clip.{i}": (block,), f"clip.{i}.mlp": (f"{block}.mlp.fc1", f"{block}.mlp.fc2")}
+    for i in range(layers["decoder"]):
+        path, layer = f"decoder.{i}", f"layers.{i}"
+        found |= {path: (layer,), f"{path}.attention": (f"{layer}.self_attn",)}
+        found[f"{path}.moe" if i else f"{path}.mlp"] = (f"{layer}.mlp",)
+        for part in ("gate", "shared_experts") if i else ():
+            found[f"{path}.moe.{part}"] = (f"{layer}.mlp.{part}",)
+    return found
+
+
+def test_costs_of_every_part_are_what_torch_counts(heard: Heard) -> None:
+    told = _inclusive(heard.records)
+    for path, names in _modules(heard.layers).items():
+        counted = sum(heard.counted.get(f"DeepseekOCRForCausalLM.model.{name}", 0) for name in names)
+        assert told[path] == counted, path
+    assert told["lm_head"] == heard.counted["DeepseekOCRForCausalLM.lm_head"]
+    for layer in range(1, heard.layers["decoder"]):
+        experts = (f"DeepseekOCRForCausalLM.model.layers.{layer}.mlp.experts.{number}" for number in range(64))
+        assert told[f"decoder.{layer}.moe.experts"] == sum(heard.counted.get(name, 0) for name in experts)
+
+
+def test_all_ranges_together_are_all_that_torch_counts(heard: Heard) -> None:
+    told = _inclusive(heard.records)
+    around = [told[path] for path in ("model", "sam", "clip", "projector")]
+    is_inside = next(record.parent_id for record in heard.records if record.path == "sam") is not None
+    both = "own_activation_bytes" not in fields_dict(RangeRecord) and is_inside
+    assert (around[0] if both else sum(around)) == heard.counted["Global"]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_oldest_caches_are_read(batch: int) -> None:
+    """A tuple of (keys, values) for each layer goes in and comes out; none given: the model makes its own."""
+    model = vendor_model()
+    ids = torch.arange(9).expand(batch, -1)
+    with hook(model) as session, torch.no_grad():
+        found = model(input_ids=ids, use_cache=True)
+        for _ in range(2):
+            assert isinstance(found.past_key_values, tuple)
+            found = model(input_ids=ids[:, :1], past_key_values=found.past_key_values, use_cache=True)
+    assert session.errors == []
+    calls = [record for record in session.stats.records if record.path == "decoder.2.attention"]
+    assert [(str(r.stage), r.shape.batch, r.shape.tokens, r.shape.kv_len) for r in calls] == [
+        ("prefill", batch, 9, 9), ("decode", batch, 1, 10), ("decode", batch, 1, 11),
+    ]  # fmt: skip
+    held = sum(part.nbytes for part in found.past_key_values[2])
+    assert calls[-1].cost.kv_read_bytes == held
+
+
+def test_outputs_are_those_without_hooks() -> None:
+    model = vendor_model()
+    page = vendor_page(model.config)
+    with torch.no_grad():
+        expected = model(**page, use_cache=True).logits
+        with hook(model):
+            assert torch.equal(model(**page, use_cache=True).logits, expected)
