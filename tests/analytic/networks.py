@@ -1,12 +1,19 @@
 """The networks that the analytic model is checked against: true sizes on the meta device, small ones on the CPU."""
 
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
 from transformers import DynamicCache, StaticCache
 from transformers.models.unlimited_ocr.configuration_unlimited_ocr import UnlimitedOcrConfig
-from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrForConditionalGeneration
+from transformers.models.unlimited_ocr.modeling_unlimited_ocr import (
+    UnlimitedOcrForConditionalGeneration,
+    UnlimitedOcrTextModel,
+)
+
+CACHE = "cache" if "cache" in signature(UnlimitedOcrTextModel.forward).parameters else "past_key_values"
+"""What the library's release calls the KV cache."""
 
 SMALL_TEXT = {
     "num_hidden_layers": 2,

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from tests.analytic.networks import empty, kv_cache, true_network  # noqa: E402 - needs what was just made sure of
+from tests.analytic.networks import CACHE, empty, kv_cache, true_network  # noqa: E402 - needs what was just made sure of
 
 VIEWS = [(1, 512), (1, 640), (6, 640), (1, 1024), (1, 1280)]
 SHAPES = [  # batch, new tokens, tokens before them
@@ -58,7 +58,7 @@ def test_dense_and_moe_layers_count_what_torch_counts(batch: int, tokens: int, p
     rotary = (empty(1, tokens, 128),) * 2
     for index, block in enumerate(network.model.language_model.layers):
         kv = kv_cache(network, batch, past)
-        call = {"position_embeddings": rotary, "past_key_values": kv, "attention_mask": None}
+        call = {"position_embeddings": rotary, CACHE: kv, "attention_mask": None}
         if tokens > 1 and past:
             call["attention_mask"] = empty(batch, 1, tokens, past + tokens, dtype=torch.bool)
         assert counted(lambda: block(empty(batch, tokens, 1280), **call)) == said(layers.layers[index], shape)  # noqa: B023
@@ -72,7 +72,7 @@ def test_a_static_cache_is_attended_in_all_its_slots(attention: str, tokens: int
     shape = CallShape(batch=2, tokens=tokens, kv_len=past + tokens, kv_slots=slots, attention=attention)
     kv, rotary = kv_cache(network, 2, past, slots), (empty(1, tokens, 128),) * 2
     mask = empty(2, 1, tokens, slots) if attention == "eager" else empty(2, 1, tokens, slots, dtype=torch.bool)
-    call = {"attention_mask": None if attention == "sdpa" and not past else mask, "past_key_values": kv}
+    call = {"attention_mask": None if attention == "sdpa" and not past else mask, CACHE: kv}
     module = network.model.language_model.layers[0].self_attn
     measured = counted(lambda: module(empty(2, tokens, 1280), position_embeddings=rotary, **call))
     assert measured == said(block, shape)
@@ -97,7 +97,7 @@ def vision_call(network: Any, mode: str, grid: Grid) -> Callable[[], Any]:
 def text_call(network: Any, tokens: int, kv: Any) -> Callable[[], Any]:
     def call() -> None:
         hidden = network.model.language_model(
-            inputs_embeds=empty(1, tokens, 1280), past_key_values=kv, use_cache=True
+            inputs_embeds=empty(1, tokens, 1280), **{CACHE: kv}, use_cache=True
         ).last_hidden_state
         network.lm_head(hidden[:, -1:])
 

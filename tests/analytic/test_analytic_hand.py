@@ -7,7 +7,7 @@ from dsocr_nvtx.analytic import DeepseekV2MLP, LlamaFlashAttention2, LmHead, MoE
 from dsocr_nvtx.analytic.clip import ClipAttention
 from dsocr_nvtx.analytic.sam import SamProj
 from dsocr_nvtx.analytic.sam_attention import SamAttention
-from dsocr_nvtx.schema.records import CallShape
+from dsocr_nvtx.schema.records import CallShape, causal_pairs
 
 TRUE_ATTENTION = LlamaFlashAttention2(width=1280, heads=10, kv_heads=10, head_dim=128)
 TRUE_EXPERTS = RoutedExperts(width=1280, inner=896, experts=64, top_k=6)
@@ -19,9 +19,9 @@ def test_a_product_is_two_flops_per_multiply_add() -> None:
 
 
 def test_causal_pairs_are_a_triangle_on_a_rectangle() -> None:
-    assert ops.causal_pairs(4, 4) == 10  # 1 + 2 + 3 + 4
-    assert ops.causal_pairs(2, 7) == 13  # the two see 5 + 1 and 5 + 2
-    assert ops.causal_pairs(1, 8192) == 8192
+    assert causal_pairs(4, 4) == 10  # 1 + 2 + 3 + 4
+    assert causal_pairs(2, 7) == 13  # the two see 5 + 1 and 5 + 2
+    assert causal_pairs(1, 8192) == 8192
     assert ops.prefix_pairs(2, 5) == 16  # 2 * 2, then 3 + 4 + 5
 
 

@@ -12,7 +12,7 @@ from dsocr_nvtx.schema.records import CallShape, Stage
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.analytic.networks import empty, kv_cache, small_network, true_network  # noqa: E402 - needs what was just made sure of
+from tests.analytic.networks import CACHE, empty, kv_cache, small_network, true_network  # noqa: E402 - needs what was just made sure of
 from tests.analytic.opbytes import OpBytes  # noqa: E402
 
 
@@ -57,7 +57,7 @@ def block_call(network: Any, index: int, batch: int, tokens: int, past: int, slo
         mask = empty(batch, 1, tokens, slots or past + tokens, dtype=torch.bool)
     kv, angles = kv_cache(network, batch, past, slots), (empty(1, tokens, 128),) * 2
     hidden = empty(batch, tokens, 1280)
-    return {"hidden_states": hidden, "attention_mask": mask, "position_embeddings": angles, "past_key_values": kv}
+    return {"hidden_states": hidden, "attention_mask": mask, "position_embeddings": angles, CACHE: kv}
 
 
 @pytest.mark.parametrize(("batch", "tokens", "past", "slots"), PREFILL + DECODE)
@@ -143,7 +143,7 @@ def test_a_page_moves_what_torch_dispatches_glue_included() -> None:
         network.model.get_image_features(pixel_values=empty(1, 3, 512, 512))
 
     def forward(count: int) -> None:
-        given = {"inputs_embeds": empty(1, count, 1280), "past_key_values": kv, "use_cache": True}
+        given = {"inputs_embeds": empty(1, count, 1280), CACHE: kv, "use_cache": True}
         network.lm_head(network.model.language_model(**given).last_hidden_state[:, -1:])
 
     assert near(page_total(rows, Stage.VISION).op_bytes, moved(look))

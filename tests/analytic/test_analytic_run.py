@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402 - needs what was just made sure of
 
-from tests.analytic.networks import small_network  # noqa: E402
+from tests.analytic.networks import CACHE, small_network  # noqa: E402
 from tests.analytic.opbytes import OpBytes  # noqa: E402
 
 
@@ -32,7 +32,7 @@ def test_a_run_counts_and_moves_what_torch_does(dtype: str) -> None:
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as flops, OpBytes() as moved:
             for shape in shapes:
-                network(input_ids=ids[:, : shape.tokens], past_key_values=kv, use_cache=True, logits_to_keep=1)
+                network(input_ids=ids[:, : shape.tokens], **{CACHE: kv}, use_cache=True, logits_to_keep=1)
     finally:
         handle.remove()
         network.to(torch.bfloat16)

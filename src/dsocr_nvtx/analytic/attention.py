@@ -1,7 +1,8 @@
 """The decoder's attention with its KV cache, and the rotary embedding it takes.
 
 Shapes: ``batch`` sequences of ``tokens`` new tokens; ``kv_len`` keys once they are appended, 0 without a cache;
-``kv_slots`` is the length of a static cache, told from a dynamic one by being longer than ``kv_len``.
+``kv_slots`` is the length of a static cache, told from a dynamic one by being longer than ``kv_len``. Sequences that
+are not alike come as sums; their cache is paged, and kernels for them need no mask.
 """
 
 from attrs import frozen
@@ -19,13 +20,13 @@ class LlamaRotaryEmbedding(Layer):
     head_dim: int
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
-        """Return the cost of one table of positions, which all sequences share."""
-        angles, size = shape.tokens * self.head_dim, shape.itemsize
-        outer = (INDEX_BYTES + 2 * FLOAT_BYTES) * shape.tokens + FLOAT_BYTES * angles // 2
+        """Return the cost of one table of positions, which sequences that are alike share."""
+        angles, size = shape.positions * self.head_dim, shape.itemsize
+        outer = (INDEX_BYTES + 2 * FLOAT_BYTES) * shape.positions + FLOAT_BYTES * angles // 2
         moved = 5 * 2 * FLOAT_BYTES * angles + 2 * ops.cast_bytes(angles, size)
         return Cost(
             vector_flops=VECTOR_FLOPS["trigonometry"] * angles,
-            activation_bytes=INDEX_BYTES * shape.tokens + 2 * angles * size,
+            activation_bytes=INDEX_BYTES * shape.positions + 2 * angles * size,
             op_bytes=outer + moved,
         )
 
@@ -51,18 +52,18 @@ class LlamaFlashAttention2(Layer):
         """Return the cost of projections, rotation, cache, scores, softmax and weighted sum."""
         rows, size = shape.rows, shape.itemsize
         projections = 2 * ops.matmul_flops(rows, self.width, self._out + self._kv)
-        pairs, rectangle = shape.batch * self.pairs(shape), rows * self._kernel_keys(shape)
+        pairs, rectangle = self.pairs(shape), self.rectangle(shape)
         per_pair = VECTOR_FLOPS["scale"] + VECTOR_FLOPS["softmax"]
         vector = VECTOR_FLOPS["rotary"] * rows * (self._out + self._kv) + per_pair * self.heads * pairs
-        cached = 2 * shape.batch * self._kv * size
+        cached = 2 * self._kv * size
         return Cost(
             tensor_flops=projections + ops.attention_flops(pairs, self._out),
             tensor_flops_unmasked=projections + ops.attention_flops(rectangle, self._out),
             vector_flops=vector + rows * self._biases,
             weight_bytes=self.weights(size),
-            activation_bytes=2 * (rows * self.width + shape.tokens * self.head_dim) * size,
-            kv_read_bytes=cached * shape.kv_len,
-            kv_write_bytes=cached * shape.tokens if shape.kv_len else 0,
+            activation_bytes=2 * (rows * self.width + shape.positions * self.head_dim) * size,
+            kv_read_bytes=cached * shape.cached_keys,
+            kv_write_bytes=cached * rows if shape.cached_keys else 0,
             op_bytes=self._op_bytes(shape) + self.unlike(size),
         )
 
@@ -72,19 +73,24 @@ class LlamaFlashAttention2(Layer):
 
     def kv_cache_bytes(self, shape: CallShape) -> int:
         """Return the bytes of the cache's keys and values after the call."""
-        held = max(shape.kv_slots, shape.kv_len)
-        return 2 * shape.batch * self._kv * held * shape.itemsize
+        held = max(shape.slots, shape.cached_keys) if shape.cached_keys or shape.kv_slots else 0
+        return 2 * self._kv * held * shape.itemsize
 
     def scratch_bytes(self, shape: CallShape) -> int:
         """Return queries, keys and values, and for eager attention the scores in both precisions."""
-        pairs = 3 * self.heads * shape.rows * shape.slots if shape.attention == "eager" else 0
+        scores = self.rectangle(shape) if shape.attention == "eager" else 0
+        pairs = 3 * self.heads * scores
         return (shape.rows * (self._out + 2 * self._kv) + pairs) * shape.itemsize
 
     def pairs(self, shape: CallShape) -> int:
-        """Return the (query, key) pairs of one sequence that the mask leaves."""
+        """Return the (query, key) pairs that the mask leaves, over all sequences."""
         if not self.queries:
-            return ops.causal_pairs(shape.tokens, shape.keys)
-        return ops.prefix_pairs(shape.tokens - self.appended(shape.tokens), shape.tokens)
+            return shape.pairs
+        return shape.batch * ops.prefix_pairs(shape.tokens - self.appended(shape.tokens), shape.tokens)
+
+    def rectangle(self, shape: CallShape) -> int:
+        """Return the (query, key) pairs that the kernel gets, masked ones too, over all sequences."""
+        return shape.ragged.rectangle if shape.ragged else shape.rows * self._kernel_keys(shape)
 
     def appended(self, tokens: int) -> int:
         """Return how many of the tokens are learned queries: the first number that covers the image's tokens."""
@@ -103,24 +109,26 @@ class LlamaFlashAttention2(Layer):
         return (self._out + 2 * self._kv if self.bias else 0) + (self.width if self.out_bias else 0)
 
     def _kernel_keys(self, shape: CallShape) -> int:
-        """Return the keys per query in the kernel: all slots, but the prompt's own for the first call into them.
+        """Return a sequence's keys in the kernel: all slots, but the prompt's own for the first call into them.
 
         transformers cuts a fresh static cache to the prompt so that fused attention can use its causal flag; eager
         attention, and a prompt of one token, take all slots under a mask.
         """
-        fresh = 1 < shape.tokens == shape.keys
-        return shape.tokens if fresh and shape.attention != "eager" else shape.slots
+        fresh = is_fresh(shape)
+        return shape.tokens if fresh and shape.attention != "eager" else shape.slots // shape.batch
 
     def _mask_bytes(self, shape: CallShape) -> int:
         """Return the bytes of the mask fused attention reads: none if "causal" or "everything" says the same."""
+        if shape.ragged or shape.attention != "sdpa":
+            return 0
         static = shape.kv_slots > shape.kv_len
-        chunk = 1 < shape.tokens < shape.keys
-        fresh = 1 < shape.tokens == shape.keys
-        needed = bool(self.queries) or chunk or (static and not fresh)
-        return shape.rows * self._kernel_keys(shape) if needed and shape.attention == "sdpa" else 0
+        needed = bool(self.queries) or is_chunk(shape) or (static and not is_fresh(shape))
+        return self.rectangle(shape) if needed else 0
 
     def _op_bytes(self, shape: CallShape) -> int:
         """Return the traffic of the dispatched operators."""
+        if shape.ragged:
+            return self._served_bytes(shape)
         rows, size, angles = shape.rows, shape.itemsize, shape.tokens * self.head_dim
         moved = ops.linear_elements(rows, self.width, self._out, self.bias)
         moved += 2 * ops.linear_elements(rows, self.width, self._kv, self.bias)
@@ -135,11 +143,25 @@ class LlamaFlashAttention2(Layer):
         if shape.attention != "eager":
             moved += ops.fused_attention_elements(queries, keys)
             return moved * size + mask + self._cache_bytes(shape)
-        pairs = self.heads * rows * shape.slots
-        masked = 2 * pairs + 2 * pairs + rows * shape.slots  # scale, then add the mask
+        pairs = self.heads * self.rectangle(shape)
+        masked = 2 * pairs + 2 * pairs + self.rectangle(shape)  # scale, then add the mask
         copies = 2 * queries * ((shape.batch > 1) + 1) if shape.tokens > 1 else 0
         eager = ops.eager_attention_bytes(pairs, queries, keys, size)
         return (moved + masked + copies) * size + eager + self._cache_bytes(shape)
+
+    def _served_bytes(self, shape: CallShape) -> int:
+        """Return the traffic of a serving engine.
+
+        One product makes queries, keys and values; they are rotated in place; new rows are written into the cache, and
+        attention reads its blocks.
+        """
+        rows, joint = shape.rows, self._out + 2 * self._kv
+        moved = ops.linear_elements(rows, self.width, joint, self.bias)
+        moved += ops.linear_elements(rows, self._out, self.width, self.out_bias)
+        moved += rows * (2 * (self._out + self._kv) + self.head_dim)
+        moved += 2 * rows * 2 * self._kv
+        moved += 2 * rows * self._out + 2 * (shape.slots if shape.cached_keys else rows) * self._kv
+        return moved * shape.itemsize + 2 * INDEX_BYTES * rows  # the position and the place in the cache of every row
 
     def _cache_bytes(self, shape: CallShape) -> int:
         """Return the traffic of appending: a dynamic cache is concatenated anew, a static one written in place."""
@@ -149,3 +171,13 @@ class LlamaFlashAttention2(Layer):
         if shape.kv_slots > shape.kv_len:
             return 2 * (2 * new + INDEX_BYTES * shape.tokens) + 4 * INDEX_BYTES * (shape.tokens + 1)
         return 2 * 2 * shape.batch * shape.kv_len * self._kv * shape.itemsize
+
+
+def is_fresh(shape: CallShape) -> bool:
+    """Say whether a call of several tokens is the first into its cache."""
+    return shape.tokens > 1 and shape.kv_len in (0, shape.tokens)
+
+
+def is_chunk(shape: CallShape) -> bool:
+    """Say whether several tokens follow others in the cache: then fused attention needs a mask."""
+    return 1 < shape.tokens < shape.kv_len

@@ -32,10 +32,11 @@ class DeepseekV2DecoderLayer(Layer):
         )
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
-        """Return the cost of two residual additions."""
+        """Return the cost of two residual additions; the kernels of a serving engine do them inside the norms."""
         elements = shape.rows * self.input_norm.width
         moved = 6 * elements * shape.itemsize
-        return Cost(vector_flops=2 * VECTOR_FLOPS["add"] * elements, activation_bytes=moved, op_bytes=moved)
+        dispatched = 0 if shape.is_served else moved
+        return Cost(vector_flops=2 * VECTOR_FLOPS["add"] * elements, activation_bytes=moved, op_bytes=dispatched)
 
     def io_bytes(self, shape: CallShape) -> int:
         """Return the hidden state, read and written."""
@@ -122,7 +123,14 @@ class Qwen2VisionEncoder(Layer):
 
 
 def without_cache(shape: CallShape) -> CallShape:
-    """Return the shape without its KV lengths: equal at every decode step, so that costs can be looked up by shape."""
+    """Return the shape without its KV lengths: equal at every decode step, so that costs can be looked up by shape.
+
+    Rows are rows there, whichever sequence they belong to.
+    """
+    if shape.ragged:
+        return CallShape(
+            tokens=shape.rows, dtype=shape.dtype, attention=shape.attention, experts=shape.experts
+        )  # fmt: skip
     if not shape.kv_len and not shape.kv_slots:
         return shape
     return CallShape(batch=shape.batch, tokens=shape.tokens, dtype=shape.dtype, experts=shape.experts)

@@ -14,6 +14,14 @@ from dsocr_nvtx.schema.records import CallShape, Cost, LayerKind
 ROUTE_BYTES = FLOAT_BYTES + INDEX_BYTES
 """One choice of the router: a weight in float32 and an index."""
 
+SERVED_ROUTE_BYTES = FLOAT_BYTES + 4
+"""The same in a serving engine, whose indices are 32 bits long."""
+
+
+def fused_block_rows(rows: int, experts: int) -> int:
+    """Return the rows of a block in vLLM's fused experts, as its default configuration chooses them."""
+    return 16 if rows <= experts else 64
+
 
 @frozen(kw_only=True)
 class MoEGate(Layer):
@@ -36,12 +44,17 @@ class MoEGate(Layer):
             vector_flops=scores * per_score + chosen * VECTOR_FLOPS["multiply"],
             weight_bytes=self.weights(size),
             activation_bytes=rows * self.width * size + scores * FLOAT_BYTES + chosen * ROUTE_BYTES,
-            op_bytes=self._op_bytes(rows, size),
+            op_bytes=self._served_bytes(rows, size) if shape.is_served else self._op_bytes(rows, size),
         )
 
     def own_parameters(self) -> int:
         """Return one row per expert."""
         return self.width * self.experts
+
+    def _served_bytes(self, rows: int, size: int) -> int:
+        """Return the traffic of a serving engine: the product in the model's type, then softmax and choice in one."""
+        product = ops.linear_elements(rows, self.width, self.experts, False) * size + self.unlike(size)
+        return product + rows * self.experts * size + rows * self.top_k * SERVED_ROUTE_BYTES
 
     def _op_bytes(self, rows: int, size: int) -> int:
         """Return the traffic: hidden state and weight cast to float32, product, softmax, selection, scaling."""
@@ -109,6 +122,8 @@ class RoutedExperts(Layer):
 
     def _op_bytes(self, shape: CallShape, distinct: float) -> int:
         """Return the traffic of the implementation. Other fused ones read what grouped_mm reads."""
+        if shape.is_served:
+            return self._fused_bytes(shape, distinct)
         pairs, size = shape.rows * self.top_k, shape.itemsize
         inside = (pairs * (2 * self.width + (5 + ACTIVATION_PASSES["silu"]) * self.inner + self.inner)) * size
         weighed = pairs * (self.width * (size + FLOAT_BYTES) + FLOAT_BYTES)
@@ -129,6 +144,21 @@ class RoutedExperts(Layer):
         added = ops.cast_bytes(pairs * self.width, size) + pairs * (3 * self.width * size + INDEX_BYTES)
         weights = round(distinct * self.expert_bytes(size))
         return mask + scans + gathered + added + weights + rows * self.width * size
+
+    def _fused_bytes(self, shape: CallShape, distinct: float) -> int:
+        """Return the traffic of a serving engine's fused kernel.
+
+        Rows are sorted into blocks of one expert each; two products, with SwiGLU between them, read the expert's
+        weights once per block; a sum over each token's experts comes last.
+        """
+        rows, size = shape.rows, shape.itemsize
+        pairs = rows * self.top_k
+        rest = ops.further_blocks(self.experts, self.top_k, rows, fused_block_rows(rows, self.experts))
+        weights = round((distinct + rest) * self.expert_bytes(size))
+        inside = pairs * (self.width + 2 * self.inner + 3 * self.inner + self.inner + self.width)
+        summed = (pairs + rows) * self.width
+        routing = pairs * (SERVED_ROUTE_BYTES + 2 * 4)
+        return weights + (inside + summed) * size + routing
 
     def _batched_bytes(self, shape: CallShape) -> int:
         """Return one weight per pair: copied, duplicates included, then read by the product."""

@@ -1,6 +1,6 @@
 """What one call of the whole network does: a forward over tokens, and the encoding of a page's views."""
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsocr_nvtx.analytic.layer import Child, Layer, total
 from dsocr_nvtx.analytic.model import DeepseekOCRModel, VisionTower
@@ -16,15 +16,18 @@ class TextForward(Layer):
 
     def children(self, shape: CallShape) -> tuple[Child, ...]:
         """Return the calls from token embedding to head."""
-        return self.model.text_children(shape, self.logits)
+        return self.model.children(self._shape(shape))
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:
         """Return the model's own work."""
-        return self.model.own(shape, hit)
+        return self.model.own(self._shape(shape), hit)
 
     def io_bytes(self, shape: CallShape) -> int:
         """Return the token numbers and the logits."""
-        return 8 * shape.rows + shape.batch * self.logits * self.model.lm_head.columns * shape.itemsize
+        return self.model.io_bytes(self._shape(shape))
+
+    def _shape(self, shape: CallShape) -> CallShape:
+        return evolve(shape, logits=self.logits * shape.batch)
 
 
 @frozen(kw_only=True)

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from dsocr_nvtx.analytic.forward import TextForward
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
-from dsocr_nvtx.analytic.table import PageRequest, prompt_tokens, text_shape, vision_shape
+from dsocr_nvtx.analytic.table import PageRequest, prompt_shape, prompt_tokens, text_shape, vision_shape
 from dsocr_nvtx.schema.records import CallShape
 
 
@@ -47,6 +46,5 @@ def _peaks(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[int]:
     for view in request.views():
         yield layers.vision.peak_bytes(vision_shape(request, view))
     prompt = prompt_tokens(layers, request)
-    forward = TextForward(model=layers, logits=prompt if request.logits == "all" else 1)
-    yield forward.peak_bytes(text_shape(request, prompt, prompt, request.experts))
+    yield layers.peak_bytes(prompt_shape(request, prompt))
     yield layers.peak_bytes(last_text_shape(layers, request))

@@ -55,8 +55,7 @@ class DeepseekV2MLP(Layer):
         """Return the cost of the three products and the gate."""
         rows, size = shape.rows, shape.itemsize
         flops = 3 * ops.matmul_flops(rows, self.width, self.inner)
-        moved = 2 * ops.linear_elements(rows, self.width, self.inner, self.bias)
-        moved += (ACTIVATION_PASSES["silu"] + 3) * rows * self.inner
+        moved = self._gated_elements(rows, shape.is_served)
         moved += ops.linear_elements(rows, self.inner, self.width, self.bias)
         biases = rows * (2 * self.inner + self.width) if self.bias else 0
         return Cost(
@@ -67,6 +66,13 @@ class DeepseekV2MLP(Layer):
             activation_bytes=2 * rows * self.width * size,
             op_bytes=moved * size + self.unlike(size),
         )
+
+    def _gated_elements(self, rows: int, fused: bool) -> int:
+        """Return the elements moved up to the gated rows: one product and one kernel where that is fused."""
+        if fused:
+            return ops.linear_elements(rows, self.width, 2 * self.inner, self.bias) + 3 * rows * self.inner
+        moved = 2 * ops.linear_elements(rows, self.width, self.inner, self.bias)
+        return moved + (ACTIVATION_PASSES["silu"] + 3) * rows * self.inner
 
     def own_parameters(self) -> int:
         """Return the three layers' weights."""

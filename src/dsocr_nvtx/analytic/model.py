@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from dsocr_nvtx.analytic.attention import LlamaRotaryEmbedding
+from dsocr_nvtx.analytic.attention import LlamaRotaryEmbedding, is_chunk, is_fresh
 from dsocr_nvtx.analytic.clip import VitModel
 from dsocr_nvtx.analytic.decoder import (
     DeepseekV2DecoderLayer,
@@ -13,6 +13,7 @@ from dsocr_nvtx.analytic.decoder import (
 from dsocr_nvtx.analytic.layer import Child, Layer
 from dsocr_nvtx.analytic.mlp import LmHead, MlpProjector
 from dsocr_nvtx.analytic.norms import DeepseekV2RMSNorm
+from dsocr_nvtx.analytic.ops import INDEX_BYTES
 from dsocr_nvtx.analytic.sam import ImageEncoderViT
 from dsocr_nvtx.schema.records import CallShape, Cost
 
@@ -76,10 +77,10 @@ class VisionTower(Layer):
 
 @frozen(kw_only=True)
 class DeepseekOCRModel(Layer):
-    """The model over a prompt or a decode step, and, apart from it, its vision tower.
+    """The model over prompts and decode steps, and, apart from it, its vision tower.
 
-    ``children``, ``own`` and ``cost`` are those of a forward over tokens with logits of the last row of each
-    sequence; `text_children` takes another number of rows. ``vision`` has its own shape, pixels.
+    ``children``, ``own`` and ``cost`` are those of a forward over tokens, with as many rows of logits as the shape
+    says. ``vision`` has its own shape, pixels.
     """
 
     vision: VisionTower
@@ -105,13 +106,9 @@ class DeepseekOCRModel(Layer):
         return self.vision.projector
 
     def children(self, shape: CallShape) -> tuple[Child, ...]:
-        """Return the calls of a forward that computes the last row's logits."""
-        return self.text_children(shape, logits=1)
-
-    def text_children(self, shape: CallShape, logits: int) -> tuple[Child, ...]:
-        """Return embedding, rotary embedding, layers, norm, and the head over ``logits`` rows of each sequence."""
+        """Return embedding, rotary embedding, layers, norm, and the head."""
         flat = without_cache(shape)
-        head = CallShape(batch=shape.batch, tokens=logits, dtype=shape.dtype)
+        head = _head_shape(shape)
         layers = (
             Child(name=f"decoder.{index}", description=layer, shape=shape, layer=index)
             for index, layer in enumerate(self.layers)
@@ -127,16 +124,19 @@ class DeepseekOCRModel(Layer):
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
         """Return the cost of building the masks, and of scattering image features into a prompt.
 
-        That a prompt holds images is taken for granted; the features themselves are counted where they are made.
+        That a prompt holds images is taken for granted; the features themselves are counted where they are made. A
+        serving engine builds no masks, and which of its rows are an image's is not told: nothing is counted there.
         """
-        if not 1 < shape.tokens == shape.keys:
+        if shape.ragged:
+            return Cost()
+        if not is_fresh(shape):
             return Cost(op_bytes=mask_bytes(shape))
         prompt = 2 * shape.rows * self.embed.width * shape.itemsize
         return Cost(activation_bytes=prompt, op_bytes=mask_bytes(shape) + prompt + shape.rows)
 
     def io_bytes(self, shape: CallShape) -> int:
         """Return the token numbers and the logits."""
-        return 8 * shape.rows + shape.batch * self.lm_head.columns * shape.itemsize
+        return INDEX_BYTES * shape.rows + shape.logit_rows * self.lm_head.columns * shape.itemsize
 
     def parameters(self) -> int:
         """Return all weights, the vision tower's included."""
@@ -147,13 +147,20 @@ class DeepseekOCRModel(Layer):
         return super().resident_bytes(itemsize) + self.vision.resident_bytes(itemsize)
 
 
+def _head_shape(shape: CallShape) -> CallShape:
+    """Return the head's call: as many rows of each sequence, where that divides."""
+    each, left = divmod(shape.logit_rows, shape.batch)
+    batch, tokens = (1, shape.logit_rows) if left else (shape.batch, each)
+    return CallShape(batch=batch, tokens=tokens, dtype=shape.dtype)
+
+
 def mask_bytes(shape: CallShape) -> int:
     """Return the traffic of building the causal masks, one byte per (query, key) and operand.
 
     transformers builds the reference-sliding mask in every forward, whether a layer uses it or not: 21 such operands;
     the full one, where fused attention needs it, takes 5; eager attention turns both into numbers.
     """
-    rectangle = shape.tokens * shape.slots
-    full = shape.attention == "eager" or 1 < shape.tokens < shape.keys or shape.kv_slots > shape.kv_len
+    rectangle = shape.tokens * shape.slots // shape.batch
+    full = shape.attention == "eager" or is_chunk(shape) or shape.kv_slots > shape.kv_len
     numbers = 2 * (1 + shape.itemsize) if shape.attention == "eager" else 0
     return rectangle * (21 + (5 if full else 0) + numbers)

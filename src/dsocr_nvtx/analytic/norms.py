@@ -40,11 +40,12 @@ class DeepseekV2RMSNorm(Layer):
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
         """Return the cost of normalising every row."""
         rows, size = shape.rows, shape.itemsize
+        moved = ops.served_norm_bytes if shape.is_served else ops.rms_norm_bytes
         return Cost(
             vector_flops=VECTOR_FLOPS["rms_norm"] * rows * self.width,
             weight_bytes=self.weights(size),
             activation_bytes=2 * rows * self.width * size,
-            op_bytes=ops.rms_norm_bytes(rows, self.width, size) + self.unlike(size),
+            op_bytes=moved(rows, self.width, size) + self.unlike(size),
         )
 
     def own_parameters(self) -> int:

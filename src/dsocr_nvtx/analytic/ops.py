@@ -11,12 +11,18 @@
 - Keys and values read: all that the call attends to, its own included, since they are attended to in the cache; so
   the bytes read at every step are the bytes a dynamic cache then holds. A static cache's empty slots are no part of
   the lower bound, but of ``op_bytes`` and of the cache's size.
+- Serving engines fuse more: a residual addition with its norm, gate and up in one product and SwiGLU in one kernel,
+  and routed experts in one kernel that reads a hit expert's weights once per block of its rows.
 - ``op_bytes``: operand and result bytes of the operators that PyTorch dispatches on a GPU, one by one, views and
   allocations free. Fused attention is one operator. Indexed reads and writes count the elements they touch
   (``weight[ids]`` reads what it returns, an expanded operand what it stands on), since no kernel moves the rest.
 """
 
+import math
+from functools import cache
 from typing import Final
+
+from dsocr_nvtx.schema.records import causal_pairs
 
 VECTOR_FLOPS: Final[dict[str, int]] = {
     "add": 1,  # a bias, a residual, a position embedding, a sum of experts
@@ -58,12 +64,6 @@ def conv2d_flops(outputs: int, channels_in: int, channels_out: int, kernel: int)
 def attention_flops(pairs: int, width: int) -> int:
     """Return the FLOPs of scores and weighted sum over (query, key) pairs; ``width`` is heads times head_dim."""
     return 2 * matmul_flops(pairs, width, 1)
-
-
-def causal_pairs(tokens: int, keys: int) -> int:
-    """Return the (query, key) pairs under a causal mask: query i sees all earlier keys and i + 1 of this call's."""
-    past = keys - tokens
-    return tokens * past + tokens * (tokens + 1) // 2
 
 
 def prefix_pairs(prefix: int, tokens: int) -> int:
@@ -111,6 +111,11 @@ def rms_norm_bytes(rows: int, width: int, itemsize: int) -> int:
     return 2 * cast_bytes(elements, itemsize) + in_float * FLOAT_BYTES + (2 * elements + width) * itemsize
 
 
+def served_norm_bytes(rows: int, width: int, itemsize: int) -> int:
+    """Return the bytes of a norm fused with the residual addition before it: two rows in, two rows out, the scale."""
+    return (4 * rows * width + width) * itemsize
+
+
 def rotary_elements(elements: int, angles: int) -> int:
     """Return the elements moved to rotate ``elements``: two products, negated half, concatenation, sum."""
     return 2 * (2 * elements + angles) + elements + 2 * elements + 3 * elements
@@ -142,6 +147,23 @@ def expected_experts(experts: int, top_k: int, rows: int) -> float:
     A token misses a given expert with probability (E - k) / E. The caller rounds, after multiplying by bytes.
     """
     return float(experts * (1 - ((experts - top_k) / experts) ** rows))
+
+
+@cache
+def further_blocks(experts: int, top_k: int, rows: int, block: int) -> float:
+    """Return how many blocks of ``block`` rows the experts' rows fill on average beyond one for each expert hit.
+
+    An expert's rows are binomial under uniform routing; its blocks are one for every ``block`` rows begun.
+    """
+    chance = top_k / experts
+    if chance >= 1:
+        return float(experts * max(-(-rows // block) - 1, 0))
+    odds, further = math.log(chance / (1 - chance)), 0.0
+    likelihood = rows * math.log1p(-chance)  # of no row at all, as a logarithm: of many rows it is next to nothing
+    for count in range(1, rows + 1):
+        likelihood += math.log((rows - count + 1) / count) + odds
+        further += math.exp(likelihood) * ((count - 1) // block)
+    return experts * further
 
 
 def least_experts(top_k: int, rows: int) -> int:

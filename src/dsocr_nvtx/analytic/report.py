@@ -21,6 +21,7 @@ from dsocr_nvtx.analytic.table import (
     Row,
     page_table,
     page_total,
+    prompt_shape,
     prompt_tokens,
     text_shape,
     vision_shape,
@@ -125,15 +126,14 @@ def _calls(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[_Call]:
         for child in layers.vision.children(vision_shape(request, view)):
             yield _Call(stage=Stage.VISION, module_id=MODULE_IDS[child.name], child=child)
     prompt = prompt_tokens(layers, request)
-    shape = text_shape(request, prompt, prompt, request.experts)
-    yield from _text_calls(layers, Stage.PREFILL, shape, prompt if request.logits == "all" else 1)
+    yield from _text_calls(layers, Stage.PREFILL, prompt_shape(request, prompt))
     for step in range(request.decode_tokens):
         shape = text_shape(request, 1, prompt + step + 1, request.decode_experts or request.experts)
-        yield from _text_calls(layers, Stage.DECODE, shape, 1)
+        yield from _text_calls(layers, Stage.DECODE, shape)
 
 
-def _text_calls(layers: DeepseekOCRModel, stage: Stage, shape: CallShape, logits: int) -> Iterator[_Call]:
-    for child in layers.text_children(shape, logits):
+def _text_calls(layers: DeepseekOCRModel, stage: Stage, shape: CallShape) -> Iterator[_Call]:
+    for child in layers.children(shape):
         module_id = MODULE_IDS[re.sub(r"\.\d+$", "", child.name)]
         yield _Call(stage=stage, module_id=module_id, child=child)
 

@@ -146,6 +146,12 @@ def vision_shape(request: PageRequest, view: View) -> CallShape:
     return CallShape(batch=view.batch, height=view.side, width=view.side, dtype=request.dtype, attention=attention)
 
 
+def prompt_shape(request: PageRequest, prompt: int) -> CallShape:
+    """Return the shape of the forward over the prompt."""
+    shape = text_shape(request, prompt, prompt, request.experts)
+    return evolve(shape, logits=shape.rows if request.logits == "all" else 0)
+
+
 def text_shape(request: PageRequest, tokens: int, keys: int, experts: str) -> CallShape:
     """Return the shape of a forward over ``tokens`` new tokens that ends with ``keys`` in the cache."""
     if request.kv_slots and keys > request.kv_slots:
@@ -161,10 +167,10 @@ def text_shape(request: PageRequest, tokens: int, keys: int, experts: str) -> Ca
     )
 
 
-def walk_text(layers: DeepseekOCRModel, shape: CallShape, logits: int = 1) -> Iterator[Node]:
-    """Yield every call of a forward over tokens, the model's own part first, with ``logits`` rows per sequence."""
+def walk_text(layers: DeepseekOCRModel, shape: CallShape) -> Iterator[Node]:
+    """Yield every call of a forward over tokens, the model's own part first."""
     yield Node(path="model", layer=None, description=layers, shape=shape)
-    for child in layers.text_children(shape, logits):
+    for child in layers.children(shape):
         yield from walk(child.name, child.description, child.shape, child.layer)
 
 
@@ -180,8 +186,7 @@ def _entries(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[Calls]:
         for node in walk_vision(layers, vision_shape(request, view)):
             yield Calls(key=_key(Stage.VISION, node), costs=((1, node.description.own(node.shape)),))
     prompt = prompt_tokens(layers, request)
-    shape = text_shape(request, prompt, prompt, request.experts)
-    for node in walk_text(layers, shape, prompt if request.logits == "all" else 1):
+    for node in walk_text(layers, prompt_shape(request, prompt)):
         yield Calls(key=_key(Stage.PREFILL, node), costs=((1, node.description.own(node.shape)),))
     yield from _decode(layers, request, prompt)
 

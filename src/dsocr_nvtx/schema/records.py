@@ -8,6 +8,31 @@ from typing import Self
 
 from attrs import define, evolve, field, fields, frozen
 
+from dsocr_nvtx.schema.shapes import DTYPE_BYTES, CallShape, Ragged, causal_pairs
+
+__all__ = [
+    "COST_FIELDS",
+    "DTYPE_BYTES",
+    "MODULES",
+    "OWN_WORK",
+    "SAMPLING",
+    "CallShape",
+    "Cost",
+    "CostState",
+    "ExpertsCall",
+    "LayerKind",
+    "Level",
+    "Ragged",
+    "RangeRecord",
+    "RunManifest",
+    "Stage",
+    "StaticCheck",
+    "causal_pairs",
+    "code_of",
+    "is_call",
+    "module_of",
+]
+
 
 class Stage(StrEnum):
     """The part of a page's inference that a call belongs to. Its position is its code on the wire: append only."""
@@ -57,16 +82,6 @@ OWN_WORK, SAMPLING = ".rest", "sampling"
 def is_call(path: str) -> bool:
     """Say whether a range is a call, not a step, nor what is done between calls, which has ranges under a tool only."""
     return not (path in set(Stage) or path == SAMPLING or path.endswith(OWN_WORK))
-
-
-DTYPE_BYTES: dict[str, int] = {
-    "bfloat16": 2,
-    "float16": 2,
-    "float32": 4,
-    "tfloat32": 4,
-    "float8_e4m3fn": 1,
-}
-"""Element types by name and size in bytes; their order is their code on the wire: append only."""
 
 
 def code_of(member: Stage | Level | LayerKind) -> int:
@@ -145,47 +160,6 @@ class CostState(StrEnum):
     UNKNOWN = "unknown"
 
 
-@frozen(kw_only=True)
-class CallShape:
-    """The shape of one module call: everything its cost depends on besides the module's own dimensions.
-
-    ``batch`` sequences (or images, or tiles) of ``tokens`` rows each. ``height`` x ``width`` is the grid that the rows
-    form where the module is two-dimensional (pixels for a patch embedding, patches inside SAM), else 0. ``kv_len`` is
-    the number of keys a query can attend to once this call's own are appended (0 without a cache: then ``tokens``);
-    ``kv_slots`` the length of the key tensor the kernel gets (more than ``kv_len`` for a static cache; 0: the same).
-    """
-
-    batch: int = 1
-    tokens: int = 1
-    height: int = 0
-    width: int = 0
-    kv_len: int = 0
-    kv_slots: int = 0
-    dtype: str = "bfloat16"
-    attention: str = "sdpa"
-    experts: str = "grouped_mm"
-
-    @property
-    def rows(self) -> int:
-        """Rows of the hidden state: batch times tokens."""
-        return self.batch * self.tokens
-
-    @property
-    def keys(self) -> int:
-        """Keys a query can attend to."""
-        return self.kv_len or self.tokens
-
-    @property
-    def slots(self) -> int:
-        """Length of the key tensor that the attention kernel reads."""
-        return self.kv_slots or self.keys
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return DTYPE_BYTES[self.dtype]
-
-
 @define(kw_only=True)
 class RangeRecord:
     """One hooked call as the capture half saw it; one row of the run directory's ``ranges.arrow``.
@@ -221,7 +195,7 @@ class RangeRecord:
     device_ns: int | None = None
     observed_weight_bytes: int | None = None
     origin: str = "call"
-    shape: CallShape = CallShape()
+    shape: CallShape = field(factory=CallShape)
     own_activation_bytes: int | None = None
 
     @property
