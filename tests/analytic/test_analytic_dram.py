@@ -129,6 +129,7 @@ cost: Any = _script("experts_cost")
 
 
 def test_paired_costs_are_medians_of_differences() -> None:
+    pytest.importorskip("torch")
     pairs = [(1.01, 1.0), (2.02, 2.0), (0.97, 1.0), (1.01, 1.0)]
     found = cost.relative_cost(pairs)
     assert (found["pairs"], found["step_ms"]) == (4, 1000.0)

@@ -1,13 +1,16 @@
 """Emitters that listen in place of NVTX: what was pushed, popped and announced, with a clock that only they advance."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, field
 
-from dsocr_nvtx.hooks.emit import Words
 from dsocr_nvtx.schema.records import Stage
 from tests.builders.nsys import NsysFile
+
+if TYPE_CHECKING:
+    from dsocr_nvtx.hooks.emit import Words  # which needs torch
 
 
 @define
@@ -32,7 +35,7 @@ class Listener:
     active: bool = True
     edge: Callable[[], object] | None = None
 
-    def prepare(self, path: str, stage: int, words: Words) -> object:
+    def prepare(self, path: str, stage: int, words: "Words") -> object:
         """Return what `push` needs."""
         return (path, str(list(Stage)[stage]), words)
 

@@ -46,7 +46,7 @@ def _column(source: SqliteFile, connection: sqlite3.Connection, table: str, name
         values = source.integers(table, [name])[name]
         wanted = _TYPES.get(f"{table}.{name}") or _TYPES.get(name, pa.uint64())
         missing = values == NULL
-        return pa.array(np.where(missing, 0, values).astype(wanted.to_pandas_dtype()), wanted, mask=missing)
+        return pa.array(np.where(missing, 0, values).astype(str(wanted)), wanted, mask=missing)
     if kind == "REAL":
         found = [value for (value,) in connection.execute(f'SELECT "{name}" FROM "{table}" ORDER BY rowid')]
         return pa.array(found, _TYPES.get(name, pa.float64()))

@@ -109,6 +109,7 @@ def test_a_machine_with_everything_can_do_everything() -> None:
         (without("torch"), "torch", State.MISSING, "pip install 'dsocr-nvtx[run]'"),
         (FakeMachine(built_for=None), "torch", State.MISSING, "download.pytorch.org"),
         (FakeMachine(packages=PACKAGES | {"transformers": "5.17.0"}), "transformers", State.MISSING, ">=5.20"),
+        (FakeMachine(packages=PACKAGES | {"transformers": "5.30.1"}), "transformers", State.OPTIONAL, "<5."),
         (without("triton"), "triton", State.OPTIONAL, "pip install triton"),
         (FakeMachine(writable=False), "folder", State.MISSING, "cd "),
     ],

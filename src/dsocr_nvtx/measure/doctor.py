@@ -31,7 +31,8 @@ _UNRESTRICT: Final = (
 _LIBRARIES: Final = {"libdw.so.1": "libdw1", "libelf.so.1": "libelf1", "libglib-2.0.so.0": "libglib2.0-0"}
 _ANALYSIS: Final = ("attrs", "numpy", "pyarrow", "rich", "typer")
 _CAPTURE: Final = ("nvtx", "pillow", "pypdfium2", "nvidia-ml-py")
-_TRANSFORMERS: Final = (5, 20)
+# The first release with the network, and the first that was not tried, as pyproject.toml has them.
+TRANSFORMERS: Final = ((5, 20), (5, 25))
 
 
 class State(StrEnum):
@@ -199,12 +200,15 @@ def _torch(machine: Machine, nvml: Nvml) -> Check:
 
 def _transformers(machine: Machine) -> Check:
     version = machine.version("transformers")
-    remedy = "pip install 'transformers>=5.20'"
+    first, untried = (".".join(map(str, release)) for release in TRANSFORMERS)
+    remedy = f"pip install 'transformers>={first},<{untried}'"
     if version is None:
         return Check("transformers", State.MISSING, "not installed; run needs it", remedy)
     found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if found < _TRANSFORMERS:
+    if found < TRANSFORMERS[0]:
         return Check("transformers", State.MISSING, f"{version} has no DeepSeek-OCR network", remedy)
+    if found >= TRANSFORMERS[1]:
+        return Check("transformers", State.OPTIONAL, f"{version} is newer than any that was tried", remedy)
     return Check("transformers", State.OK, version)
 
 
@@ -222,7 +226,7 @@ def abilities(checks: list[Check]) -> dict[str, bool]:
     fine = {check.name for check in checks if check.state is State.OK}
     has_gpu = any(check.name == "GPU 0" for check in checks)
     torch_ok = has_gpu and "torch" in fine
-    model = torch_ok and "transformers" in fine
+    model = torch_ok and any(check.name == "transformers" and check.state is not State.MISSING for check in checks)
     return {
         "join": fine >= set(_ANALYSIS),
         "run": model and "nvtx" in fine,
