@@ -180,3 +180,24 @@ def test_it_runs_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "analytic", "--mode", "tiny", "-o", str(tmp_path / "a.csv")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_quantised_weights_are_said_and_counted(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**vendor(nested=True), "quantization_config": {"quant_method": "awq", "bits": 4}}))
+    done = _run("--config", str(config), "-o", str(tmp_path / "page.arrow"))
+    assert done.exit_code == 0, done.output
+    said = "awq, 4 bits, groups of 128"
+    assert done.output.splitlines()[0] == f"weights as they are stored: {said}"
+    held = page_memory(build_analytic_layers_from_config(read_config(config)), PageRequest()).weight_bytes / 1e9
+    assert 2 < held < 3
+    assert f"memory: weights {held:.3f} GB" in done.output
+    assert read_table(tmp_path / "page.arrow").schema.metadata[b"weights"] == said.encode()
+
+
+def test_an_unknown_quantisation_is_refused_by_name(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**native(), "quantization_config": {"quant_method": "vptq"}}))
+    done = _run("--config", str(config))
+    assert done.exit_code == 3
+    assert "config.quantization_config.quant_method: is 'vptq'" in " ".join(done.stderr.split())

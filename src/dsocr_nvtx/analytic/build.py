@@ -15,6 +15,7 @@ from dsocr_nvtx.analytic.experts import DeepseekV2MoE, MoEGate, RoutedExperts
 from dsocr_nvtx.analytic.mlp import DeepseekV2MLP, LmHead, MlpProjector
 from dsocr_nvtx.analytic.model import DeepseekOCRModel, VisionTower
 from dsocr_nvtx.analytic.norms import DeepseekV2RMSNorm
+from dsocr_nvtx.analytic.quantised import quantisation, quantised
 from dsocr_nvtx.schema.records import LayerKind
 
 VENDOR_SAM: Final[dict[str, Any]] = {
@@ -29,7 +30,7 @@ VENDOR_CLIP: Final[dict[str, Any]] = {"mlp_ratio": 4, "hidden_act": "quick_gelu"
 
 
 def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
-    """Return the model that a configuration (object or dictionary) describes.
+    """Return the model that a configuration (object or dictionary) describes, its weights as quantised as it says.
 
     Raises `Refused`, naming the field, for a configuration that is incomplete or cannot be a network.
     """
@@ -37,7 +38,7 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
     text = _text_section(root)
     width, sparse = text.count("hidden_size"), _sparse_layers(text)
     kinds = {kind: _decoder_layer(text, kind) for kind in set(sparse)}  # equal layers share one description
-    return DeepseekOCRModel(
+    network = DeepseekOCRModel(
         vision=_vision_tower(root.section("vision_config"), width),
         embed=TokenEmbedding(vocabulary=text.count("vocab_size"), width=width),
         rotary=LlamaRotaryEmbedding(head_dim=_head_dim(text)),
@@ -45,6 +46,13 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
         norm=DeepseekV2RMSNorm(width=width),
         lm_head=LmHead(width=width, columns=text.count("vocab_size")),
     )
+    return quantised(root, text, network)
+
+
+def said_quantisation(config: Any) -> str | None:
+    """Return in words how a configuration stores its weights; None where they are plain."""
+    root = Section(config)
+    return quantisation(root, _text_section(root))
 
 
 def _vision_tower(vision: Section, width: int) -> VisionTower:

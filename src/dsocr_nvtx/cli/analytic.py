@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsocr_nvtx import __version__
-from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
+from dsocr_nvtx.analytic.build import build_analytic_layers_from_config, said_quantisation
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.memory import PageMemory, page_memory
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
@@ -73,25 +73,30 @@ def analytic(
         check_file(out, force=force)
     if report is not None:
         check_directory(report, REPORT, force=force)
-    layers = _layers(config)
+    layers, stored = _layers(config)
     roofs = roofs_of((), hardware, ceilings) if hardware or ceilings else None
     page = page_costs(layers, request, roofs)
     if out is not None:
-        write_table(page_arrow(page, {"config": str(config or "released")}), out, force=force)
+        about = {"config": str(config or "released"), **({"weights": stored} if stored else {})}
+        write_table(page_arrow(page, about), out, force=force)
     if report is not None:
         write_report(layers, request, report)
     console = Console()
+    if stored is not None:
+        console.print(f"weights as they are stored: {stored}", highlight=False, markup=False, soft_wrap=True)
     show_page(console, page)
     for name, path in (("table", out), ("report", report)):
         if path is not None:
             console.print(f"{name}: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _layers(config: Path | None) -> DeepseekOCRModel:
+def _layers(config: Path | None) -> tuple[DeepseekOCRModel, str | None]:
+    """Return the network of a configuration, and in words how it stores its weights where they are not plain."""
     if config is None:
-        return build_analytic_layers_from_config(RELEASED)
+        return build_analytic_layers_from_config(RELEASED), None
     try:
-        return build_analytic_layers_from_config(read_config(config))
+        found = read_config(config)
+        return build_analytic_layers_from_config(found), said_quantisation(found)
     except Refused as refusal:
         if refusal.where == config:
             raise

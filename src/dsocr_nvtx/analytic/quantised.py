@@ -1,0 +1,82 @@
+"""What a configuration says of quantised weights, put into the layer descriptions."""
+
+from collections import defaultdict
+
+from dsocr_nvtx.analytic.dims import Section
+from dsocr_nvtx.analytic.matrices import matrices, module_name
+from dsocr_nvtx.analytic.model import DeepseekOCRModel
+from dsocr_nvtx.analytic.packed import awq, gptq, mlx
+from dsocr_nvtx.analytic.schemes import Scheme, bitsandbytes, fp8, matches
+from dsocr_nvtx.analytic.stored import named_parts, with_stored_bytes
+from dsocr_nvtx.schema.records import DTYPE_BYTES
+
+_FIELDS = ("quantization_config", "quantization")
+
+
+def quantised(root: Section, text: Section, network: DeepseekOCRModel) -> DeepseekOCRModel:
+    """Return the network with its weights as the configuration stores them; unchanged where it says nothing of it."""
+    section = _section(root, text)
+    if section is None:
+        return network
+    plain, layout = _plain_bytes(root, text), "native" if root.has("text_config") else "vendor"
+    scheme = _scheme(section, plain)
+    _refuse_unknown(section, scheme, network, layout)
+    packed: defaultdict[str, int] = defaultdict(int)
+    unpacked: defaultdict[str, int] = defaultdict(int)
+    for matrix in matrices(network, layout):
+        if scheme.stores(matrix):
+            packed[matrix.part] += scheme.size(matrix)
+            unpacked[matrix.part] += matrix.weights
+    rest = {path: part.own_parameters() - unpacked[path] for path, part in named_parts(network) if path in packed}
+    return with_stored_bytes(network, {path: packed[path] + rest[path] * plain for path in rest})
+
+
+def quantisation(root: Section, text: Section) -> str | None:
+    """Return in words how the configuration stores weights; None where it says nothing of it."""
+    section = _section(root, text)
+    return _scheme(section, _plain_bytes(root, text)).said if section is not None else None
+
+
+def _scheme(section: Section, plain_bytes: int) -> Scheme:
+    """Return the scheme that a configuration's ``quantization_config`` or ``quantization`` names.
+
+    ``plain_bytes`` is the size of an unpacked weight. Raises `Refused`, by name, for a scheme that is not known.
+    """
+    method = section.given("quant_method").get("quant_method")
+    method = getattr(method, "value", method)
+    if method is None and section.has("bits") and section.has("group_size"):
+        return mlx(section, plain_bytes)
+    readers = {"bitsandbytes": bitsandbytes, "fp8": fp8, "awq": awq, "gptq": gptq}
+    if method not in readers:
+        known = ", ".join([*readers, "MLX"])
+        raise section.refuse("quant_method", f"is {method!r}: only {known} are known")
+    return readers[method](section)
+
+
+def _section(root: Section, text: Section) -> Section | None:
+    for section in (root, text):
+        for name in _FIELDS:
+            if section.has(name):
+                return section.section(name)
+    return None
+
+
+def _plain_bytes(root: Section, text: Section) -> int:
+    """Return the size of the weights that stay as they are, by the type that the configuration names."""
+    for section in (root, text):
+        for name in ("dtype", "torch_dtype"):
+            if section.has(name):
+                named = str(section.given(name)[name]).removeprefix("torch.")
+                if named not in DTYPE_BYTES:
+                    raise section.refuse(name, f"is {named!r}, not one of {', '.join(DTYPE_BYTES)}")
+                return DTYPE_BYTES[named]
+    return DTYPE_BYTES["bfloat16"]
+
+
+def _refuse_unknown(section: Section, scheme: Scheme, network: DeepseekOCRModel, layout: str) -> None:
+    """Refuse a list that names a module this network does not have: what it meant would be counted wrongly."""
+    names = {module_name(network, layout, path) for path, _ in named_parts(network)}
+    names |= {matrix.name for matrix in matrices(network, layout)}
+    for pattern in scheme.listed:
+        if not any(matches(name, (pattern,)) for name in names):
+            raise section.refuse("its lists of modules", f"name {pattern!r}, which no part of this network has")
