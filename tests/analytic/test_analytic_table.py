@@ -41,8 +41,8 @@ def test_rows_add_up_to_the_models_own_costs() -> None:
     rows = page_table(LAYERS, PAGE)
     additive = [name for name in COST_FIELDS if name != "activation_bytes"]
     seen = [LAYERS.vision.cost(vision_shape(PAGE, view)) for view in PAGE.views()]
-    prefill = LAYERS.cost(text_shape(PAGE, 913, 913, "grouped_mm"))
-    steps = [LAYERS.cost(text_shape(PAGE, 1, 914 + step, "grouped_mm")) for step in range(5)]
+    prefill = LAYERS.cost(text_shape(PAGE, 913, 913, 913, "grouped_mm"))
+    steps = [LAYERS.cost(text_shape(PAGE, 913, 1, 914 + step, "grouped_mm")) for step in range(5)]
     for stage, costs in ((Stage.VISION, seen), (Stage.PREFILL, [prefill]), (Stage.DECODE, steps)):
         summed = page_total(rows, stage)
         for name in additive:

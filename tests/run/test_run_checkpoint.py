@@ -150,3 +150,26 @@ def test_sliding_windows_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(Refused, match="sliding-window"):
         checkpoint_config(folder)
+
+
+@pytest.mark.parametrize("where", ["top", "inside"])
+def test_the_vendors_sliding_windows_are_refused(vendor: Path, where: str) -> None:
+    values = json.loads((vendor / "config.json").read_text())
+    if where == "top":
+        values["sliding_window"] = 8
+    else:
+        values["language_config"]["sliding_window_size"] = 8
+    (vendor / "config.json").write_text(json.dumps(values))
+    with pytest.raises(Refused, match="sliding-window"):
+        checkpoint_config(vendor)
+
+
+@pytest.mark.parametrize("field", ["quantization_config", "quantization"])
+@pytest.mark.parametrize("inside", [None, "language_config"])
+def test_quantised_weights_are_refused_by_name(vendor: Path, field: str, inside: str | None) -> None:
+    values = json.loads((vendor / "config.json").read_text())
+    said = {"bits": 4, "group_size": 64} | ({"quant_method": "awq"} if field == "quantization_config" else {})
+    (values[inside] if inside else values)[field] = said
+    (vendor / "config.json").write_text(json.dumps(values))
+    with pytest.raises(Refused, match=rf"quantised weights \({field}: (awq|MLX)\)"):
+        load_checkpoint(vendor)

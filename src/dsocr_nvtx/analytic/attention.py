@@ -3,14 +3,17 @@
 Shapes: ``batch`` sequences of ``tokens`` new tokens; ``kv_len`` keys once they are appended, 0 without a cache;
 ``kv_slots`` is the length of a static cache, told from a dynamic one by being longer than ``kv_len``. Sequences that
 are not alike come as sums; their cache is paged, and kernels for them need no mask.
+
+With a reference sliding window a query sees the prompt (``shape.prompt`` keys, all of the first call into the cache)
+and of what was decoded the last ``window`` tokens, its own among them; what no query will see again leaves the cache.
 """
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsocr_nvtx.analytic import ops
 from dsocr_nvtx.analytic.layer import Layer
 from dsocr_nvtx.analytic.ops import FLOAT_BYTES, INDEX_BYTES, VECTOR_FLOPS
-from dsocr_nvtx.schema.records import CallShape, Cost, LayerKind
+from dsocr_nvtx.schema.records import CallShape, Cost, LayerKind, causal_pairs
 
 
 @frozen(kw_only=True)
@@ -36,7 +39,8 @@ class LlamaFlashAttention2(Layer):
     """Multi-head attention, grouped if there are fewer key heads; whichever backend ``shape.attention`` names.
 
     ``bias`` and ``out_bias`` say which projections have one. ``queries`` belongs to deepseek_ocr2's vision encoder:
-    the numbers of learned queries it can append to the image's tokens, which see each other without a mask.
+    the numbers of learned queries it can append to the image's tokens, which see each other without a mask. ``window``
+    is that of reference sliding attention, 0 without one.
     """
 
     width: int
@@ -46,13 +50,15 @@ class LlamaFlashAttention2(Layer):
     bias: bool = False
     out_bias: bool = False
     queries: tuple[int, ...] = ()
+    window: int = 0
     kind = LayerKind.ATTENTION
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only
         """Return the cost of projections, rotation, cache, scores, softmax and weighted sum."""
+        pairs, shape = self.pairs(shape), self.seen(shape)
         rows, size = shape.rows, shape.itemsize
         projections = 2 * ops.matmul_flops(rows, self.width, self._out + self._kv)
-        pairs, rectangle = self.pairs(shape), self.rectangle(shape)
+        rectangle = self.rectangle(shape)
         per_pair = VECTOR_FLOPS["scale"] + VECTOR_FLOPS["softmax"]
         vector = VECTOR_FLOPS["rotary"] * rows * (self._out + self._kv) + per_pair * self.heads * pairs
         cached = 2 * self._kv * size
@@ -73,17 +79,23 @@ class LlamaFlashAttention2(Layer):
 
     def kv_cache_bytes(self, shape: CallShape) -> int:
         """Return the bytes of the cache's keys and values after the call."""
-        held = max(shape.slots, shape.cached_keys) if shape.cached_keys or shape.kv_slots else 0
+        seen = self.seen(shape)
+        held = max(seen.slots, seen.cached_keys) if seen.cached_keys or seen.kv_slots else 0
+        if self._drops(shape) and not shape.kv_slots:
+            held = shape.batch * (shape.prompt + min(shape.kv_len - shape.prompt, self.window - 1))
         return 2 * self._kv * held * shape.itemsize
 
     def scratch_bytes(self, shape: CallShape) -> int:
         """Return queries, keys and values, and for eager attention the scores in both precisions."""
-        scores = self.rectangle(shape) if shape.attention == "eager" else 0
+        scores = self.rectangle(self.seen(shape)) if shape.attention == "eager" else 0
         pairs = 3 * self.heads * scores
         return (shape.rows * (self._out + 2 * self._kv) + pairs) * shape.itemsize
 
     def pairs(self, shape: CallShape) -> int:
         """Return the (query, key) pairs that the mask leaves, over all sequences."""
+        if self._drops(shape):
+            first, last = shape.kv_len - shape.tokens, shape.kv_len
+            return shape.batch * (self._pairs_up_to(last, shape.prompt) - self._pairs_up_to(first, shape.prompt))
         if not self.queries:
             return shape.pairs
         return shape.batch * ops.prefix_pairs(shape.tokens - self.appended(shape.tokens), shape.tokens)
@@ -91,6 +103,38 @@ class LlamaFlashAttention2(Layer):
     def rectangle(self, shape: CallShape) -> int:
         """Return the (query, key) pairs that the kernel gets, masked ones too, over all sequences."""
         return shape.ragged.rectangle if shape.ragged else shape.rows * self._kernel_keys(shape)
+
+    def seen(self, shape: CallShape) -> CallShape:
+        """Return the shape with the keys that the layer's cache hands to the kernel: with a window not all of them.
+
+        A static cache has room for the prompt and the window; a dynamic one keeps what the next query will see.
+        """
+        if not self.window:
+            return shape
+        if shape.ragged:
+            raise ValueError("windows of sequences that are not alike are not modelled")
+        slots = shape.kv_slots and min(shape.prompt or shape.kv_len, max(shape.kv_slots - self.window, 0))
+        slots += min(self.window, shape.kv_slots)
+        if not self._drops(shape):
+            return evolve(shape, kv_slots=slots) if slots else shape
+        before = max(shape.kv_len - shape.tokens, shape.prompt)
+        keys = shape.prompt + min(before - shape.prompt, self.window - 1) + shape.kv_len - before
+        return evolve(shape, kv_len=keys, kv_slots=slots)
+
+    def _drops(self, shape: CallShape) -> bool:
+        """Say whether rows beyond the prompt are among the call's: only those have a window."""
+        if not self.window or shape.kv_len <= shape.tokens:
+            return False
+        if not shape.prompt:
+            raise ValueError("a layer with a reference sliding window must be told how long the prompt is")
+        return shape.kv_len > shape.prompt
+
+    def _pairs_up_to(self, rows: int, prompt: int) -> int:
+        """Return the pairs of a sequence's first ``rows`` rows."""
+        decoded = max(rows - prompt, 0)
+        growing = min(decoded, self.window)
+        in_window = growing * (growing + 1) // 2 + (decoded - growing) * self.window
+        return causal_pairs(rows - decoded, rows - decoded) + decoded * prompt + in_window
 
     def appended(self, tokens: int) -> int:
         """Return how many of the tokens are learned queries: the first number that covers the image's tokens."""
@@ -114,15 +158,15 @@ class LlamaFlashAttention2(Layer):
         transformers cuts a fresh static cache to the prompt so that fused attention can use its causal flag; eager
         attention, and a prompt of one token, take all slots under a mask.
         """
-        fresh = is_fresh(shape)
-        return shape.tokens if fresh and shape.attention != "eager" else shape.slots // shape.batch
+        cut = is_fresh(shape) and shape.attention != "eager" and not self.window
+        return shape.tokens if cut else shape.slots // shape.batch
 
     def _mask_bytes(self, shape: CallShape) -> int:
         """Return the bytes of the mask fused attention reads: none if "causal" or "everything" says the same."""
         if shape.ragged or shape.attention != "sdpa":
             return 0
         static = shape.kv_slots > shape.kv_len
-        needed = bool(self.queries) or is_chunk(shape) or (static and not is_fresh(shape))
+        needed = bool(self.queries) or is_chunk(shape) or (static and not is_fresh(shape)) or self.window
         return self.rectangle(shape) if needed else 0
 
     def _op_bytes(self, shape: CallShape) -> int:

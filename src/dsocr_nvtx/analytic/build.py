@@ -1,7 +1,7 @@
 """From a Hugging Face configuration to layer descriptions: native, deepseek_ocr2, and the vendor's remote code.
 
-Nothing is read but sizes; a layer's attention type is not, because each call says how many keys it attends to. What
-the vendor's code hard-wires instead of configuring stands in `VENDOR_SAM` and `VENDOR_CLIP`, once.
+Nothing is read but sizes, the attention windows among them, and how weights are stored. What the vendor's code
+hard-wires instead of configuring stands in `VENDOR_SAM` and `VENDOR_CLIP`, once.
 """
 
 from typing import Any, Final
@@ -16,6 +16,7 @@ from dsocr_nvtx.analytic.mlp import DeepseekV2MLP, LmHead, MlpProjector
 from dsocr_nvtx.analytic.model import DeepseekOCRModel, VisionTower
 from dsocr_nvtx.analytic.norms import DeepseekV2RMSNorm
 from dsocr_nvtx.analytic.quantised import quantisation, quantised
+from dsocr_nvtx.analytic.windows import windows
 from dsocr_nvtx.schema.records import LayerKind
 
 VENDOR_SAM: Final[dict[str, Any]] = {
@@ -37,12 +38,13 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
     root = Section(config)
     text = _text_section(root)
     width, sparse = text.count("hidden_size"), _sparse_layers(text)
-    kinds = {kind: _decoder_layer(text, kind) for kind in set(sparse)}  # equal layers share one description
+    each = tuple(zip(sparse, windows(root, text, len(sparse)), strict=True))
+    kinds = {kind: _decoder_layer(text, *kind) for kind in set(each)}  # equal layers share one description
     network = DeepseekOCRModel(
         vision=_vision_tower(root.section("vision_config"), width),
         embed=TokenEmbedding(vocabulary=text.count("vocab_size"), width=width),
         rotary=LlamaRotaryEmbedding(head_dim=_head_dim(text)),
-        layers=tuple(kinds[kind] for kind in sparse),
+        layers=tuple(kinds[kind] for kind in each),
         norm=DeepseekV2RMSNorm(width=width),
         lm_head=LmHead(width=width, columns=text.count("vocab_size")),
     )
@@ -111,15 +113,15 @@ def _sparse_layers(text: Section) -> tuple[bool, ...]:
     return tuple(index >= dense and index % every == 0 for index in range(layers))
 
 
-def _decoder_layer(text: Section, sparse: bool) -> DeepseekV2DecoderLayer:
+def _decoder_layer(text: Section, sparse: bool, window: int) -> DeepseekV2DecoderLayer:
     width = text.count("hidden_size")
     norm = DeepseekV2RMSNorm(width=width)
     dense = DeepseekV2MLP(width=width, inner=text.count("intermediate_size"), bias=text.flag("mlp_bias", False))
     mlp = _mixture(text, width) if sparse else dense
-    return DeepseekV2DecoderLayer(input_norm=norm, attention=_attention(text), post_norm=norm, mlp=mlp)
+    return DeepseekV2DecoderLayer(input_norm=norm, attention=_attention(text, window), post_norm=norm, mlp=mlp)
 
 
-def _attention(text: Section) -> LlamaFlashAttention2:
+def _attention(text: Section, window: int) -> LlamaFlashAttention2:
     if text.has("use_mla") and text.flag("use_mla", False):
         raise text.refuse("use_mla", "is true: latent attention is not what DeepSeek-OCR has")
     heads, head_dim = text.count("num_attention_heads"), _head_dim(text)
@@ -132,6 +134,7 @@ def _attention(text: Section) -> LlamaFlashAttention2:
         head_dim=head_dim,
         bias=bias,
         out_bias=bias,
+        window=window,
     )
 
 

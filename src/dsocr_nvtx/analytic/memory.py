@@ -37,9 +37,9 @@ def last_text_shape(layers: DeepseekOCRModel, request: PageRequest) -> CallShape
     """Return the shape of the page's last forward, when the KV cache is largest."""
     prompt = prompt_tokens(layers, request)
     if not request.decode_tokens:
-        return text_shape(request, prompt, prompt, request.experts)
+        return prompt_shape(request, prompt)
     experts = request.decode_experts or request.experts
-    return text_shape(request, 1, prompt + request.decode_tokens, experts)
+    return text_shape(request, prompt, 1, prompt + request.decode_tokens, experts)
 
 
 def _peaks(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[int]:

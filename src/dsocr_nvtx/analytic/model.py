@@ -129,10 +129,11 @@ class DeepseekOCRModel(Layer):
         """
         if shape.ragged:
             return Cost()
+        masks = mask_bytes(self.layers[0].attention.seen(shape))
         if not is_fresh(shape):
-            return Cost(op_bytes=mask_bytes(shape))
+            return Cost(op_bytes=masks)
         prompt = 2 * shape.rows * self.embed.width * shape.itemsize
-        return Cost(activation_bytes=prompt, op_bytes=mask_bytes(shape) + prompt + shape.rows)
+        return Cost(activation_bytes=prompt, op_bytes=masks + prompt + shape.rows)
 
     def io_bytes(self, shape: CallShape) -> int:
         """Return the token numbers and the logits."""

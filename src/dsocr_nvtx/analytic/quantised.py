@@ -8,6 +8,7 @@ from dsocr_nvtx.analytic.model import DeepseekOCRModel
 from dsocr_nvtx.analytic.packed import awq, gptq, mlx
 from dsocr_nvtx.analytic.schemes import Scheme, bitsandbytes, fp8, matches
 from dsocr_nvtx.analytic.stored import named_parts, with_stored_bytes
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.records import DTYPE_BYTES
 
 _FIELDS = ("quantization_config", "quantization")
@@ -49,7 +50,8 @@ def _scheme(section: Section, plain_bytes: int) -> Scheme:
     readers = {"bitsandbytes": bitsandbytes, "fp8": fp8, "awq": awq, "gptq": gptq}
     if method not in readers:
         known = ", ".join([*readers, "MLX"])
-        raise section.refuse("quant_method", f"is {method!r}: only {known} are known")
+        remedy = "give the configuration of the model before it was quantised"
+        raise Refused(f"{section.path}.quant_method", f"is {method!r}: only {known} are known", remedy)
     return readers[method](section)
 
 

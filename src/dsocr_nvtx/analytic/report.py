@@ -128,7 +128,7 @@ def _calls(layers: DeepseekOCRModel, request: PageRequest) -> Iterator[_Call]:
     prompt = prompt_tokens(layers, request)
     yield from _text_calls(layers, Stage.PREFILL, prompt_shape(request, prompt))
     for step in range(request.decode_tokens):
-        shape = text_shape(request, 1, prompt + step + 1, request.decode_experts or request.experts)
+        shape = text_shape(request, prompt, 1, prompt + step + 1, request.decode_experts or request.experts)
         yield from _text_calls(layers, Stage.DECODE, shape)
 
 

@@ -148,11 +148,11 @@ def vision_shape(request: PageRequest, view: View) -> CallShape:
 
 def prompt_shape(request: PageRequest, prompt: int) -> CallShape:
     """Return the shape of the forward over the prompt."""
-    shape = text_shape(request, prompt, prompt, request.experts)
+    shape = text_shape(request, prompt, prompt, prompt, request.experts)
     return evolve(shape, logits=shape.rows if request.logits == "all" else 0)
 
 
-def text_shape(request: PageRequest, tokens: int, keys: int, experts: str) -> CallShape:
+def text_shape(request: PageRequest, prompt: int, tokens: int, keys: int, experts: str) -> CallShape:
     """Return the shape of a forward over ``tokens`` new tokens that ends with ``keys`` in the cache."""
     if request.kv_slots and keys > request.kv_slots:
         raise UsageError(f"{keys} tokens do not fit into a static cache of {request.kv_slots}")
@@ -164,6 +164,7 @@ def text_shape(request: PageRequest, tokens: int, keys: int, experts: str) -> Ca
         dtype=request.dtype,
         attention=request.attention,
         experts=experts,
+        prompt=prompt,
     )
 
 
@@ -197,7 +198,7 @@ def _decode(layers: DeepseekOCRModel, request: PageRequest, prompt: int) -> Iter
     What does not see the cache costs the same at every step; of the rest, equal layers share one description.
     """
     experts, steps = request.decode_experts or request.experts, request.decode_tokens
-    shapes = [text_shape(request, 1, prompt + step + 1, experts) for step in range(steps)]
+    shapes = [text_shape(request, prompt, 1, prompt + step + 1, experts) for step in range(steps)]
     priced: dict[int, tuple[tuple[int, Cost], ...]] = {}
     for node in walk_text(layers, shapes[0]) if shapes else ():
         description = node.description

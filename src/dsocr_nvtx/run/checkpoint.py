@@ -31,6 +31,13 @@ VENDOR_TEXT_KEYS: Final = (
 """What a vendor's ``language_config`` says that the native text configuration knows under the same name."""
 
 
+VENDOR_WINDOW_KEYS: Final = ("sliding_window", "sliding_window_size")
+"""Where the vendor's Unlimited-OCR says how long its window is: at the top, and in ``language_config``."""
+
+WINDOW_REMEDY: Final = "run measures full attention; `dsocr-nvtx analytic --config` prices a window"
+QUANTISED_REMEDY: Final = "run the checkpoint before it was quantised; `dsocr-nvtx analytic --config` counts packed"
+
+
 def load_checkpoint(
     folder: Path,
     device: torch.device | str = "cpu",
@@ -83,6 +90,7 @@ def _quiet_library() -> Iterator[None]:
 def checkpoint_config(folder: Path) -> UnlimitedOcrConfig:
     """Return the native configuration of a checkpoint folder, in the vendor's layout or the library's own."""
     values = _read_config(folder)
+    _refuse_quantised(folder, values)
     if "language_config" in values:
         return _vendor_config(folder, values)
     if values.get("model_type") != "unlimited_ocr":
@@ -90,9 +98,18 @@ def checkpoint_config(folder: Path) -> UnlimitedOcrConfig:
         raise Refused(folder, found, "give a DeepSeek-OCR checkpoint folder")
     config = UnlimitedOcrConfig.from_dict(values)
     if set(config.text_config.layer_types) != {"full_attention"}:
-        remedy = "only full attention is modelled; DeepSeek-OCR has no other"
-        raise Refused(folder, "decoder layers with sliding-window attention", remedy)
+        raise Refused(folder, "decoder layers with sliding-window attention", WINDOW_REMEDY)
     return config
+
+
+def _refuse_quantised(folder: Path, values: dict[str, Any]) -> None:
+    """Refuse packed weights, wherever the configuration says so: they would not fit the model, or be read as others."""
+    texts = [values[name] for name in ("language_config", "text_config") if isinstance(values.get(name), dict)]
+    for section in (values, *texts):
+        for name in ("quantization_config", "quantization"):
+            if section.get(name):
+                method = section[name].get("quant_method", "MLX") if isinstance(section[name], dict) else section[name]
+                raise Refused(folder, f"quantised weights ({name}: {method})", QUANTISED_REMEDY)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -110,6 +127,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _vendor_config(folder: Path, values: dict[str, Any]) -> UnlimitedOcrConfig:
     text = values["language_config"]
+    if any(section.get(key) for section in (values, text) for key in VENDOR_WINDOW_KEYS):
+        raise Refused(folder, "decoder layers with sliding-window attention", WINDOW_REMEDY)
     for key in ("use_mla", "norm_topk_prob"):
         if text.get(key, False):
             raise Refused(folder, f"language_config with {key}", "this network is not DeepSeek-OCR's")
