@@ -89,6 +89,29 @@ def test_a_trace_by_hand() -> None:
     assert [k["class"] for k in found.kernels.to_pylist()] == ["norm_activation", "matmul", "matmul"]
 
 
+def test_a_graph_that_was_launched_long_before_waits_with_its_work_queued() -> None:
+    """Gaps inside a replayed graph are nobody's host time, whatever the launching thread does meanwhile."""
+    # Launched 1000..1200, so queued from 6200 on. Idle 1000..4000 and 5000..6200 is the host's: before the launch and
+    # inside its call 200, then waiting in the synchronising call. 6200..7000 and 8000..8400 are queued; after the last
+    # operation, 9000..9500, nothing is.
+    nodes = [(4000, 5000), (7000, 8000), (8400, 9000)]
+    replay = trace(
+        nvtx=[called("decoder.3", 0, 1000, 9500)],
+        launches=[
+            {"name": "cudaGraphLaunch_v10000", "start_ns": 1000, "end_ns": 1200, "correlation_id": 1},
+            {"name": "cudaStreamSynchronize_v3020", "start_ns": 1300, "end_ns": 9200, "correlation_id": 2},
+        ],
+        operations=[{"name": "nvjet", "start_ns": start, "end_ns": end, "correlation_id": 1} for start, end in nodes],
+    )
+    found = join(replay, "by hand")
+    (row,) = found.ranges.to_pylist()
+    idle = {cause: row[f"idle_{cause}_ns"] for cause in ("launch", "sync", "memory", "host", "queued")}
+    # launch 1000..1200; host 1200..1300 and 9200..9500; sync 1300..4000, 5000..6200 and 9000..9200
+    assert idle == {"launch": 200, "sync": 2700 + 1200 + 200, "memory": 0, "host": 100 + 300, "queued": 800 + 400}
+    assert row["idle_owned_ns"] == sum(idle.values())
+    assert found.accounting.devices[0].idle_ns == {**idle, "none": 0}
+
+
 def test_the_accounting_by_hand() -> None:
     accounting = join(BY_HAND, "by hand").accounting
     assert accounting.balances()

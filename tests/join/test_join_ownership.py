@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attrs import fields
+from attrs import evolve, fields
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +116,8 @@ def test_idle_time_is_divided_by_what_the_next_launcher_did_at_each_instant(data
     pairs = data.draw(st.lists(intervals, min_size=1, max_size=6))
     start, end = column([s for s, _ in pairs]), column([e for _, e in pairs])
     found = all_gaps(start, end, column(list(range(len(pairs)))), (-25, 40))
+    waits = data.draw(st.lists(st.integers(0, 30), min_size=len(found.start), max_size=len(found.start)))
+    found = evolve(found, queued=np.minimum(found.start + column(waits), found.end))
     threads = [(1, 1), (1, 2), (2, 1)]
     launcher = column(data.draw(st.lists(st.integers(-1, 2), min_size=len(found.start), max_size=len(found.start))))
     kinds = data.draw(st.lists(st.integers(0, 3), min_size=len(called), max_size=len(called)))
@@ -137,7 +139,8 @@ def test_idle_time_is_divided_by_what_the_next_launcher_did_at_each_instant(data
             around = slow.innermost(spans, threads[index], time, closed=False) if index >= 0 else None
             if around is not None:
                 call = slow.innermost(called, threads[index], time, closed=False)
-                expected[time] = (around, CAUSES.index(Cause.HOST) if call is None else kinds[called.index(call)])
+                doing = CAUSES.index(Cause.HOST) if call is None else kinds[called.index(call)]
+                expected[time] = (around, CAUSES.index(Cause.QUEUED) if time >= found.queued[gap] else doing)
     assert owners == expected
 
 
@@ -155,6 +158,22 @@ def test_idle_pieces_by_hand() -> None:
         (50, 60, 1, "sync"),
         (60, 70, 0, "sync"),
         (70, 90, 0, "host"),
+        (90, 100, -1, "none"),
+    ]
+
+
+def test_an_operation_that_was_queued_long_before_waits_for_no_host() -> None:
+    # The same gap; the launch had returned so early that the operation should have begun at 55 at the latest.
+    ranges, calls = forest([Span(1, 1, 10, 90)]), forest([Span(1, 1, 50, 70)])
+    found = evolve(all_gaps(column([100]), column([110]), column([0]), (0, 110)), queued=column([55]))
+    pieces = idle_pieces(found, [(1, 1)], column([0]), ranges, calls, column([CAUSES.index(Cause.SYNC)]))
+    rows = zip(pieces.start.tolist(), pieces.end.tolist(), pieces.owner.tolist(), pieces.cause.tolist(), strict=True)
+    assert [(a, b, owner, str(CAUSES[cause])) for a, b, owner, cause in rows] == [
+        (0, 10, -1, "none"),
+        (10, 50, 0, "host"),
+        (50, 55, 0, "sync"),
+        (55, 70, 0, "queued"),
+        (70, 90, 0, "queued"),
         (90, 100, -1, "none"),
     ]
 

@@ -45,8 +45,8 @@ def test_a_step_by_hand(tmp_path: Path) -> None:
     assert row[5].startswith("roofline of GPU 0")
     # Of 30 us each: 20 FLOP and 9 B of the MLP, 30 FLOP of the head; the device waits 40 us of the step for the host.
     assert mlp[:4] == (30_000, 60_000, 1, FIRST_ROW)
-    assert mlp[5] == "decode decoder.0.mlp: latency, 0.0% of the roof, 6.67e-07 TFLOP/s, 0.0003 GB/s"
-    assert mlp[4] == COLOURS["latency"]
+    assert mlp[5] == "decode decoder.0.mlp: inefficient, 0.0% of the roof, 6.67e-07 TFLOP/s, 0.0003 GB/s"
+    assert mlp[4] == COLOURS["inefficient"]
     assert head[5].startswith("decode lm_head: ")
 
 

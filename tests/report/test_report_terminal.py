@@ -97,10 +97,10 @@ def test_only_so_many_rows_as_asked_and_the_title_says_how_many() -> None:
 def test_every_row_states_its_bound() -> None:
     rows = table(page(points(ROWS)), "rows that lose most (times in ms)")
     assert {row["where"]: row["bound"] for row in rows} == {
-        "sam.2 global_attention": "latency",  # 10 of 30 ms
+        "sam.2 global_attention": "inefficient",  # 10 of 30 ms
         "clip.0 attention": "host",
         "decoder.1 experts": "memory",  # prefill's: 60 of 70 ms; decode's comes first and is overwritten
-        "lm_head lm_head": "latency",
+        "lm_head lm_head": "inefficient",
         "embed embed": "-",
     }
 

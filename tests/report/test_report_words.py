@@ -3,6 +3,7 @@
 import pytest
 
 from dsocr_nvtx.report import words
+from dsocr_nvtx.roofline.bounds import BOUNDS
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ def test_a_place() -> None:
 STAGE = {
     "stage": "decode", "bound": "host", "wall_ns": 10_000_000, "busy_owned_ns": 2_000_000, "idle_owned_ns": 8_000_000,
     "idle_host_ns": 3_000_000, "idle_launch_ns": 4_000_000, "idle_sync_ns": 1_000_000, "idle_memory_ns": 0,
+    "idle_queued_ns": 0, "small_ns": 300_000,
     "roofline_ns": 500_000, "efficiency": 0.25, "steps": 4, "tax_ns": 600_000,
 }  # fmt: skip
 
@@ -59,10 +61,18 @@ def test_a_middle_step_is_told_where_the_mean_is_another() -> None:
     [
         ("compute", "decode is compute-bound: 20% busy, at 25.0% of the compute roof; "),
         ("memory", "decode is memory-bound: 20% busy, at 25.0% of the memory roof; "),
-        ("latency", "decode is latency-bound: 20% busy, in kernels at 25.0% of the roof, 30% of that in tax kernels; "),
+        ("l2", "decode is bound by the L2 cache: 20% busy, at 25.0% of the L2's roof; "),
+        ("inefficient", "decode is losing most in inefficient kernels: 20% busy, at 25.0% of the roof; "),
+        ("unfused", "decode is losing most to what is not fused: 20% busy, at 25.0% of the roof, "
+         "30% of busy time in tax kernels; "),
+        ("small", "decode is losing most in kernels too small for the GPU: 20% busy, at 25.0% of the roof, "
+         "15% of busy time in short kernels or less than a wave; "),
+        ("queued", "decode is waiting with its work queued: idle 80% of the time, mostly in gaps between operations "
+         "that were launched long before; "),
     ],
-)
+)  # fmt: skip
 def test_every_bound_has_its_sentence(bound: str, text: str) -> None:
+    assert bound in BOUNDS
     assert words.verdict({**STAGE, "bound": bound}).startswith(text)
 
 
@@ -76,7 +86,7 @@ def test_every_bound_has_its_sentence(bound: str, text: str) -> None:
     ],
 )
 def test_the_cause_that_idles_most_is_named(cause: str, text: str) -> None:
-    causes = dict.fromkeys(["idle_host_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns"], 1)
+    causes = dict.fromkeys(["idle_host_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_queued_ns"], 1)
     assert f"mostly in {text};" in words.verdict({**STAGE, **causes, f"idle_{cause}_ns": 2})
 
 

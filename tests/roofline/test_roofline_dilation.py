@@ -16,7 +16,7 @@ from tests.builders.tables import filled
 
 def stage(name: str, busy: int, idle: int, bound: str | None) -> dict[str, object]:
     return {"stage": name, "busy_owned_ns": busy, "idle_owned_ns": idle, "idle_host_ns": idle, "wall_ns": busy + idle,
-            "bound": bound, "roofline_ns": busy // 2, "steps": 1}  # fmt: skip
+            "bound": bound, "roofline_ns": busy // 2, "tax_ns": 0, "steps": 1}  # fmt: skip
 
 
 def roofline_of(*stages: dict[str, object]) -> Roofline:
@@ -25,15 +25,15 @@ def roofline_of(*stages: dict[str, object]) -> Roofline:
 
 
 def test_a_host_verdict_that_dilation_explains_is_withheld() -> None:
-    # 40 busy and 60 idle; 1.25 times slower for being watched: 80 without, 40 of them idle, no more than busy.
-    found = dilated(roofline_of(stage("decode", 40, 60, "host")), {"decode": 1.25})
+    # 40 busy, 20 of them lost, and 60 idle; 1.67 times slower for being watched: 60 without, 20 of them idle.
+    found = dilated(roofline_of(stage("decode", 40, 60, "host")), {"decode": 1.67})
     (row,) = found.stages.to_pylist()
-    assert (row["bound"], row["dilation"]) == (None, 1.25)
+    assert (row["bound"], row["dilation"]) == (None, 1.67)
     assert "may explain" in verdict(row)
     assert "not judged" in verdict(row)
 
 
-@pytest.mark.parametrize("ratio", [1.24, 1.0, 0.5])
+@pytest.mark.parametrize("ratio", [1.66, 1.0, 0.5])
 def test_a_host_verdict_that_dilation_does_not_explain_stands(ratio: float) -> None:
     found = dilated(roofline_of(stage("decode", 40, 60, "host")), {"decode": ratio})
     (row,) = found.stages.to_pylist()

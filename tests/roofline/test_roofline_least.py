@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, LeastTimes, bound_of, least_times
+from dsocr_nvtx.roofline.least import MOVED, LeastTimes, least_times
 from dsocr_nvtx.schema.hardware import Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS
 
@@ -85,25 +85,24 @@ def test_more_work_never_takes_less_time(one: dict[str, int], more: dict[str, in
         assert times[0] <= times[1]
 
 
-@pytest.mark.parametrize(
-    ("busy", "idle", "compute", "memory", "bound"),
-    [
-        (100, 101, 99.0, 99.0, "host"),  # idle exceeds busy: the host decides, however near a roof
-        (0, 1, 0.0, 0.0, "host"),
-        (100, 100, 60.0, 0.0, "compute"),  # equal is not more
-        (100, 0, 60.0, 0.0, "compute"),  # exactly 60 %
-        (100, 0, 0.0, 60.0, "memory"),
-        (100, 0, 70.0, 80.0, "memory"),  # both near: the nearer
-        (100, 0, 80.0, 70.0, "compute"),
-        (100, 0, 70.0, 70.0, "compute"),  # at the ridge
-        (100, 0, 59.9, 59.9, "latency"),
-        (100, 99, 1.0, 2.0, "latency"),
-        (100, 0, 130.0, 0.0, "compute"),  # above its roof: kept, not clipped
-        (0, 0, 0.0, 0.0, None),  # took no device time
-        (0, 0, 5.0, 5.0, None),
-    ],
-)
-def test_bounds_by_hand(busy: int, idle: int, compute: float, memory: float, bound: str | None) -> None:
-    assert THRESHOLD == 0.6
-    (code,) = bound_of(np.array([busy]), np.array([idle]), np.array([compute]), np.array([memory]))
-    assert (BOUNDS[code] if code >= 0 else None) == bound
+def test_a_call_is_at_the_roof_that_takes_it_longest() -> None:
+    roofs = evolve(ROUND, l2_bandwidth=4 * 10**9)
+    found = least(
+        {"tensor_flops": 50_000, "weight_bytes": 49},  # 50 by matrices, 49 from DRAM
+        {"tensor_flops": 50_000, "weight_bytes": 51},
+        {"activation_bytes": 400, "weight_bytes": 99},  # 99 from DRAM, 499 / 4 = 124.75 from the L2
+        {"tensor_flops": 50_000, "weight_bytes": 50},  # at the ridge
+        {},
+        roofs=roofs,
+    ).at_roofs()
+    assert {name: times.tolist() for name, times in found.items()} == {
+        "compute": [50.0, 0.0, 0.0, 50.0, 0.0],
+        "memory": [0.0, 51.0, 0.0, 0.0, 0.0],
+        "l2": [0.0, 0.0, 124.75, 0.0, 0.0],
+    }
+
+
+@given(st.lists(costs, min_size=1, max_size=5))
+def test_each_call_is_at_one_roof_and_none_is_lost(many: list[dict[str, int]]) -> None:
+    found = least(*many, roofs=evolve(ROUND, l2_bandwidth=2 * 10**9))
+    assert np.sum(list(found.at_roofs().values()), axis=0).tolist() == found.roofline.tolist()

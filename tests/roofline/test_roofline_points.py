@@ -79,7 +79,7 @@ def test_a_row_by_hand() -> None:
     assert row["achieved_tflops"] == pytest.approx(0.5)  # 90 000 FLOP / 180 ns = 500 GFLOP/s
     assert row["achieved_gbps"] == pytest.approx(80 / 180)
     assert row["intensity"] == pytest.approx(1126)  # (90 000 + 80) FLOP / 80 B
-    assert row["bound"] == "latency"  # compute 90 of 180 busy: under 60 %
+    assert row["bound"] == "inefficient"  # 100 of 180 busy: under 60 %
 
 
 def test_a_stage_by_hand() -> None:
@@ -124,8 +124,9 @@ def test_mfu_and_mbu_are_stated_against_the_datasheet_whatever_roofs_were_measur
         ((100, 50), {"tensor_flops": 60_000}, "compute"),
         ((100, 50), {"vector_flops": 600}, "compute"),
         ((100, 50), {"weight_bytes": 60}, "memory"),
-        ((100, 50), {"kv_read_bytes": 59}, "latency"),
-        ((100, 0), {}, "latency"),
+        ((100, 62), {"kv_read_bytes": 39}, "host"),
+        ((100, 50), {"kv_read_bytes": 41}, "inefficient"),  # 59 of 100 are lost
+        ((100, 0), {}, "inefficient"),
         ((0, 0), {"weight_bytes": 60}, None),
     ],
 )

@@ -56,7 +56,7 @@ def test_columns_that_others_rely_on_are_there() -> None:
 
 
 def test_every_idle_cause_has_its_column() -> None:
-    causes = {"idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_host_ns"}
+    causes = {"idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_host_ns", "idle_queued_ns"}
     for schema in (MEASURED, ROOFLINE, STAGES):
         assert causes <= set(schema.names)
 

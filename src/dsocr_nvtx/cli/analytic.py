@@ -18,6 +18,7 @@ from dsocr_nvtx.analytic.released import RELEASED, read_config
 from dsocr_nvtx.analytic.report import REPORT, write_report
 from dsocr_nvtx.analytic.table import ROW_COLUMNS, Key, PageRequest, Row, page_calls, page_table, prompt_tokens
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.roofline.bounds import ROOF_BOUNDS
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.least import least_times
 from dsocr_nvtx.schema.files import check_directory, check_file, check_format, write_table
@@ -28,20 +29,25 @@ from dsocr_nvtx.schema.tables import ANALYTIC, ANALYTIC_LEAST, conform
 
 @frozen
 class LeastNs:
-    """Least times in ns, summed over calls: by compute, by memory, and of each call the higher of the two."""
+    """Least times in ns, summed over calls: by compute, by memory, and of each call the higher of the two.
+
+    ``at`` is the last of them by the roof that the call is at, in the order of `ROOF_BOUNDS`.
+    """
 
     compute: float = 0.0
     memory: float = 0.0
     roofline: float = 0.0
+    at: tuple[float, ...] = (0.0,) * len(ROOF_BOUNDS)
 
     def __add__(self, other: "LeastNs") -> "LeastNs":
         """Return the times of both, one after the other."""
-        return LeastNs(self.compute + other.compute, self.memory + other.memory, self.roofline + other.roofline)
+        at = tuple(one + two for one, two in zip(self.at, other.at, strict=True))
+        return LeastNs(self.compute + other.compute, self.memory + other.memory, self.roofline + other.roofline, at)
 
     @property
     def bound(self) -> str:
-        """The roof that holds."""
-        return "compute" if self.compute >= self.memory else "memory"
+        """The roof that holds: that of most of the calls' time."""
+        return ROOF_BOUNDS[self.at.index(max(self.at))]
 
 
 @frozen(kw_only=True)
@@ -131,7 +137,9 @@ def _least_of(costs: Iterable[tuple[int, Cost]], dtype: str, roofs: Ceilings) ->
     counts, each = zip(*costs, strict=True)
     own = {name: np.array([getattr(cost, name) for cost in each], np.int64) for name in COST_FIELDS}
     times, weights = least_times(own, (np.zeros(len(each), np.int64), [dtype]), roofs), np.array(counts)
-    return LeastNs(*(float(values @ weights) for values in (times.compute, times.memory, times.roofline)))
+    at = tuple(float(values @ weights) for values in times.at_roofs().values())
+    compute, memory, roofline = (float(values @ weights) for values in (times.compute, times.memory, times.roofline))
+    return LeastNs(compute, memory, roofline, at)
 
 
 def page_arrow(page: PageCosts, about: Mapping[str, str]) -> pa.Table:

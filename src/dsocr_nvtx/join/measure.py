@@ -3,13 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.join.attribution import Attribution
 from dsocr_nvtx.join.columns import Ints, Places, Rows, blocks, coded, groups, numbers, rows_at, rows_where, sorting
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import (
+    QUEUED_AFTER_NS,
     Cause,
     Gaps,
     busy_owned,
@@ -19,7 +20,7 @@ from dsocr_nvtx.join.ownership import (
     union_by_group,
 )
 
-IDLE_CAUSES = (Cause.LAUNCH, Cause.SYNC, Cause.MEMORY, Cause.HOST)
+IDLE_CAUSES = (Cause.LAUNCH, Cause.SYNC, Cause.MEMORY, Cause.HOST, Cause.QUEUED)
 
 
 @frozen(kw_only=True, eq=False)
@@ -65,7 +66,7 @@ class Measured:
 
 
 _LONGEST = 40
-_NO_GAPS = Gaps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+_NO_GAPS = Gaps(*[np.zeros(0, np.int64)] * 4)
 
 
 def measure(
@@ -189,6 +190,7 @@ class _Launched:
     threads: list[tuple[int, int]]
     caller: Ints
     call: Places
+    returned: Ints
     hooked: tuple[int, int]
     longest: Gaps = _NO_GAPS
     unknown_ns: int = 0
@@ -204,13 +206,21 @@ class _Launched:
         pid, tid = numbers(launches, "pid"), numbers(launches, "tid")
         caller, first = groups(pid, tid)
         threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
-        return cls(mine, last, threads, caller, found.call, (int(ranges.start.min()), int(ranges.end.max())))
+        hooked = int(ranges.start.min()), int(ranges.end.max())
+        return cls(mine, last, threads, caller, found.call, numbers(launches, "end_ns"), hooked)
 
     def launched(self, empty: Gaps) -> tuple[Gaps, Places]:
-        """Return gaps, and of each which thread launched what ends it, -1 where that is not known."""
-        empty.next_op[empty.next_op < 0] = self.last
+        """Return gaps, and of each which thread launched what ends it, -1 where that is not known.
+
+        Their ``queued`` is then told by when the launch call returned.
+        """
+        ends = empty.next_op >= 0
+        empty.next_op[~ends] = self.last
         call = self.call[rows_at(self.mine, empty.next_op)]
         thread = np.where(call >= 0, self.caller[call], -1) if len(self.caller) else np.full(len(call), -1)
+        if len(self.returned):
+            queued = np.clip(self.returned[call] + QUEUED_AFTER_NS, empty.start, empty.end)
+            empty = evolve(empty, queued=np.where(ends & (call >= 0), queued, empty.end))
         self.unknown_ns += int((empty.end - empty.start)[thread < 0].sum())
         self.longest = _longest(self.longest, empty, self.hooked)
         return empty, thread
@@ -218,9 +228,10 @@ class _Launched:
 
 def _longest(one: Gaps, other: Gaps, hooked: tuple[int, int]) -> Gaps:
     """Return the longest of some gaps and others that reach into an interval, longest first."""
-    start, end, next_op = (np.concatenate([getattr(g, n) for g in (one, other)]) for n in ("start", "end", "next_op"))
+    names = ("start", "end", "next_op", "queued")
+    start, end, next_op, queued = (np.concatenate([getattr(g, n) for g in (one, other)]) for n in names)
     length = (end - start) * ((end > hooked[0]) & (start < hooked[1]))  # no gap is of length 0
     least = max(int(np.partition(length, -_LONGEST)[-_LONGEST]), 1) if len(length) > _LONGEST else 1
     most = np.flatnonzero(length >= least)
     most = most[np.lexsort((start[most], -length[most]))[:_LONGEST]]
-    return Gaps(start[most], end[most], next_op[most])
+    return Gaps(start[most], end[most], next_op[most], queued[most])

@@ -67,7 +67,8 @@ def _withheld(found: Roofline) -> Iterator[Caveat]:
 def _assumed(found: Roofline, accounting: Accounting) -> Iterator[Caveat]:
     if found.other_gpu:
         yield Caveat(found.other_gpu)
-    if found.roofs == DATASHEET.get(found.roofs.device):
+    nominal = DATASHEET.get(found.roofs.device)
+    if nominal is not None and found.roofs.source == nominal.source:
         yield Caveat("roofs are the datasheet's, which no kernel reaches: dsocr-nvtx ceilings measures this GPU's")
     experts = (found.rows.schema.metadata or {}).get(b"experts", b"").decode()
     if experts.startswith("expected") or "part" in experts:

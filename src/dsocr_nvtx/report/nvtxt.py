@@ -22,7 +22,16 @@ from dsocr_nvtx.roofline.rates import Rates
 FIRST_ROW = 16_000_000
 """nsys keeps 24 bits of a thread id; Linux gives out none above 2**22."""
 
-COLOURS = {"host": 0xFF9E9E9E, "compute": 0xFF4CAF50, "memory": 0xFF2196F3, "latency": 0xFFFF9800}
+COLOURS = {
+    "host": 0xFF9E9E9E,
+    "queued": 0xFFBDBDBD,
+    "compute": 0xFF4CAF50,
+    "memory": 0xFF2196F3,
+    "l2": 0xFF00BCD4,
+    "unfused": 0xFF9C27B0,
+    "small": 0xFFFF9800,
+    "inefficient": 0xFFFF5722,
+}
 _OTHER = 0xFF607D8B
 
 

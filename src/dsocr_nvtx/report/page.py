@@ -22,6 +22,7 @@ from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.chart import HEIGHT, WIDTH, chart
 from dsocr_nvtx.report.kernels import microseconds, where
 from dsocr_nvtx.report.opened import Opened
+from dsocr_nvtx.roofline.bounds import BOUNDS
 from dsocr_nvtx.roofline.evidence import KernelShare, kernel_shares, stage_steps
 from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.tax import TAX_RULE
@@ -38,6 +39,7 @@ LONGEST_NAME = 200
 _COLUMNS = (
     "calls", "launches", "wall_ns", "busy_owned_ns", "tax_ns", "idle_owned_ns", "roofline_ns", "lost_ns", "efficiency",
     "achieved_tflops", "achieved_gbps", "intensity", "idle_host_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns",
+    "idle_queued_ns", "small_ns",
 )  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def review_page(opened: Opened, title: str = "") -> str:
         experts=drawings.experts(observed.to_pylist()) if observed is not None else [],
         energy=sections.energy_lines(energy.to_pylist()) if energy is not None else [],
         energy_columns=sections.ENERGY_COLUMNS,
-        rows=listed.rows, others=listed, words=words,
+        rows=listed.rows, others=listed, words=words, bounds=_bounds(listed.rows),
         place=lambda row: _place(row, shown=shown),
         data=_data(listed.rows, shares, shown=shown),
         version=__version__,
@@ -96,7 +98,7 @@ def roofline_picture(opened: Opened, title: str = "") -> str:
     rows = _listed(opened.roofline.rows.to_pylist()).rows
     shown = sections.several(rows)
     text = environment().get_template("picture.svg.j2").render(
-        chart=chart(rows, opened.roofline.roofs, _main_dtype(opened)), rows=rows, words=words,
+        chart=chart(rows, opened.roofline.roofs, _main_dtype(opened)), rows=rows, words=words, bounds=_bounds(rows),
         width=WIDTH, height=HEIGHT, place=lambda row: _place(row, shown=shown), title=title or _title(opened),
     )  # fmt: skip
     return re.sub("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)  # what XML can hold
@@ -110,6 +112,12 @@ def _listed(every: Sequence[Mapping[str, object]]) -> _Listed:
     """Return the rows to list: `ROOFLINE` tables come with those that lose most first."""
     rows, rest = [dict(row) for row in every[:MOST_ROWS]], every[MOST_ROWS:]
     return _Listed(rows, len(rest), *(sum(int(str(row[name])) for row in rest) for name in ("wall_ns", "lost_ns")))
+
+
+def _bounds(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return what binds any of the rows, in the order of `BOUNDS`."""
+    present = {row["bound"] for row in rows}
+    return [bound for bound in BOUNDS if bound in present]
 
 
 def _step_figures(stages: Sequence[Mapping[str, object]], ranges: pa.Table) -> list[drawings.StepBars]:

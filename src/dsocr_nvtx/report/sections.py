@@ -11,6 +11,7 @@ from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.join.stalls import Stall
 from dsocr_nvtx.report import words
 from dsocr_nvtx.report.axes import scaled
+from dsocr_nvtx.roofline.bounds import IDLE_BOUNDS
 from dsocr_nvtx.roofline.budget import OUTSIDE, PARTS, budget, outside
 
 Row = Mapping[str, object]
@@ -23,6 +24,10 @@ PART_WORDS = {
     "idle_launch": ("idle: launch calls", "the GPU waits inside a call that launches work"),
     "idle_sync": ("idle: synchronising", "the GPU waits inside a call that waits for the GPU"),
     "idle_memory": ("idle: allocation, copies", "the GPU waits inside an allocation or a copy call"),
+    "idle_queued": (
+        "idle: work queued",
+        "the GPU waits long after the launch call returned: gaps in graphs, dependencies",
+    ),
     "unattributed": ("unattributed", "operations that no hooked call owns"),
     "idle_none": ("idle: outside ranges", "idle while no hooked call was open"),
 }
@@ -146,7 +151,7 @@ def advice(stage: Row, rungs: Sequence[Row], stalls: Sequence[Stall]) -> Iterato
     if any("cudnn" in name and "sdpa" in name for name in names):
         yield "cuDNN plans its attention anew for each KV length: run --no-cudnn-sdpa, or --decode static or graph"
     steps = {str(rung["rung"]): rung for rung in rungs}
-    wanted = ("no_stall", "graph") if stage["bound"] in ("host", None) else ("fused",)
+    wanted = ("no_stall", "graph") if stage["bound"] in (*IDLE_BOUNDS, None) else ("fused",)
     for name in wanted:
         rung = steps.get(name)
         if rung is not None and rung["step_ns"] is not None and rung["speedup"] is not None:

@@ -14,7 +14,16 @@ from dsocr_nvtx.report.kernels import kernels_table
 from dsocr_nvtx.report.sections import budget_lines, stage_labels
 from dsocr_nvtx.roofline.points import Roofline
 
-_COLOURS = {"host": "yellow", "compute": "green", "memory": "cyan", "latency": "magenta"}
+_COLOURS = {
+    "host": "yellow",
+    "queued": "bright_yellow",
+    "compute": "green",
+    "memory": "cyan",
+    "l2": "bright_cyan",
+    "unfused": "magenta",
+    "small": "bright_magenta",
+    "inefficient": "blue",
+}
 
 
 _STAGE = Column(title="stage", text=lambda row: str(row["stage"]), left=True)

@@ -11,7 +11,11 @@ _BOUND_WORDS = {
     "host": "waiting for the host",
     "compute": "compute-bound",
     "memory": "memory-bound",
-    "latency": "latency-bound",
+    "l2": "bound by the L2 cache",
+    "queued": "waiting with its work queued",
+    "unfused": "losing most to what is not fused",
+    "small": "losing most in kernels too small for the GPU",
+    "inefficient": "losing most in inefficient kernels",
 }
 
 
@@ -40,16 +44,7 @@ def verdict(stage: Record) -> str:
     wall, busy, idle = (number(stage[name]) for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns"))
     if not wall:
         return f"{stage['stage']}: no device time"
-    causes = {name: number(stage[f"idle_{name}_ns"]) for name in ("host", "launch", "sync", "memory")}
-    cause = max(causes, key=lambda name: causes[name])
-    what = {
-        "host": f"idle {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}",
-        "compute": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the compute roof",
-        "memory": f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the memory roof",
-        "latency": f"{busy / wall:.0%} busy, in kernels at {percent(stage['efficiency'])} of the roof, "
-        f"{number(stage['tax_ns']) / max(busy, 1):.0%} of that in tax kernels",
-        "None": f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself",
-    }[str(stage["bound"])]
+    what = _evidence(stage, wall, busy, idle)
     floor = number(stage["roofline_ns"])
     per_step = wall / max(number(stage["steps"]), 1)
     middle = stage.get("median_step_ns")
@@ -59,11 +54,30 @@ def verdict(stage: Record) -> str:
     return f"{stage['stage']} is {judged}: {what}; {milliseconds(per_step)} ms a step{usual}, {times}"
 
 
+def _evidence(stage: Record, wall: float, busy: float, idle: float) -> str:
+    """Return the figures that a stage's bound rests on."""
+    name = str(stage["bound"])
+    if name == "None":
+        return f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself"
+    if name in ("host", "queued"):
+        causes = {cause: number(stage[f"idle_{cause}_ns"]) for cause in _CAUSE_WORDS}
+        cause = max(causes, key=lambda one: causes[one]) if name == "host" else name
+        return f"idle {idle / wall:.0%} of the time, mostly in {_CAUSE_WORDS[cause]}"
+    roof = f"{busy / wall:.0%} busy, at {percent(stage['efficiency'])} of the {_ROOF_WORDS.get(name, 'roof')}"
+    shares = {"unfused": ("tax_ns", "tax kernels"), "small": ("small_ns", "short kernels or less than a wave")}
+    if name not in shares:
+        return roof
+    column, what = shares[name]
+    return f"{roof}, {number(stage[column]) / max(busy, 1):.0%} of busy time in {what}"
+
+
+_ROOF_WORDS = {"compute": "compute roof", "memory": "memory roof", "l2": "L2's roof"}
 _CAUSE_WORDS = {
     "host": "host code between launches",
     "launch": "launch calls",
     "sync": "synchronising calls",
     "memory": "allocations and copies",
+    "queued": "gaps between operations that were launched long before",
 }
 
 

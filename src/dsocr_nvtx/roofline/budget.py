@@ -8,10 +8,14 @@ of its busy time; idle time by cause. Outside of rows: ``unattributed``, operati
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.join.columns import integer
+from dsocr_nvtx.roofline.bounds import busy_parts
 
-PARTS = ("roofline", "inefficiency", "tax", "idle_host", "idle_launch", "idle_sync", "idle_memory")
+IDLE_CAUSES = ("host", "launch", "sync", "memory", "queued")
+PARTS = ("roofline", "inefficiency", "tax", *(f"idle_{cause}" for cause in IDLE_CAUSES))
 """Parts of a row's wall time."""
 OUTSIDE = ("unattributed", "idle_none")
 """Parts of a device's wall time that no row has."""
@@ -20,10 +24,9 @@ OUTSIDE = ("unattributed", "idle_none")
 def row_budget(row: Mapping[str, object]) -> dict[str, int]:
     """Return the parts of one row of a ROOFLINE table, in ns; they add up to its ``wall_ns``."""
     busy, tax, floor = (integer(row, name) for name in ("busy_owned_ns", "tax_ns", "roofline_ns"))
-    roof = min(floor, busy)
-    taxed = min(tax, busy - roof)
-    idle = {f"idle_{cause}": integer(row, f"idle_{cause}_ns") for cause in ("host", "launch", "sync", "memory")}
-    return {"roofline": roof, "inefficiency": busy - roof - taxed, "tax": taxed, **idle}
+    roof, taxed, inefficiency = (int(part) for part in busy_parts(*(np.array(ns) for ns in (busy, tax, floor))))
+    idle = {f"idle_{cause}": integer(row, f"idle_{cause}_ns") for cause in IDLE_CAUSES}
+    return {"roofline": roof, "inefficiency": inefficiency, "tax": taxed, **idle}
 
 
 def budget(rows: Iterable[Mapping[str, object]]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dsocr_nvtx.join.columns import numbers
+from dsocr_nvtx.roofline.bounds import IDLE_BOUNDS, busy_parts
 from dsocr_nvtx.roofline.points import Roofline
 
 
@@ -22,10 +23,10 @@ def read_dilation(run: Path) -> dict[str, float]:
 
 
 def dilated(found: Roofline, dilation: Mapping[str, float]) -> Roofline:
-    """Return the roofline with ``dilation`` in STAGES, and ``bound`` null where ``host`` is not sure.
+    """Return the roofline with ``dilation`` in STAGES, and ``bound`` null where ``host`` or ``queued`` is not sure.
 
-    Work on the GPU takes as long watched as not, so the time that watching adds is idle. A stage counts as waiting for
-    the host only if more than half of its time would still be idle without what watching added.
+    Work on the GPU takes as long watched as not, so the time that watching adds is idle. A stage counts as idle only if
+    idle time would still be its largest part without what watching added.
     """
     if not dilation:
         return found
@@ -34,9 +35,10 @@ def dilated(found: Roofline, dilation: Mapping[str, float]) -> Roofline:
     wall, busy = numbers(stages, "wall_ns"), numbers(stages, "busy_owned_ns")
     # Where nothing is known, or watching made it no slower, the verdict stands.
     idle = wall / np.fmax(ratio, 1.0) - busy
+    most = np.max(busy_parts(busy, numbers(stages, "tax_ns"), numbers(stages, "roofline_ns")), axis=0)
     bounds = [
-        None if bound == "host" and left <= spent else bound
-        for bound, left, spent in zip(stages["bound"].to_pylist(), idle, busy, strict=True)
+        None if bound in IDLE_BOUNDS and left <= part else bound
+        for bound, left, part in zip(stages["bound"].to_pylist(), idle, most, strict=True)
     ]
     columns = {
         "dilation": pa.array(ratio, pa.float64(), mask=np.isnan(ratio)),

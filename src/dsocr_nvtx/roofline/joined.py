@@ -91,7 +91,8 @@ def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | 
     """Hold a join against the roofs of its device, or of the device or file that the user names."""
     roofs = roofs_of(trace.devices.values(), hardware, ceilings)
     about = provenance(trace, joined) | (read_launching(ceilings) if ceilings is not None else {})
-    return roofline(joined.operations, joined.ranges, roofs, about, where=where)
+    sms = min((device.sm_count for device in trace.devices.values() if device.sm_count), default=0)
+    return roofline(joined.operations, joined.ranges, roofs, about, where=where, sm_count=sms)
 
 
 def provenance(trace: Trace, joined: Joined) -> dict[str, str]:

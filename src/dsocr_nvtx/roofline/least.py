@@ -1,4 +1,4 @@
-"""The least time a call can take on given roofs, and what binds a row that took longer.
+"""The least time a call can take on given roofs.
 
 It is the highest of matrix time, vector time and memory time. Memory time counts as DRAM traffic only what cannot come
 from the L2: weights, KV cache, and the activations beyond the size of the L2; where the rate of the L2 is known, all
@@ -17,21 +17,18 @@ from dsocr_nvtx.schema.hardware import Ceilings
 
 Floats = npt.NDArray[np.float64]
 
-THRESHOLD = 0.6
-"""A busy row is bound by a roof when the roof's time is at least this share of its busy time."""
-
-BOUNDS = ["host", "compute", "memory", "latency"]
 MOVED = ("weight_bytes", "activation_bytes", "kv_read_bytes", "kv_write_bytes")
 """The fields of `Cost` whose sum is the lower bound of the bytes moved."""
 
 
 @frozen(eq=False)
 class LeastTimes:
-    """Least times per call in ns: by matrix units, by vector units, by memory, and the highest of the three."""
+    """Least times per call in ns: by matrix units, by vector units, by DRAM, by L2 (0 where its rate is not known)."""
 
     tensor: Floats
     vector: Floats
-    memory: Floats
+    dram: Floats
+    l2: Floats
 
     @property
     def roofline(self) -> Floats:
@@ -42,6 +39,18 @@ class LeastTimes:
     def compute(self) -> Floats:
         """The least time of each call if memory were free."""
         return np.maximum(self.tensor, self.vector)
+
+    @property
+    def memory(self) -> Floats:
+        """The least time of each call if arithmetic were free."""
+        return np.maximum(self.dram, self.l2)
+
+    def at_roofs(self) -> dict[str, Floats]:
+        """Return the least time of each call under the roof it is at: compute, memory or l2; 0 under the others."""
+        compute = self.compute >= self.memory
+        l2 = ~compute & (self.l2 > self.dram)
+        masks = {"compute": compute, "memory": ~compute & ~l2, "l2": l2}
+        return {name: np.where(mask, self.roofline, 0.0) for name, mask in masks.items()}
 
 
 def least_times(own: Mapping[str, Ints], dtypes: tuple[Ints, list[str]], roofs: Ceilings) -> LeastTimes:
@@ -55,20 +64,9 @@ def least_times(own: Mapping[str, Ints], dtypes: tuple[Ints, list[str]], roofs: 
         peaks[code] = peak or 1
     moved = np.sum([own[name] for name in MOVED], axis=0)
     cold = moved - np.minimum(own["activation_bytes"], roofs.l2_bytes)
-    memory = cold * 1e9 / roofs.bandwidth
-    if roofs.l2_bandwidth:
-        memory = np.maximum(memory, moved * 1e9 / roofs.l2_bandwidth)
-    return LeastTimes(own["tensor_flops"] * 1e9 / peaks[codes], own["vector_flops"] * 1e9 / roofs.vector, memory)
-
-
-def bound_of(busy: Ints, idle: Ints, compute: Floats, memory: Floats) -> Ints:
-    """Return what binds each row as a position in `BOUNDS`, -1 where it took no device time.
-
-    In this order: ``host`` where owned idle exceeds owned busy; ``compute`` or ``memory`` where that roof's time is at
-    least `THRESHOLD` of busy; else ``latency``: small or serial kernels, neither roof near.
-    """
-    floor = THRESHOLD * busy
-    by_roof = np.where(compute >= memory, BOUNDS.index("compute"), BOUNDS.index("memory"))
-    answer = np.where(np.maximum(compute, memory) >= floor, by_roof, BOUNDS.index("latency"))
-    answer = np.where(idle > busy, BOUNDS.index("host"), answer)
-    return np.where(busy + idle > 0, answer, -1)
+    return LeastTimes(
+        tensor=own["tensor_flops"] * 1e9 / peaks[codes],
+        vector=own["vector_flops"] * 1e9 / roofs.vector,
+        dram=cold * 1e9 / roofs.bandwidth,
+        l2=moved * 1e9 / roofs.l2_bandwidth if roofs.l2_bandwidth else np.zeros(len(moved)),
+    )

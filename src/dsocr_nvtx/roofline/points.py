@@ -12,13 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, frozen
 
-from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, Places, blocks, coded, groups, known, numbers, recoded, rows_where
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.kernels import Kernels
-from dsocr_nvtx.join.ownership import union_by_group
-from dsocr_nvtx.roofline.least import BOUNDS, MOVED, THRESHOLD, Floats, LeastTimes, bound_of, least_times
-from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs, rows_of_events
-from dsocr_nvtx.roofline.tax import taxed, taxed_names
+from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
+from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
+from dsocr_nvtx.roofline.operations import CallOperations, small_rule
+from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
 from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage, is_call
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
@@ -27,7 +26,7 @@ Numbers = npt.NDArray[np.integer[Any] | np.floating[Any]]
 
 _TIMES = (
     "launches", "kernel_ns", "busy_owned_ns", "idle_owned_ns", "idle_launch_ns", "idle_sync_ns",
-    "idle_memory_ns", "idle_host_ns", "wall_ns", "host_ns",
+    "idle_memory_ns", "idle_host_ns", "idle_queued_ns", "wall_ns", "host_ns",
 )  # fmt: skip
 
 
@@ -54,19 +53,20 @@ class Roofline:
 def roofline(
     kernels: pa.Table | Kernels, ranges: pa.Table, roofs: Ceilings, provenance: Mapping[str, str] | None = None,
     rank: int | None = None,
-    where: str = "report",
+    where: str = "report", sm_count: int = 0,
 ) -> Roofline:  # fmt: skip
     """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
 
     KERNELS may be yet to be made. ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the
-    ranges tell, or of ``rank``.
+    ranges tell, or of ``rank``. ``sm_count`` is that of the device, 0 where it is not known.
     """
     own = own_costs(ranges, where)
     dtypes = coded(ranges, "dtype")
     ran = _ran(ranges)
     shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
     counted = ran & _called(ranges)
-    calls = _Calls(ranges, counted, own, least_times(own, dtypes, roofs), shortest, *_operations(kernels, ranges), rank)
+    operations = CallOperations.of(kernels, ranges, sm_count)
+    calls = _Calls(ranges, counted, own, least_times(own, dtypes, roofs), shortest, operations, rank)
     level = _finest(ranges)
     about = {
         **(provenance or {}),
@@ -74,6 +74,7 @@ def roofline(
         "roofs": f"{roofs.device}: {roofs.source}",
         "ceilings": json.dumps(asdict(roofs)),
         "bound_threshold": str(THRESHOLD),
+        "small_kernel": small_rule(sm_count),
         "experts": experts_source(ranges),
     }
     keys = ["pid", "device", "stage", "module", "kind", "layer"]
@@ -104,7 +105,7 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 
 @frozen(eq=False)
 class _Calls:
-    """Every hooked call's own costs and least times, and the operations of calls as (row, start, end, owned, is tax).
+    """Every hooked call's own costs and least times, and the operations of calls.
 
     ``shortest`` is the least time of what is certain of a call's cost, at the highest clock; ``counted`` says which
     ranges are calls that ran.
@@ -115,23 +116,8 @@ class _Calls:
     own: Mapping[str, Ints]
     least: LeastTimes
     shortest: Floats
-    op_row: Places
-    op_start: Ints
-    op_end: Ints
-    op_owned: Ints
-    op_tax: Mask
+    operations: CallOperations
     rank: int | None
-
-
-def _operations(kernels: pa.Table | Kernels, ranges: pa.Table) -> tuple[Places, Ints, Ints, Ints, Mask]:
-    if isinstance(kernels, Kernels):
-        table, row, tax = kernels.known, kernels.owner, taxed_names(kernels.name, kernels.classes)
-    else:
-        found = rows_of_events(ranges, numbers(kernels, "pid"), numbers(kernels, "event_id"))
-        table, row, tax = kernels, np.where(known(kernels, "event_id"), found, -1), taxed(kernels)
-    mine = rows_where(row >= 0)
-    start, end, owned = (numbers(table, name)[mine] for name in ("start_ns", "end_ns", "busy_owned_ns"))
-    return row[mine], start, end, owned, tax[mine]
 
 
 def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
@@ -145,19 +131,15 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     }
     cost = {name: _total(group, calls.own[name], count) for name in COST_FIELDS}
     time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
-    op_group = group.astype(np.int32)[calls.op_row]  # of which there can be many, and few groups
-    time["busy_ns"] = union_by_group(op_group, calls.op_start, calls.op_end, count)
-    time["tax_ns"] = np.zeros(count, np.int64)
-    for part in blocks(len(op_group)):
-        np.add.at(time["tax_ns"], op_group[part], calls.op_owned[part] * calls.op_tax[part])
-    least = {n: _float_total(group, getattr(calls.least, n), count) for n in ("compute", "memory", "roofline")}
+    time |= calls.operations.times(group, count)
+    at = {name: _float_total(group, times, count) for name, times in calls.least.at_roofs().items()}
     return {
         **_whose(ranges, first, calls.rank),
         **labels,
         "calls": np.bincount(group[calls.counted], minlength=count),
         **cost,
         **time,
-        **_rates(cost, time, least),
+        **_rates(cost, time, at),
         "throttle": [None] * count,
         "above_roof": _contradicts(time, _float_total(group, calls.shortest, count)),
     }
@@ -201,17 +183,18 @@ def _float_total(group: Ints, values: Floats, count: int) -> Floats:
     return np.bincount(group, values, count).astype(np.float64)
 
 
-def _rates(cost: Mapping[str, Ints], time: Mapping[str, Ints], least: Mapping[str, Floats]) -> dict[str, object]:
-    busy, idle = time["busy_owned_ns"], time["idle_owned_ns"]
+def _rates(cost: Mapping[str, Ints], time: Mapping[str, Ints], at: Mapping[str, Floats]) -> dict[str, object]:
+    busy = time["busy_owned_ns"]
     moved = np.sum([cost[name] for name in MOVED], axis=0)
-    floor = np.rint(least["roofline"]).astype(np.int64)
+    least = np.sum([at[name] for name in ROOF_BOUNDS], axis=0)
+    floor = np.rint(least).astype(np.int64)
     return {
         "achieved_tflops": ratio(cost["tensor_flops"], busy * 1e3),
         "achieved_gbps": ratio(moved, busy),
         "intensity": ratio(cost["tensor_flops"] + cost["vector_flops"], moved),
         "roofline_ns": floor,
-        "efficiency": ratio(least["roofline"], busy),
-        "bound": recoded(bound_of(busy, idle, least["compute"], least["memory"]), BOUNDS),
+        "efficiency": ratio(least, busy),
+        "bound": recoded(bound_of(time, floor, at), BOUNDS),
         "lost_ns": time["wall_ns"] - floor,
     }
 

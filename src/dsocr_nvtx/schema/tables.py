@@ -235,6 +235,7 @@ _TIMES = (
     column("idle_sync_ns", _I64, "ns", "of idle_owned_ns: inside a synchronising call"),
     column("idle_memory_ns", _I64, "ns", "of idle_owned_ns: inside an allocation or copy call"),
     column("idle_host_ns", _I64, "ns", "of idle_owned_ns: host code outside CUDA calls"),
+    column("idle_queued_ns", _I64, "ns", "of idle_owned_ns: later than 5 us after the next launch call returned"),
     column("wall_ns", _I64, "ns", "busy_owned_ns + idle_owned_ns"),
 )
 
@@ -268,7 +269,14 @@ _RATES = (
     column("intensity", _F64, "FLOP/B", "(tensor_flops + vector_flops) / lower-bound bytes", null=True),
     column("roofline_ns", _I64, "ns", "least time, call by call: the highest of compute, vector and memory time"),
     column("efficiency", _F64, "", "roofline_ns / busy_owned_ns", null=True),
-    column("bound", WORD, "", "host, compute, memory or latency; null where it took no device time", null=True),
+    column(
+        "bound",
+        WORD,
+        "",
+        "largest part of wall_ns: host, queued, compute, memory, l2, unfused, small or inefficient; null where it took "
+        "no device time",
+        null=True,
+    ),
     column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
     column(
         "above_roof",
@@ -293,7 +301,10 @@ _ROW = (
     column("calls", _I64, "", "calls that the row adds up"),
 )
 
-_TAX = column("tax_ns", _I64, "ns", "of busy_owned_ns: tax kernels, which a fused kernel would do in passing")
+_BUSY_PARTS = (
+    column("tax_ns", _I64, "ns", "of busy_owned_ns: tax kernels, which a fused kernel would do in passing"),
+    column("small_ns", _I64, "ns", "of busy_owned_ns: kernels that are no tax, but short or of less than one wave"),
+)
 _THROTTLE = column(
     "throttle", WORD, "", "reasons that held the clocks down meanwhile, joined by +; null where not sampled", null=True
 )
@@ -304,7 +315,7 @@ ROOFLINE = pa.schema(
         *_ROW,
         *COST_COLUMNS,
         *_TIMES,
-        _TAX,
+        *_BUSY_PARTS,
         column("host_ns", _I64, "ns", "time on the calling thread, less that of the ranges inside"),
         *_RATES,
         _THROTTLE,
@@ -320,7 +331,7 @@ STAGES = pa.schema(
         column("calls", _I64, "", "hooked calls"),
         *COST_COLUMNS,
         *_TIMES,
-        _TAX,
+        *_BUSY_PARTS,
         column("host_ns", _I64, "ns", "time on the calling thread"),
         *_RATES,
         column("mfu", _F64, "", "tensor_flops / (wall_ns x datasheet dense peak of the dtype)", null=True),
@@ -341,7 +352,7 @@ ANALYTIC_LEAST = pa.schema(
         column("compute_ns", _I64, "ns", "of all calls: the higher of tensor_flops / peak and vector_flops / peak"),
         column("memory_ns", _I64, "ns", "of all calls: the bytes that the L2 cannot hold / bandwidth"),
         column("roofline_ns", _I64, "ns", "least time, call by call: the highest of compute, vector and memory time"),
-        column("bound", WORD, "", "compute or memory: the roof that a run without any other loss would meet"),
+        column("bound", WORD, "", "compute, memory or l2: the roof that a run without any other loss would meet"),
     ]
 )
 """The same beside the roofs of a GPU."""
