@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from dsocr_nvtx.roofline.ladder import RUNGS, find_gaps, ladder, queued_gap
+from dsocr_nvtx.roofline.ladder import RUNGS, find_gaps, ladder, queued_gap, replayed_gap
 from dsocr_nvtx.schema.gauges import LADDER
 from dsocr_nvtx.schema.tables import KERNELS, STAGES
 from tests.builders.tables import Row, filled
@@ -87,6 +87,37 @@ def test_a_graphs_gap_that_nobody_measured_lies_between_none_and_the_streams() -
     assert gaps.replay is not None
     assert (gaps.replay.low, gaps.replay.likely, gaps.replay.high) == (0, 350, 700)
     assert "not measured" in gaps.replay.source
+
+
+def test_a_graphs_gap_is_not_that_of_kernels_that_do_nothing() -> None:
+    """Of 896 ns in 914 they leave 18 ns of gap; kernels that work leave 300."""
+    empty = {"shortest_kernel_ns": "896", "stream_period_ns": "1801", "replay_period_ns": "914"}
+    gap = find_gaps(filled(KERNELS, THREE), empty).replay
+    assert gap is not None
+    assert (gap.low, gap.likely, gap.high) == (18, 300, 460)
+    assert "replays of a decode step" in gap.source
+    slow = find_gaps(filled(KERNELS, THREE), {**empty, "replay_period_ns": "1896"}).replay
+    assert slow is not None
+    assert (slow.low, slow.likely, slow.high) == (800, 1000, 1200)
+
+
+def test_replays_of_the_capture_itself_tell_a_graphs_gap() -> None:
+    replays = [
+        {**kernel(replay * 100_000 + i * 1400, 1000), "graph_node_id": i, "correlation_id": replay}
+        for replay in (1, 2)
+        for i in range(15)
+    ]
+    gap = replayed_gap(filled(KERNELS, replays))
+    assert gap is not None
+    assert (gap.low, gap.likely, gap.high) == (400, 400, 400)  # not what lies between one replay and the next
+    assert find_gaps(filled(KERNELS, replays), LAUNCHING).replay == gap
+    assert replayed_gap(filled(KERNELS, replays[:20])) is None, "19 are too few"
+
+
+def test_intervals_say_what_they_assume() -> None:
+    found = climbed(THREE, LAUNCHING)
+    for rung in ("no_stall", "graph", "fused"):
+        assert "low and high: 20 % less and more, which is assumed" in str(found[rung]["assumes"])
 
 
 def test_the_metadata_of_stages_carries_what_the_ceilings_measured() -> None:

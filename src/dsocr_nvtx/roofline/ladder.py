@@ -3,7 +3,8 @@
 Rungs, each on top of the one before: ``now``, as measured; ``no_stall``, the host always ahead, so that only a stream's
 own gap lies between two operations; ``graph``, launches free, so that only the gap of a replayed graph does; ``fused``,
 without tax kernels (`dsocr_nvtx.roofline.tax`); ``roof``, the least time of the work itself. Nothing is clipped: a rung
-above the one before it says that its assumption brings nothing here.
+above the one before it says that its assumption brings nothing here. An interval spans gaps alone: kernels take their
+times as measured.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,17 +25,21 @@ RUNGS = ("now", "no_stall", "graph", "fused", "roof")
 _LEAD_NS = 5_000
 """An operation counts as queued when its launch call was made this long before the operation ahead of it ended."""
 _ENOUGH = 20
-"""Queued operations that a gap is read from; fewer say nothing."""
+"""Operations that a gap is read from; fewer say nothing."""
+_REPLAYED_NS = (300, 460)
+"""Idle time after each of 817 operations in replays of a decode step on an H200, untraced and under a node-level trace
+(reports/h200/decode_check.md); kernels that do nothing, which ceilings replays, overlap their ends and beginnings."""
 
 
 @frozen(kw_only=True)
 class Gap:
-    """Idle time between two operations, in ns: smallest, likeliest and largest; where it was read."""
+    """Idle time between two operations, in ns: smallest, likeliest and largest; where it was read, what spans them."""
 
     low: float
     likely: float
     high: float
     source: str
+    interval: str
 
 
 @frozen(kw_only=True)
@@ -49,7 +54,8 @@ def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | N
     """Return LADDER of a join's KERNELS and STAGES tables.
 
     ``launching`` is what `ceilings` measured of launching (`read_launching`); without it that of the tables' metadata;
-    without that the stream's gap is read from the capture, and a graph's lies between none and that of a stream.
+    without that the stream's gap is read from the capture. A graph's gap is that of the capture's own replays; without
+    them the measured one, but no less than replays show; without any it lies between none and that of a stream.
     """
     about = {k.decode(): v.decode() for k, v in (stages.schema.metadata or {}).items()}
     gaps = find_gaps(kernels, {**about, **(launching or {})})
@@ -62,27 +68,65 @@ def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | N
 
 
 def find_gaps(kernels: pa.Table, launching: Mapping[str, str]) -> Gaps:
-    """Return the gaps: measured by `ceilings` where its figures are at hand, else what queued work says."""
-    seen = queued_gap(kernels)
-    kernel, stream, replay = (
+    """Return the gaps: as `ceilings` measured them and replays show them, else what queued work of the capture says."""
+    stream, replay = queued_gap(kernels), replayed_gap(kernels)
+    kernel, stream_period, replay_period = (
         float(launching[name]) if launching.get(name, "").isdigit() else None
         for name in ("shortest_kernel_ns", "stream_period_ns", "replay_period_ns")
     )
-    if kernel is not None and stream is not None:
-        seen = _measured(stream - kernel, "ceilings: a stream's shortest period less its kernel")
-    if kernel is not None and replay is not None:
-        return Gaps(
-            stream=seen, replay=_measured(replay - kernel, "ceilings: a replayed graph's period less its kernel")
+    if kernel is not None and stream_period is not None:
+        stream = _measured(stream_period - kernel, "ceilings: a stream's shortest period less its kernel")
+    if replay is None and kernel is not None and replay_period is not None:
+        replay = _at_least_as_replays_show(
+            _measured(replay_period - kernel, "ceilings: a replayed graph's period less its kernel")
         )
-    if seen is None:
-        return Gaps(stream=None, replay=None)
-    text = "not measured: between none and a stream's; dsocr-nvtx ceilings measures it"
-    return Gaps(stream=seen, replay=Gap(low=0.0, likely=seen.likely / 2, high=seen.likely, source=text))
+    if replay is None and stream is not None:
+        replay = Gap(
+            low=0.0, likely=stream.likely / 2, high=stream.likely,
+            source="not measured: between none and a stream's; dsocr-nvtx ceilings measures it",
+            interval="none, and a stream's",
+        )  # fmt: skip
+    return Gaps(stream=stream, replay=replay)
 
 
 def _measured(ns: float, source: str) -> Gap:
     gap = max(ns, 0.0)
-    return Gap(low=gap * 0.8, likely=gap, high=gap * 1.2, source=source)
+    return Gap(
+        low=gap * 0.8, likely=gap, high=gap * 1.2, source=source, interval="20 % less and more, which is assumed"
+    )
+
+
+def _at_least_as_replays_show(measured: Gap) -> Gap:
+    shown, traced = _REPLAYED_NS
+    if measured.likely >= shown:
+        return measured
+    return Gap(
+        low=measured.likely, likely=shown, high=traced,
+        source=f"replays of a decode step on an H200: {shown} ns, where kernels that do nothing leave "
+        f"{measured.likely:.0f} ({measured.source})",
+        interval="kernels that do nothing, and replays under a node-level trace",
+    )  # fmt: skip
+
+
+def replayed_gap(kernels: pa.Table) -> Gap | None:
+    """Return the idle time between one operation of a replayed graph and the next of the same replay."""
+    rows = np.flatnonzero(known(kernels, "graph_node_id") & known(kernels, "correlation_id"))
+    pid, device, call, start, end = (
+        numbers(kernels, name)[rows] for name in ("pid", "device", "correlation_id", "start_ns", "end_ns")
+    )
+    order = np.lexsort([start, call, device, pid])
+    pid, device, call, start, end = (v[order] for v in (pid, device, call, start, end))
+    together = (np.diff(pid) == 0) & (np.diff(device) == 0) & (np.diff(call) == 0)
+    gap = (start[1:] - end[:-1])[together]
+    gap = gap[gap >= 0]  # branches of a graph run side by side
+    if len(gap) < _ENOUGH:
+        return None
+    low, likely, high = (float(value) for value in np.percentile(gap, [25, 50, 75]))
+    text = f"median after {len(gap)} operations of replayed graphs in this capture, as traced"
+    return Gap(low=low, likely=likely, high=high, source=text, interval=_QUARTILES)
+
+
+_QUARTILES = "the quartiles"
 
 
 def queued_gap(kernels: pa.Table) -> Gap | None:
@@ -102,7 +146,7 @@ def queued_gap(kernels: pa.Table) -> Gap | None:
     text = (
         f"median of {np.count_nonzero(queued)} operations of this capture that were queued {_LEAD_NS // 1000} us ahead"
     )
-    return Gap(low=low, likely=likely, high=high, source=text)
+    return Gap(low=low, likely=likely, high=high, source=text, interval=_QUARTILES)
 
 
 def _rungs(
@@ -155,8 +199,12 @@ def _row(
         "speedup": now / times[1] if times[1] else None,
         "operations": operations,
         "gap_ns": gap.likely if gap else None,
-        "assumes": text + ("; no gaps, as none is known" if unknown else f"; gap: {gap.source}" if gap else ""),
+        "assumes": text + ("; no gaps, as none is known" if unknown else _spoken(gap) if gap else ""),
     }
+
+
+def _spoken(gap: Gap) -> str:
+    return f"; gap: {gap.source}; low and high: {gap.interval}"
 
 
 def _of_stage(kernels: pa.Table, stage: Mapping[str, object]) -> npt.NDArray[np.bool_]:
