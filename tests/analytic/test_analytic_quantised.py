@@ -8,7 +8,7 @@ import pytest
 
 from dsocr_nvtx.analytic import DeepseekOCRModel, build_analytic_layers_from_config
 from dsocr_nvtx.analytic.build import said_quantisation
-from dsocr_nvtx.analytic.schemes import matches
+from dsocr_nvtx.analytic.matrices import is_named
 from dsocr_nvtx.analytic.stored import named_parts
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.records import CallShape
@@ -250,7 +250,11 @@ def test_a_scheme_is_said_in_words_wherever_it_stands() -> None:
 
 def test_lists_name_modules_what_they_lie_in_and_the_ends_of_their_names() -> None:
     name = "model.layers.11.mlp.experts.3.gate_proj"
-    for pattern in ("model.layers.11", "layers.11.mlp", "experts", "gate_proj", r"model.layers.\d+.mlp", name):
-        assert matches(name, [pattern]), pattern
+    for pattern in ("model.layers.11", "gate_proj", r"model.layers.\d+.mlp", "model.layers.", "3.gate_proj", name):
+        assert is_named(name, [pattern], anywhere=True), pattern
+        assert is_named(name, [pattern], anywhere=False), pattern
+    for pattern in ("layers.11.mlp", "experts", "mlp"):
+        assert is_named(name, [pattern], anywhere=True), pattern
+        assert not is_named(name, [pattern], anywhere=False), pattern
     for pattern in ("model.layers.1", "mlp.gate", "lm_head", "ayers.11.mlp"):
-        assert not matches(name, [pattern]), pattern
+        assert not is_named(name, [pattern], anywhere=True), pattern

@@ -14,7 +14,7 @@ from dsocr_nvtx.analytic import build_analytic_layers_from_config  # noqa: E402
 from dsocr_nvtx.analytic.mlp import LmHead  # noqa: E402
 from dsocr_nvtx.analytic.stored import named_parts, with_stored_bytes  # noqa: E402
 from dsocr_nvtx.errors import Refused  # noqa: E402
-from dsocr_nvtx.hooks.weights import Lying, element_type, lying_weights, stored_network  # noqa: E402
+from dsocr_nvtx.hooks.weights import Lying, element_type, lying_weights, refuse_adapters, stored_network  # noqa: E402
 from dsocr_nvtx.schema.records import CallShape  # noqa: E402
 from tests.analytic.networks import small_network  # noqa: E402
 
@@ -140,6 +140,10 @@ def test_an_adapter_is_refused_with_what_to_do() -> None:
     wrapped.base_layer = nn.Linear(64, 32, bias=False)
     with pytest.raises(Refused, match="merge_and_unload"):
         lying_weights(wrapped, HEAD, "lm_head")
+    around = nn.ModuleDict({"model": nn.ModuleDict({"q_proj": wrapped})})
+    with pytest.raises(Refused, match=r"an adapter \(Module at model\.q_proj\); hook what its merge_and_unload"):
+        refuse_adapters(around)
+    refuse_adapters(nn.ModuleDict({"q_proj": wrapped.base_layer}))
 
 
 def test_the_vendors_list_of_experts_is_found_in_its_mixture() -> None:

@@ -4,7 +4,8 @@ Two layouts: the library's own classes ("native"), in which a layer's experts ar
 code ("vendor"), in which they are a list of modules.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
@@ -51,6 +52,7 @@ class Matrix:
     kind: str = "linear"
     count: int = 1
     joined: int = 1
+    layout: str = "native"
 
     @property
     def weights(self) -> int:
@@ -62,13 +64,30 @@ class Matrix:
         """The part of the network: sam, clip, projector, embed, decoder or lm_head."""
         return self.part.split(".")[0]
 
+    def is_named(self, patterns: Sequence[str]) -> bool:
+        """Say whether a list of modules names the one that holds the matrix, as the layout's library reads lists."""
+        return is_named(self.name, patterns, anywhere=self.layout == "vendor")
+
+
+def is_named(name: str, patterns: Sequence[str], anywhere: bool) -> bool:
+    """Say whether a list of modules names a module: itself, what it lies in, or the end of its name; all as regexes.
+
+    ``anywhere``: what it lies in may be named by any run of the parts of its name, as vLLM and transformers 4 have it;
+    transformers 5 wants the name from its beginning.
+    """
+    starts = [0, *(dot.end() for dot in re.finditer(r"\.", name) if anywhere)]
+    return any(
+        name.endswith(pattern) or any(re.match(rf"(?:{pattern})(?:(?<=\.)|(?=\.|$))", name[at:]) for at in starts)
+        for pattern in patterns
+    )
+
 
 def matrices(network: DeepseekOCRModel, layout: str) -> Iterator[Matrix]:
     """Yield every weight matrix of the network. Convolutions, routers, norms and tables of positions are none."""
     for path, part in named_parts(network):
         module = module_name(network, layout, path)
         for inside, inner, columns in _linear(part, layout, path):
-            yield Matrix(part=path, name=f"{module}{inside}", inner=inner, columns=columns)
+            yield Matrix(part=path, name=f"{module}{inside}", inner=inner, columns=columns, layout=layout)
         if isinstance(part, RoutedExperts):
             yield from _experts(part, layout, path, module)
         elif isinstance(part, TokenEmbedding):
@@ -125,4 +144,4 @@ def _experts(part: RoutedExperts, layout: str, path: str, module: str) -> Iterat
         return
     for index in range(part.experts):
         for inside, inner, columns in _gated(f".{index}", part.width, part.inner):
-            yield Matrix(part=path, name=f"{module}{inside}", inner=inner, columns=columns)
+            yield Matrix(part=path, name=f"{module}{inside}", inner=inner, columns=columns, layout=layout)

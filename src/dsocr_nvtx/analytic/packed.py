@@ -9,7 +9,7 @@ from attrs import frozen
 
 from dsocr_nvtx.analytic.dims import Section
 from dsocr_nvtx.analytic.matrices import Matrix
-from dsocr_nvtx.analytic.schemes import Scheme, listed_modules, matches
+from dsocr_nvtx.analytic.schemes import Scheme, listed_modules
 
 HALF_BYTES: Final = 2
 """AWQ's and GPTQ's scales are float16."""
@@ -55,7 +55,7 @@ def gptq(section: Section) -> Scheme:
     def stores(matrix: Matrix) -> bool:
         if matrix.tower == "lm_head":
             return head
-        return decoder(matrix) and (only is None or matches(matrix.name, only))
+        return decoder(matrix) and (only is None or matrix.is_named(only))
 
     listed = (*kept, *(only or ()))
     return Scheme(said=f"gptq, {bits} bits, {_said(group)}", stores=stores, size=size, listed=listed)
@@ -72,7 +72,7 @@ def _inside_blocks(section: Section) -> tuple[str, ...] | None:
 
 def _decoder_but(section: Section, kept: Sequence[str]) -> Callable[[Matrix], bool]:
     def stores(matrix: Matrix) -> bool:
-        if matrix.tower != "decoder" or matches(matrix.name, kept):
+        if matrix.tower != "decoder" or matrix.is_named(kept):
             return False
         if matrix.kind == "experts":
             raise section.refuse("quant_method", "packs linear layers, but this layout keeps experts in one module")
@@ -128,7 +128,11 @@ def mlx(section: Section, plain_bytes: int) -> Scheme:
     listed = tuple(re.escape(name).replace("switch_mlp", r"experts(?:\.\d+)?") for name in ways)
     more = f", {len(ways)} modules otherwise" if ways else ""
     return Scheme(
-        said=f"MLX, {whole.bits} bits, groups of {whole.group}{more}", stores=stores, size=size, listed=listed
+        said=f"MLX, {whole.bits} bits, groups of {whole.group}{more}",
+        stores=stores,
+        size=size,
+        listed=listed,
+        anywhere=True,
     )
 
 

@@ -3,10 +3,10 @@
 from collections import defaultdict
 
 from dsocr_nvtx.analytic.dims import Section
-from dsocr_nvtx.analytic.matrices import matrices, module_name
+from dsocr_nvtx.analytic.matrices import is_named, matrices, module_name
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
 from dsocr_nvtx.analytic.packed import awq, gptq, mlx
-from dsocr_nvtx.analytic.schemes import Scheme, bitsandbytes, fp8, matches
+from dsocr_nvtx.analytic.schemes import Scheme, bitsandbytes, fp8
 from dsocr_nvtx.analytic.stored import named_parts, with_stored_bytes
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.records import DTYPE_BYTES
@@ -79,6 +79,7 @@ def _refuse_unknown(section: Section, scheme: Scheme, network: DeepseekOCRModel,
     """Refuse a list that names a module this network does not have: what it meant would be counted wrongly."""
     names = {module_name(network, layout, path) for path, _ in named_parts(network)}
     names |= {matrix.name for matrix in matrices(network, layout)}
+    anywhere = scheme.anywhere or layout == "vendor"
     for pattern in scheme.listed:
-        if not any(matches(name, (pattern,)) for name in names):
+        if not any(is_named(name, (pattern,), anywhere) for name in names):
             raise section.refuse("its lists of modules", f"name {pattern!r}, which no part of this network has")

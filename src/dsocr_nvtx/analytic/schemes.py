@@ -15,7 +15,7 @@ Routers, norms, convolutions and tables of positions are never quantised.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import ceil
 from typing import Final
 
@@ -33,21 +33,16 @@ BNB_NESTED: Final = 256
 
 @frozen(kw_only=True)
 class Scheme:
-    """A scheme in words, which matrices it stores, in how many bytes each, and the lists of modules it goes by."""
+    """A scheme in words, which matrices it stores, in how many bytes each, and the lists of modules it goes by.
+
+    ``anywhere``: names in its lists need not begin where the library's would.
+    """
 
     said: str
     stores: Callable[[Matrix], bool]
     size: Callable[[Matrix], int]
     listed: tuple[str, ...] = ()
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Say whether a list of modules names a module: itself, what it lies in, or the end of its name; all as regexes."""
-    starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
-    return any(
-        name.endswith(pattern) or any(re.match(rf"(?:{pattern})(?=\.|$)", name[at:]) for at in starts)
-        for pattern in patterns
-    )
+    anywhere: bool = False
 
 
 def listed_modules(section: Section, *names: str) -> tuple[str, ...] | None:
@@ -95,7 +90,7 @@ def bitsandbytes(section: Section) -> Scheme:
 
     return Scheme(
         said=f"bitsandbytes, {f'{kind} in blocks of {block}' if four else 'int8'}{', scales quantised' * nested}",
-        stores=lambda matrix: matrix.kind == "linear" and not matches(matrix.name, kept),
+        stores=lambda matrix: matrix.kind == "linear" and not matrix.is_named(kept),
         size=four_bits if four else eight_bits,
         listed=kept,
     )
@@ -121,7 +116,7 @@ def fp8(section: Section) -> Scheme:
 
     return Scheme(
         said=f"fp8, {f'a scale per {block[0]}x{block[1]} block' if block else 'a scale per matrix'}",
-        stores=lambda matrix: not unpacked and matrix.kind != "embedding" and not matches(matrix.name, kept),
+        stores=lambda matrix: not unpacked and matrix.kind != "embedding" and not matrix.is_named(kept),
         size=size,
         listed=kept,
     )

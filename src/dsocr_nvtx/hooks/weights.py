@@ -4,7 +4,8 @@ For the hooks: ``stored_network(network, owners)`` returns the descriptions with
 where ``owners`` are all parts of the model at level ``op`` and above, as (short path, module), whatever level is
 hooked: the costs of a layer hold those of what is inside. The vendor's experts are given as their list or as the
 mixture around it. ``element_type(module)`` is the type that a tower computes in, packed or not. Both refuse by name
-what they do not know: a wrong number is worse than none.
+what they do not know: a wrong number is worse than none. ``refuse_adapters(model)`` comes before a model is searched
+for its parts: adapters wrap the model as well.
 """
 
 from collections import Counter
@@ -89,10 +90,18 @@ def element_type(module: nn.Module) -> str:
     return name
 
 
+def refuse_adapters(model: nn.Module) -> None:
+    """Refuse a model with adapters, such as PEFT puts around linear layers: nothing here knows what they compute."""
+    for name, part in model.named_modules():
+        if hasattr(part, "base_layer"):
+            what = f"an adapter ({type(part).__name__} at {name})"
+            raise Refused(type(model).__name__, what, "hook what its merge_and_unload() returns")
+
+
 def _tensors(part: nn.Module, path: str) -> Iterator[Lying]:
     """Yield what one module holds itself."""
     if hasattr(part, "base_layer"):
-        raise Refused(path, f"an adapter ({type(part).__name__})", "merge adapters first: merge_and_unload()")
+        raise Refused(path, f"an adapter ({type(part).__name__})", "hook what the model's merge_and_unload() returns")
     for name, parameter in part.named_parameters(recurse=False):
         yield _lying(part, name, parameter, f"{path}.{name}")
     for name, buffer in part.named_buffers(recurse=False):
