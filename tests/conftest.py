@@ -14,6 +14,7 @@ from hypothesis import settings
 from dsocr_nvtx.cli.join import demo, join_report
 from dsocr_nvtx.schema.files import read_table, write_table
 from tests.bench.generate import RANGES_PER_STEP, Size, generate
+from tests.builders.runs import reseal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -69,6 +70,7 @@ def hostile_out(demo_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for stall, text in zip(told["stalls"], HOSTILE, strict=False):
         stall |= {"path": text, "next_operation": text, "stack": [text], "calls": [{"name": text, "calls": 1, "ns": 9}]}
     (out / "join.json").write_text(json.dumps(told), encoding="utf-8")
+    reseal(out)
     return out
 
 

@@ -11,15 +11,15 @@ In a notebook or a script of your own:
     dsocr_nvtx.roofline(joined)                       # shows itself: verdicts, stages, the rows that lose most
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
+# Nothing of the library is imported here: `python -m` would look for it in the current directory first.
 # Loaded before the functions of the same names are made: loading a room later would put it in their place.
 import dsocr_nvtx.join
 import dsocr_nvtx.roofline  # noqa: F401
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import nn
 
@@ -54,6 +54,8 @@ def join(report: "str | Path") -> "ReportTables":
     ``report`` is what `dsocr-nvtx join` takes: a ``.nsys-rep``, its SQLite export, a folder of its Arrow or Parquet
     export, or a run recorded with CUPTI. Raises `dsocr_nvtx.errors.Refused` for anything else.
     """
+    from pathlib import Path
+
     from dsocr_nvtx.notebook import join_report
 
     return join_report(Path(report))
@@ -68,6 +70,8 @@ def roofline(
     ``hardware``, else the datasheet's of the report's GPU; a directory keeps the ones it was written with, so neither
     goes with one. Raises `dsocr_nvtx.errors.Refused` for a GPU that is not known.
     """
+    from pathlib import Path
+
     from dsocr_nvtx.notebook import roofline_of
 
     return roofline_of(joined, hardware, None if ceilings is None else Path(ceilings))

@@ -1,5 +1,6 @@
 """Joined runs made by hand or with the noise of a real one, as `join` would have written them."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.schema.files import write_json, write_table
+from dsocr_nvtx.schema.seal import FILES, digests, sealed
 from dsocr_nvtx.schema.tables import MEASURED, ROOFLINE, STAGES
 from tests.builders.tables import Row, filled
 
@@ -79,6 +81,14 @@ def write_out(out: Out, directory: Path) -> Path:
         write_table(_about(table, out.about if name != "ranges" else {}), directory / f"{name}.arrow")
     write_json({}, directory / "join.json")
     return directory
+
+
+def reseal(directory: Path) -> None:
+    """Note the hashes of a join's files anew, after a test has changed some of them."""
+    told = json.loads((directory / "join.json").read_text(encoding="utf-8"))
+    told.pop("sha256", None)
+    files = digests(directory, [directory / name for name in told[FILES]])
+    write_json(sealed({**told, FILES: files}), directory / "join.json")
 
 
 KINDS: Mapping[str, tuple[int, int]] = {

@@ -14,6 +14,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.report.opened import open_joined
 from dsocr_nvtx.report.page import MOST_ROWS, review_page, roofline_picture, shorten
 from dsocr_nvtx.schema.files import read_table, write_table
+from tests.builders.runs import reseal
 from tests.conftest import HOSTILE
 
 
@@ -151,6 +152,7 @@ def test_rows_beyond_what_a_page_lists_are_added_up(demo_out: Path, tmp_path: Pa
     for path in demo_out.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     write_table(many, tmp_path / "roofline.arrow")
+    reseal(tmp_path)
     page = Page(review_page(open_joined(tmp_path)))
     (rest,) = [attrs for _, attrs in page.elements if attrs.get("id") == "others"]
     assert rest["data-count"] == "70"

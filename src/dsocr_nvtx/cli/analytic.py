@@ -17,14 +17,16 @@ from dsocr_nvtx.analytic.model import DeepseekOCRModel
 from dsocr_nvtx.analytic.released import RELEASED, read_config
 from dsocr_nvtx.analytic.report import REPORT, write_report
 from dsocr_nvtx.analytic.table import ROW_COLUMNS, Key, PageRequest, Row, page_calls, page_table, prompt_tokens
+from dsocr_nvtx.cli.outputs import tell, written
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.roofline.bounds import ROOF_BOUNDS
 from dsocr_nvtx.roofline.ceilings import roofs_of
 from dsocr_nvtx.roofline.least import least_times
-from dsocr_nvtx.schema.files import check_directory, check_file, check_format, write_table
+from dsocr_nvtx.schema.files import check_directory, check_file, check_format, replacing_directory, write_table
 from dsocr_nvtx.schema.hardware import Ceilings
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
 from dsocr_nvtx.schema.tables import ANALYTIC, ANALYTIC_LEAST, conform
+from dsocr_nvtx.schema.terminal import Terminal
 
 
 @frozen
@@ -72,7 +74,7 @@ def analytic(
 ) -> None:  # fmt: skip
     """Print a page's stages and memory; write its rows to ``out`` and the plan's report to ``report`` if asked.
 
-    With ``force`` a file at ``out`` is replaced, and the files of an earlier report in ``report``.
+    With ``force`` a file at ``out`` is replaced, and an earlier report in ``report``.
     """
     if out is not None:
         check_format(out)
@@ -86,14 +88,15 @@ def analytic(
         about = {"config": str(config or "released"), **({"weights": stored} if stored else {})}
         write_table(page_arrow(page, about), out, force=force)
     if report is not None:
-        write_report(layers, request, report)
-    console = Console()
-    if stored is not None:
-        console.print(f"weights as they are stored: {stored}", highlight=False, markup=False, soft_wrap=True)
-    show_page(console, page)
-    for name, path in (("table", out), ("report", report)):
-        if path is not None:
-            console.print(f"{name}: {path}", highlight=False, markup=False, soft_wrap=True)
+        with replacing_directory(report, REPORT, force=force) as folder:
+            write_report(layers, request, folder)
+    places = [f"{name}: {path}" for name, path in (("table", out), ("report", report)) if path is not None]
+    with written("; ".join(places) or "nothing was to be written"):
+        if stored is not None:
+            tell(f"weights as they are stored: {stored}")
+        show_page(Terminal(), page)
+        for place in places:
+            tell(place)
 
 
 def _layers(config: Path | None) -> tuple[DeepseekOCRModel, str | None]:

@@ -6,8 +6,10 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from dsocr_nvtx.cli.outputs import tell
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.schema.files import check_file, check_format, write_table
+from dsocr_nvtx.schema.terminal import Terminal
 
 _SCALE = {"FLOP/s": (1e12, "TFLOP/s"), "B/s": (1e9, "GB/s"), "ns": (1e3, "us"), "1/s": (1e3, "1000/s")}
 
@@ -20,15 +22,15 @@ def ceilings(out: Path, *, device: str, quick: bool, force: bool = False) -> Non
         from dsocr_nvtx.measure.ceilings import measure_ceilings
     except ImportError as error:
         raise Unavailable(f"ceilings need torch and a GPU ({error}); pip install 'dsocr-nvtx[run]'") from error
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     with errors.status("starting") as status:
         table = measure_ceilings(device, quick=quick, progress=status.update, say=lambda text: errors.print(
             text, highlight=False, markup=False, soft_wrap=True
         ))  # fmt: skip
     # Shown first: where writing is refused after all, the minutes were not for nothing.
-    show_ceilings(Console(), table)
+    show_ceilings(Terminal(), table)
     write_table(table, out, force=force)
-    print(f"ceilings: {out}; next: dsocr-nvtx join REPORT --ceilings {out}")
+    tell(f"ceilings: {out}; next: dsocr-nvtx join REPORT --ceilings {out}")
 
 
 def show_ceilings(console: Console, table: pa.Table) -> None:

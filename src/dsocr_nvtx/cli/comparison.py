@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dsocr_nvtx.cli.outputs import ForceFile
+from dsocr_nvtx.cli.outputs import ForceFile, tell, written
 
 
 class _Suffix(StrEnum):
@@ -63,9 +63,11 @@ def diff_command(
     if as_json:
         print(json.dumps(as_values(found), indent=2))
         return
-    show_comparison(wide_console(), found)
-    if out is not None:
-        print(f"comparison: {out}")
+    said = f"comparison: {out}" if out is not None else "nothing was to be written"
+    with written(said):
+        show_comparison(wide_console(), found)
+        if out is not None:
+            tell(said)
 
 
 def gate_command(

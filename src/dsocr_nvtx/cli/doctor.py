@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dsocr_nvtx.measure.doctor import Check, State, abilities, examine
 from dsocr_nvtx.measure.machine import Machine
+from dsocr_nvtx.schema.terminal import Terminal
 
 _COLOURS = {State.OK: "green", State.MISSING: "red", State.OPTIONAL: "yellow"}
 
@@ -18,7 +19,7 @@ def doctor(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks], "can": abilities(checks)}, indent=2))
         return
-    show_checks(Console(), checks)
+    show_checks(Terminal(), checks)
 
 
 def show_checks(console: Console, checks: list[Check]) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dsocr_nvtx.cli.outputs import tell, written
 from dsocr_nvtx.errors import Partial, UsageError, printable_line
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
@@ -16,7 +17,8 @@ from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness, usual_times
 from dsocr_nvtx.fleet.state import ReportState
 from dsocr_nvtx.report.columns import wide_console
-from dsocr_nvtx.report.fleet_page import write_fleet_pages
+from dsocr_nvtx.report.fleet_page import PAGE, write_fleet_pages
+from dsocr_nvtx.schema.terminal import Terminal
 
 _SHOWN = 10
 
@@ -36,9 +38,10 @@ def join_reports(
 
     with _progress(len(plan.tasks), len(plan.known)) as note:
         found = join_fleet(plan, crew, options, note)
-    if not found.unchanged or not (out / "fleet.html").is_file():
+    if not found.unchanged or not (out / PAGE).is_file():
         write_fleet_pages(found)
-    _show(wide_console(), found)
+    with written(f"the tables are written: {out}"):
+        _show(wide_console(), found)
     if found.failed:
         lost, every = len(found.failed), len(found.states)
         raise Partial(f"{lost} of {every} reports could not be joined; the others are; {out / FAILED} says why")
@@ -51,7 +54,7 @@ def _cores() -> int:
 @contextmanager
 def _progress(tasks: int, known: int) -> Iterator[Callable[[ReportState], None]]:
     """Yield what hears of each report: a bar where stderr is a terminal, one line per failure anywhere."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal or not tasks
@@ -90,8 +93,8 @@ def _show(console: Console, found: Fleet) -> None:
     for state in failed[:_SHOWN]:
         _say(console, f"failed: {state.name}: {state.error}")
     if failed:
-        console.print(f"{len(failed)} failed: {found.out / FAILED} lists them", highlight=False, soft_wrap=True)
-    console.print(f"\ntables: {found.out}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"{len(failed)} failed: {found.out / FAILED} lists them")
+    tell(f"\ntables: {found.out}\nopen this in a browser: {found.out / PAGE}")
 
 
 def _stages(found: Fleet, *, named: bool) -> Table:

@@ -4,6 +4,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from dsocr_nvtx.cli.outputs import tell, written
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.errors import Refused, printable_line
 from dsocr_nvtx.ingest.cupti import run_directory
@@ -29,9 +30,9 @@ def join_report(
     found = write_tables(target, whole, force=force)
     if found.other_gpu:
         print(f"dsocr-nvtx: note: {printable_line(found.other_gpu)}", file=sys.stderr)
-    console = wide_console()
-    show(console, found, whole.joined.accounting, whole.kernels_summary.to_pylist())
-    console.print(f"\ntables: {target}", highlight=False, markup=False, soft_wrap=True)
+    with written(f"the tables are written: {target}"):
+        show(wide_console(), found, whole.joined.accounting, whole.kernels_summary.to_pylist())
+        tell(f"\ntables: {target}")
 
 
 def demo(out: Path | None, *, force: bool) -> None:
@@ -45,14 +46,18 @@ def demo(out: Path | None, *, force: bool) -> None:
         whole = joined_report(path)
     found = whole.judge()
     if out is not None:
-        write_tables(out, whole, force=force)
-        write_text(review_page(open_joined(out)), out / "review.html")
-    console = wide_console()
-    console.print("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n", highlight=False)
-    show(console, found, whole.joined.accounting, whole.kernels_summary.to_pylist())
-    console.print(
-        "\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run", highlight=False
-    )
+        write_tables(
+            out, whole, force=force, more=lambda folder: write_text(review_page(open_joined(folder)), folder / _REVIEW)
+        )
+    with written(f"tables and review are written: {out}" if out is not None else "nothing was to be written"):
+        tell("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n")
+        show(wide_console(), found, whole.joined.accounting, whole.kernels_summary.to_pylist())
+        tell("\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run")
+        if out is not None:
+            tell(f"open this in a browser: {out / _REVIEW}")
+
+
+_REVIEW = "review.html"
 
 
 def default_out(report: Path) -> Path:

@@ -6,13 +6,14 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from dsocr_nvtx.cli.outputs import tell, written
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.report.opened import joined_table
 from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.tax import TAX_RULE
-from dsocr_nvtx.schema.directories import check_joined
+from dsocr_nvtx.schema.directories import check_joined, joined_table
 from dsocr_nvtx.schema.files import check_file, check_format, write_table
+from dsocr_nvtx.schema.terminal import Terminal
 
 
 def climb(directory: Path, *, out: Path | None, ceilings: Path | None, force: bool = False) -> None:
@@ -27,9 +28,10 @@ def climb(directory: Path, *, out: Path | None, ceilings: Path | None, force: bo
     table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
     if out is not None:
         write_table(table, out, force=force)
-    show_ladder(Console(), table)
-    if out is not None:
-        print(f"ladder: {out}")
+    with written(f"the ladder is written: {out}" if out is not None else "nothing was to be written"):
+        show_ladder(Terminal(), table)
+        if out is not None:
+            tell(f"ladder: {out}")
 
 
 def show_ladder(console: Console, table: pa.Table) -> None:

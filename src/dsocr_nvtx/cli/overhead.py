@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import asdict
-from rich.console import Console
 from rich.table import Table
 
 from dsocr_nvtx.schema.files import check_file, write_json
+from dsocr_nvtx.schema.terminal import Terminal
 
 if TYPE_CHECKING:
     from dsocr_nvtx.run.overhead import Overhead
@@ -28,7 +28,7 @@ def overhead(options: "RunOptions", *, rounds: int, out: Path | None, force: boo
         progress.stage("rounds", rounds)
         found = measure_overhead(work, level=options.level, rounds=rounds, progress=progress.step)
     # Shown first: where writing is refused after all, the minutes were not for nothing.
-    Console().print(overhead_table(found))
+    Terminal().print(overhead_table(found))
     if out is not None:
         rows = [asdict(row) | {"per_call_ns": row.per_call_ns, "share": row.share} for row in found]
         write_json(rows, out, force=force)

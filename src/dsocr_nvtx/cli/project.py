@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dsocr_nvtx import __version__
+from dsocr_nvtx.cli.outputs import tell, written
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.cupti import run_directory
 from dsocr_nvtx.ingest.process import prepare_process
@@ -25,3 +26,6 @@ def project_report(report: Path, out: Path, *, as_nsys: bool, force: bool = Fals
     table = project(found.ranges, found.operations, found.launches, as_nsys=as_nsys)
     about = {**(table.schema.metadata or {}), **found.source, "dsocr_nvtx": __version__}
     write_table(table.replace_schema_metadata(about), out, force=force)
+    said = f"projection: {out}, {len(table):,} ranges with GPU work"
+    with written(said):
+        tell(said)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dsocr_nvtx.cli.outputs import ForceFile
+from dsocr_nvtx.cli.outputs import ForceFile, tell, written
 
 _Out = Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")]
 
@@ -30,7 +30,8 @@ def report_command(
     check_file(out, force=force)
     make = review_page if out.suffix == ".html" else roofline_picture
     write_text(make(open_joined(directory), title), out, force=force)
-    print(f"review: {out}")
+    with written(f"the page is written: {out}"):
+        tell(f"review: {out}")
 
 
 def show_command(

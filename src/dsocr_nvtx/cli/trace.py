@@ -8,7 +8,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from dsocr_nvtx.cli.outputs import ForceFile
+from dsocr_nvtx.cli.outputs import ForceFile, tell, written
 
 _LEVEL = 3
 """Of gzip: 5 packs a sixth smaller and takes half as long again."""
@@ -28,7 +28,8 @@ def trace_command(
         raise UsageError(f"{out}: end the name in .json or .json.gz, for Perfetto, or in .nvtxt, for Nsight Systems")
     write_trace(directory, out, force=force)
     merge = f"ImportNvtxt --cmd merge -i REPORT.nsys-rep -n {out} -o MERGED.nsys-rep --target 0:1"
-    print(f"trace: {out} ({merge if out.suffix == '.nvtxt' else 'open it at https://ui.perfetto.dev'})")
+    with written(f"the trace is written: {out}"):
+        tell(f"trace: {out} ({merge if out.suffix == '.nvtxt' else 'open it at https://ui.perfetto.dev'})")
 
 
 def write_trace(directory: Path, out: Path, *, force: bool = False) -> None:
@@ -37,11 +38,10 @@ def write_trace(directory: Path, out: Path, *, force: bool = False) -> None:
     The same tables make the same bytes. Refused: a directory without the tables, and tables of different joins.
     """
     from dsocr_nvtx.report.nvtxt import nvtxt_text
-    from dsocr_nvtx.report.opened import joined_table
     from dsocr_nvtx.report.scene import lay_out
     from dsocr_nvtx.report.trace import trace_text
     from dsocr_nvtx.roofline.rates import rates
-    from dsocr_nvtx.schema.directories import check_joined
+    from dsocr_nvtx.schema.directories import check_joined, joined_table
     from dsocr_nvtx.schema.files import check_file, replacing
 
     check_file(out, force=force)

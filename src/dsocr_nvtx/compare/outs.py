@@ -9,9 +9,8 @@ import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, coded, known, numbers
-from dsocr_nvtx.schema.directories import check_joined
-from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.join.columns import Ints, coded, numbers
+from dsocr_nvtx.schema.directories import check_joined, joined_table
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -77,26 +76,14 @@ class Out:
 def read_out(directory: Path) -> Out:
     """Open a join's output directory. Refused: what is none, lacks a table or column, or is of a newer version."""
     check_joined(directory)
-    ranges = _read(directory / "ranges.arrow", _RANGES)
-    rows = _read(directory / "roofline.arrow", _ROWS)
-    stages = _read(directory / "stages.arrow", _STAGES)
+    ranges = joined_table(directory, "ranges", _RANGES)
+    rows = joined_table(directory, "roofline", _ROWS)
+    stages = joined_table(directory, "stages", _STAGES)
     about = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
     if "level" not in about:
         remedy = "join the report again with this version"
         raise Refused(directory / "roofline.arrow", "no level in the table's metadata", remedy)
     return Out(where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about)
-
-
-def _read(path: Path, needed: tuple[str, ...]) -> pa.Table:
-    table = read_table(path)
-    missing = [name for name in needed if name not in table.column_names]
-    if missing:
-        remedy = "name a directory that dsocr-nvtx join wrote, or join the report again with this version"
-        raise Refused(path, f"no column {', '.join(missing)}", remedy)
-    for name in ("busy_owned_ns", "idle_owned_ns", "step"):
-        if name in needed and not known(table, name).all():
-            raise Refused(path, f"column {name} has rows without a value", "join the report again")
-    return table
 
 
 def check_levels(a: Out, b: Out) -> None:

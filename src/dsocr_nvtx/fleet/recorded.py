@@ -8,7 +8,7 @@ from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import known, numbers
-from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.directories import run_table
 from dsocr_nvtx.schema.ranks import rank_directory
 
 
@@ -48,9 +48,9 @@ def _read(folder: Path) -> RecordedRun:
     pages, power = folder / "pages.arrow", folder / "power.arrow"
     done = clock = throttle = None
     if pages.is_file():
-        done = sum(status == "done" for status in read_table(pages)["status"].to_pylist())
+        done = sum(status == "done" for status in run_table(folder, "pages")["status"].to_pylist())
     if power.is_file():
-        samples = read_table(power)
+        samples = run_table(folder, "power")
         clocks = numbers(samples, "sm_clock_mhz")[known(samples, "sm_clock_mhz")]
         clock = float(np.median(clocks)) if len(clocks) else None
         said = {reason for text in samples["throttle"].to_pylist() for reason in (text or "").split("+") if reason}

@@ -5,7 +5,6 @@ clock. Where a run noted no nodes of CUDA graphs, ``graph_nodes.arrow`` is not t
 the step that launched it, not to layers.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,7 +19,8 @@ from dsocr_nvtx.ingest.replays import Replays, no_replays, read_replays
 from dsocr_nvtx.ingest.source import Ints, Mask
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema import tables
-from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.checking import digest
+from dsocr_nvtx.schema.directories import run_table
 from dsocr_nvtx.schema.payload import experts_mark
 from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
@@ -45,8 +45,8 @@ def run_directory(path: Path) -> Path | None:
 
 def read(path: Path) -> Trace:
     """Read a run directory whole."""
-    ranges = read_table(path / "ranges.arrow").unify_dictionaries().combine_chunks()
-    operations, launches = (read_table(path / TIMINGS / f"{name}.arrow") for name in ("operations", "launches"))
+    ranges = run_table(path, "ranges").unify_dictionaries().combine_chunks()
+    operations, launches = (run_table(path, f"{TIMINGS}/{name}") for name in ("operations", "launches"))
     if not len(operations):
         raise Refused(path, "CUPTI recorded no GPU work", "run it again with --timing cupti on a GPU")
     about = operations.schema.metadata or {}
@@ -66,8 +66,8 @@ def read(path: Path) -> Trace:
 
 
 def _graph_nodes(path: Path) -> pa.Table:
-    found = path / TIMINGS / "graph_nodes.arrow"
-    return read_table(found) if found.is_file() else tables.GRAPH_NODES.empty_table()
+    name = f"{TIMINGS}/graph_nodes"
+    return run_table(path, name) if (path / f"{name}.arrow").exists() else tables.GRAPH_NODES.empty_table()
 
 
 def _called(ranges: pa.Table) -> Mask:
@@ -79,8 +79,7 @@ def _called(ranges: pa.Table) -> Mask:
 
 
 def _digest(path: Path) -> str:
-    with (path / TIMINGS / "operations.arrow").open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest(path / TIMINGS / "operations.arrow")
 
 
 def _devices(known: dict[str, dict[str, object]], pid: int) -> dict[tuple[int, int], Device]:
@@ -145,7 +144,7 @@ def _experts(path: Path, captured: Mapping[int, int]) -> list[str]:
     if not (path / "experts.arrow").is_file():
         return []
     grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
-    for row in read_table(path / "experts.arrow").to_pylist():
+    for row in run_table(path, "experts").to_pylist():
         each = row["observed_weight_bytes"] // max(row["distinct_experts"], 1)
         stage = _CODES["stage"].index(row["stage"])
         key = (stage, row["step"], each, row["expected_weight_bytes"])

@@ -1,5 +1,6 @@
 """Reading what `nsys export -t parquetdir` or `-t arrowdir` wrote: a directory with one file per table."""
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,14 @@ class _Arrow:
 _FORMATS: Mapping[str, Callable[[Path], _File]] = {".parquet": _Parquet, ".arrow": _Arrow, ".feather": _Arrow}
 
 
+def _reports_in(path: Path) -> str:
+    """Return how the reports in a directory are joined; nothing where there are none."""
+    for suffix in (".nsys-rep", ".sqlite"):
+        if any(path.glob(f"*{suffix}")):
+            return f"of the reports in it: dsocr-nvtx join {shlex.quote(str(path / f'*{suffix}'))} -o OUT"
+    return ""
+
+
 class FolderOfTables:
     """A directory of tables as a `dsocr_nvtx.ingest.source.Source`; a file's name is its table's."""
 
@@ -125,7 +134,7 @@ class FolderOfTables:
         self._paths = {file.stem: file for file in self._listed(path)}
         if not self._paths:
             found = "a directory without .parquet or .arrow files"
-            raise Refused(path, found, f"give a report's file, or {_REEXPORT}")
+            raise Refused(path, found, _reports_in(path) or f"give a report's file, or {_REEXPORT}")
         self._files = {table: self._opened(file) for table, file in self._paths.items()}
         self.columns = {table: frozenset(file.names) for table, file in self._files.items()}
 

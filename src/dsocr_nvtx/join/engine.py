@@ -1,5 +1,6 @@
 """The join: a trace in, the joined tables and their accounting out."""
 
+import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -51,7 +52,10 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     on every device, to the nanosecond.
     """
     if not len(trace.nvtx):
-        remedy = "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx"
+        remedy = (
+            "run the model with `python -m dsocr_nvtx.run` or inside `with hook(model):`, under nsys -t cuda,nvtx; "
+        )
+        remedy += f"of any report's ranges: dsocr-nvtx project {shlex.quote(where)} -o projected.csv"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
     who = identities(trace, where, told)
     every, found, measured = _measured(trace, where, priced=priced)

@@ -3,7 +3,6 @@
 Source: the marks that a run makes (`dsocr_nvtx.schema.ranks`), else its run directory. Two that differ are refused.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import mapped
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.join.columns import Ints, groups, numbers, recoded
-from dsocr_nvtx.schema.ranks import RANK_PREFIX, Rank, gpu_identity, parse_rank_mark
+from dsocr_nvtx.schema.directories import RUN, read_manifest
+from dsocr_nvtx.schema.ranks import MOST_RANKS, RANK_PREFIX, Rank, gpu_identity, parse_rank_mark
 
 
 @frozen(eq=False)
@@ -76,14 +76,13 @@ def _note(ranks: dict[int, Rank], pid: int, rank: Rank | None, where: str) -> No
 
 def recorded_rank(run: Path) -> Rank | None:
     """Return the rank in the ``run.json`` of a run directory; None where it says nothing of it."""
-    path = run / "run.json"
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(told, dict):
+        told = read_manifest(run)
+    except Refused:  # by whoever reads its tables
         return None
     rank, world_size, host, gpu = (told.get(name) for name in ("rank", "world_size", "host", "gpu_uuid"))
     if not (type(rank) is int and type(world_size) is int and isinstance(host, str) and isinstance(gpu, str) and host):
         return None
+    if not 0 <= rank < world_size <= MOST_RANKS:
+        raise Refused(run / RUN, f"rank {rank} of {world_size}", "give a run's directory as it was written")
     return Rank(rank=rank, world_size=world_size, host=host, gpu_uuid=gpu_identity(gpu))

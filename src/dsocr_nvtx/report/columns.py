@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dsocr_nvtx.errors import printable
 from dsocr_nvtx.report import words
+from dsocr_nvtx.schema.terminal import Terminal
 
 
 @frozen(kw_only=True)
@@ -51,7 +53,7 @@ def count(title: str, name: str, *, wide: bool = False, spare: bool = False) -> 
 
 def table(console: Console, title: str, columns: Sequence[Column], rows: Sequence[words.Record]) -> Table:
     """Return a table of the columns that the console is wide enough for."""
-    texts = [[words.printable(column.text(row)).replace("\n", " ") for row in rows] for column in columns]
+    texts = [[printable(column.text(row)).replace("\n", " ") for row in rows] for column in columns]
     shown = _fitting(console.width, columns, texts)
     widths = _widths(console.width, [columns[at] for at in shown], [texts[at] for at in shown])
     made = Table(title=f"\n{title}", title_justify="left", box=None, header_style="bold", pad_edge=False)
@@ -74,7 +76,7 @@ _WORD = 16
 
 def fits(width: int, columns: Sequence[Column], rows: Sequence[words.Record]) -> bool:
     """Say whether every column has place without being folded."""
-    texts = [[words.printable(column.text(row)) for row in rows] for column in columns]
+    texts = [[printable(column.text(row)) for row in rows] for column in columns]
     return _line(_natural(column, cells) for column, cells in zip(columns, texts, strict=True)) <= width
 
 
@@ -118,5 +120,5 @@ def _widths(width: int, columns: Sequence[Column], texts: Sequence[Sequence[str]
 
 def wide_console() -> Console:
     """Return the terminal; what is no terminal, a file or a pipe, gets lines as long as they need to be."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
+    console = Terminal()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Terminal(width=160)

@@ -8,6 +8,7 @@ from rich.text import Text
 from dsocr_nvtx.compare.comparison import Comparison
 from dsocr_nvtx.compare.gate import Gate, Ruling
 from dsocr_nvtx.compare.lines import Line, place
+from dsocr_nvtx.errors import printable
 from dsocr_nvtx.report import changes, words
 from dsocr_nvtx.report.columns import Column, fits, table
 
@@ -135,4 +136,4 @@ def _ruling(one: Ruling) -> words.Record:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(words.printable(text), style=style), soft_wrap=True)
+    console.print(Text(printable(text), style=style), soft_wrap=True)

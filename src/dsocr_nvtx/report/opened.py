@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cattrs
 import pyarrow as pa
@@ -10,10 +11,8 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.roofline.points import Roofline
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined
-from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table, table_beside
 from dsocr_nvtx.schema.hardware import Ceilings
-from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
 
 
 @frozen(eq=False)
@@ -43,14 +42,12 @@ class Opened:
 
     def beside(self, name: str) -> pa.Table | None:
         """Return a further table of the directory, None where it has none of that name."""
-        path = self.folder / f"{name}.arrow"
-        return read_table(path) if path.exists() else None
+        return table_beside(self.folder, name)
 
 
 def open_joined(folder: Path) -> Opened:
     """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
-    check_joined(folder)
-    accounting, source = _accounting(folder / JOINED)
+    accounting, source = _accounting(folder / JOINED, check_joined(folder))
     rows, stages = joined_table(folder, "roofline"), joined_table(folder, "stages")
     about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
     try:
@@ -60,30 +57,8 @@ def open_joined(folder: Path) -> Opened:
     return Opened(folder, Roofline(rows, stages, roofs, about.get("level", "")), accounting, source)
 
 
-def _accounting(path: Path) -> tuple[Accounting, dict[str, str]]:
+def _accounting(path: Path, told: dict[str, Any]) -> tuple[Accounting, dict[str, str]]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
         return cattrs.structure(told, Accounting), {str(k): str(v) for k, v in told["source"].items()}
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        cattrs.BaseValidationError,
-    ) as cause:
+    except (ValueError, TypeError, AttributeError, LookupError, cattrs.BaseValidationError) as cause:
         raise Refused(path, "not the accounting of a join", REMEDY) from cause
-
-
-def joined_table(folder: Path, name: str) -> pa.Table:
-    """Return a table of a join's directory; refuse one without a column that this version writes."""
-    path = folder / f"{name}.arrow"
-    table = read_table(path)
-    missing = [column for column in _SCHEMAS[name].names if column not in table.column_names]
-    if missing:
-        raise Refused(path, f"no column {missing[0]}", REMEDY)
-    return table
-
-
-_SCHEMAS = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dsocr_nvtx.errors import printable
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
 from dsocr_nvtx.report.caveats import caveats
@@ -84,7 +85,7 @@ def show(
     if kernels and most_kernels:
         console.print(kernels_table(console, kernels, most_kernels))
     for line in _accounts(found, accounting):
-        console.print(Text(words.printable(line), style="dim"))
+        console.print(Text(printable(line), style="dim"))
 
 
 def _whose(stages: Sequence[words.Record]) -> tuple[Column, ...]:

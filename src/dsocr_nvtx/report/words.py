@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from dsocr_nvtx.errors import printable_line
 from dsocr_nvtx.join.stalls import Stall
 
 Record = Mapping[str, object]
@@ -110,8 +109,3 @@ def other_share(classes: Mapping[str, int]) -> list[str]:
     """Return a line on how much busy time went to kernels that no rule knows; none where all are known."""
     other, total = classes.get("other", 0), sum(classes.values())
     return [f"kernels of no class we know: {percent(other / total)} of busy time"] if other else []
-
-
-def printable(text: str) -> str:
-    """Return text that cannot move a terminal's cursor: control characters but line ends are spelt out."""
-    return "\n".join(map(printable_line, text.split("\n")))

@@ -1,6 +1,6 @@
 """What watching costs: each stage's dilation beside its times, and no verdict that the dilation alone could explain."""
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,18 +8,23 @@ import numpy as np
 import pyarrow as pa
 from attrs import evolve
 
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import numbers
 from dsocr_nvtx.roofline.bounds import IDLE_BOUNDS, busy_parts
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.schema.directories import RUN, read_manifest
 
 
 def read_dilation(run: Path) -> dict[str, float]:
     """Return the dilation of each stage as a run directory has it; empty where the run was not calibrated."""
-    path = run / "run.json"
-    if not path.is_file():
-        return {}
-    told = json.loads(path.read_text(encoding="utf-8")).get("dilation") or {}
-    return {str(stage): float(values["ratio"]) for stage, values in told.items()}
+    told = read_manifest(run).get("dilation") or {}
+    try:
+        found = {str(stage): float(values["ratio"]) for stage, values in told.items()}  # type: ignore[attr-defined]
+        if all(0 < ratio < math.inf for ratio in found.values()):
+            return found
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
+        pass
+    raise Refused(run / RUN, f"a dilation that is none: {str(told)[:80]}", "give a run's directory as it was written")
 
 
 def dilated(found: Roofline, dilation: Mapping[str, float]) -> Roofline:

@@ -21,9 +21,10 @@ from dsocr_nvtx.roofline.kernel_summary import kernel_summary
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.roofline.throttling import throttled
-from dsocr_nvtx.schema.directories import JOINED, check_report, check_run_directory
-from dsocr_nvtx.schema.files import read_table, replacing_directory, write_json, write_table
+from dsocr_nvtx.schema.directories import BESIDE, JOINED, check_report, check_run_directory, run_table
+from dsocr_nvtx.schema.files import replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import ranks_text
+from dsocr_nvtx.schema.seal import FILES, digests, sealed
 
 TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary")
 ACCOUNTING = "accounting"
@@ -45,10 +46,6 @@ class JoinedReport:
     def kernels_summary(self) -> pa.Table:
         """KERNELS_SUMMARY: every kernel by stage and name."""
         return kernel_summary(self.joined.operations, self.trace.devices, provenance(self.trace, self.joined))
-
-
-_KEPT = ("experts", "energy", "power")
-"""What a run measured beside its ranges: kept with the join's tables, as it is."""
 
 
 def joined_report(
@@ -76,15 +73,15 @@ def joined_report(
             found = throttled(found, joined.ranges, beside["ranges"], beside["power"])
         return found
 
-    kept = {name: table for name, table in beside.items() if name in _KEPT}
+    kept = {name: table for name, table in beside.items() if name in BESIDE}
     return JoinedReport(trace=trace, joined=joined, judge=judge, beside=kept)
 
 
 def _read_run(run: Path, joined: Joined) -> dict[str, pa.Table]:
     """Return the tables of a run directory, once its ranges are checked against the report."""
-    ranges = read_table(run / "ranges.arrow")
+    ranges = run_table(run, "ranges")
     check_run(joined.ranges, ranges, str(run / "ranges.arrow"))
-    return {"ranges": ranges, **{n: read_table(run / f"{n}.arrow") for n in _KEPT if (run / f"{n}.arrow").exists()}}
+    return {"ranges": ranges, **{n: run_table(run, n) for n in BESIDE if (run / f"{n}.arrow").exists()}}
 
 
 def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
@@ -102,14 +99,17 @@ def provenance(trace: Trace, joined: Joined) -> dict[str, str]:
     return {**trace.source, "dsocr_nvtx": __version__, "device": devices, **ranks}
 
 
-def write_tables(target: Path, whole: JoinedReport, *, force: bool) -> Roofline:
-    """Write every table into a directory; return the verdict, which is found while the largest one is written."""
+def write_tables(
+    target: Path, whole: JoinedReport, *, force: bool, more: Callable[[Path], None] = lambda _: None
+) -> Roofline:
+    """Write every table into a directory; return the verdict, which is found while the largest one is written.
+
+    ``more`` is given the directory before it takes its place, to write into it what is made of the tables.
+    """
     with replacing_directory(target, JOINED, force=force) as folder:
-        return fill_tables(whole, _inside(folder))
-
-
-def _inside(folder: Path) -> Callable[[str], Path]:
-    return lambda name: folder / (JOINED if name == ACCOUNTING else f"{name}.arrow")
+        found = fill_tables(whole, folder, lambda name: Path(JOINED if name == ACCOUNTING else f"{name}.arrow"))
+        more(folder)
+        return found
 
 
 def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callable[[str], Path]) -> None:
@@ -118,20 +118,24 @@ def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callabl
     write_table(whole.kernels_summary, place("kernels_summary"))
 
 
-def fill_tables(whole: JoinedReport, place: Callable[[str], Path]) -> Roofline:
-    """Write every table of `TABLES`, and the accounting, each to the ``place`` of its name; return the verdict."""
+def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path]) -> Roofline:
+    """Write every table of `TABLES`, then the accounting, which has the hash of each; return the verdict.
+
+    ``place`` says, by name, where in the ``folder`` each goes.
+    """
     joined, about = whole.joined, provenance(whole.trace, whole.joined)
     with ThreadPoolExecutor(1) as aside:
-        written = aside.submit(_write_kernels, whole, about, place)
+        written = aside.submit(_write_kernels, whole, about, lambda name: folder / place(name))
         found = whole.judge()
-        ranges = joined.ranges
-        write_table(ranges.replace_schema_metadata({**(ranges.schema.metadata or {}), **about}), place("ranges"))
+        told = {**(joined.ranges.schema.metadata or {}), **about}
+        write_table(joined.ranges.replace_schema_metadata(told), folder / place("ranges"))
         written.result()
-    write_table(found.rows, place("roofline"))
-    write_table(found.stages, place("stages"))
+    write_table(found.rows, folder / place("roofline"))
+    write_table(found.stages, folder / place("stages"))
     for name, table in whole.beside.items():
-        write_table(table, place(name))
+        write_table(table, folder / place(name))
     notes = [found.other_gpu] if found.other_gpu else []
     about_all = {"source": about, "level": found.level, "notes": notes}
-    write_json({**about_all, **joined.accounting.as_dict()}, place(ACCOUNTING))
+    hashes = digests(folder, [folder / place(name) for name in (*TABLES, *whole.beside)])
+    write_json(sealed({**about_all, FILES: hashes, **joined.accounting.as_dict()}), folder / place(ACCOUNTING))
     return found

@@ -60,10 +60,7 @@ def read_launching(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> pa.Table:
-    table = read_table(path)
-    if not set(CEILINGS.names) <= set(table.column_names):
-        raise Refused(path, "a table of something else than ceilings", _REMEDY)
-    return table
+    return read_table(path, CEILINGS, remedy=_REMEDY)
 
 
 def _about(table: pa.Table) -> dict[str, str]:

@@ -9,6 +9,8 @@ from attrs import define, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from dsocr_nvtx.schema.terminal import Terminal
+
 MIN_GAP_S: Final = 0.5
 """Least time between two drawings. One takes about a millisecond, which the next launch has to wait for."""
 
@@ -48,7 +50,7 @@ class RunProgress:
 @contextmanager
 def run_progress() -> Iterator[RunProgress]:
     """Yield the progress of a run; the bar goes when the block ends."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
     with bar:

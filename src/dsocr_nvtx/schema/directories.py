@@ -3,18 +3,38 @@
 Commands take one kind each. What is another kind is refused by what it is, with the command that takes it.
 """
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.schema.checking import read_json
+from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.gauges import ENERGY, POWER
+from dsocr_nvtx.schema.page_records import PAGES
+from dsocr_nvtx.schema.seal import files_in, read_sealed
+from dsocr_nvtx.schema.summaries import KERNELS_SUMMARY
+from dsocr_nvtx.schema.tables import (
+    EXPERTS,
+    GRAPH_NODES,
+    KERNELS,
+    LAUNCHES,
+    MEASURED,
+    OPERATIONS,
+    RANGES,
+    ROOFLINE,
+    STAGES,
+)
 
 RUN, JOINED, FLEET = "run.json", "join.json", "fleet.json"
 """The file in each kind of directory that tells it."""
+_RUN_REMEDY = "give a run's directory as it was written"
 REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
 
 
-def check_joined(folder: Path) -> None:
-    """Refuse what is no output directory of one report's join, before any table is looked for."""
+def check_joined(folder: Path) -> dict[str, object]:
+    """Return what ``join.json`` tells; refuse what is no output directory of one report's join."""
     if not folder.exists():
         raise Refused(folder, "no such directory", REMEDY)
     if not folder.is_dir():
@@ -28,12 +48,56 @@ def check_joined(folder: Path) -> None:
         remedy = f"dsocr-nvtx join REPORT --run {folder} -o OUT, and name OUT"
         is_run = (folder / RUN).is_file()
         raise Refused(folder, "a run's directory" if is_run else "no join.json in it", remedy if is_run else REMEDY)
-    try:
-        told = json.loads((folder / JOINED).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as cause:
-        raise Refused(folder / JOINED, "not the accounting of a join", REMEDY) from cause
-    if not isinstance(told, dict):
-        raise Refused(folder / JOINED, "not the accounting of a join", REMEDY)
+    return read_sealed(folder / JOINED, "not the accounting of a join", REMEDY)
+
+
+JOINED_TABLES = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}
+BESIDE = {"experts": EXPERTS, "energy": ENERGY, "power": POWER}
+"""What a run measured beside its ranges: kept with the join's tables, as it is."""
+LATER_TABLES = {"kernels_summary": KERNELS_SUMMARY}
+"""What joins of the first version lack."""
+RUN_TABLES = {
+    "ranges": RANGES,
+    "pages": PAGES,
+    **BESIDE,
+    "timings/operations": OPERATIONS,
+    "timings/launches": LAUNCHES,
+    "timings/graph_nodes": GRAPH_NODES,
+}
+
+
+def joined_table(folder: Path, name: str, needed: Sequence[str] | None = None) -> pa.Table:
+    """Return a table of a join's directory: whole, undamaged, with the columns ``needed`` (all of its schema)."""
+    noted = files_in(check_joined(folder)).get(f"{name}.arrow")
+    schema = {**JOINED_TABLES, **BESIDE, **LATER_TABLES}[name]
+    return read_table(folder / f"{name}.arrow", schema, needed=needed, sha256=noted, remedy=REMEDY)
+
+
+def table_beside(folder: Path, name: str) -> pa.Table | None:
+    """Return a table that a join's directory need not have, such as ``energy``; None where it was written without."""
+    file = f"{name}.arrow"
+    return joined_table(folder, name) if (folder / file).exists() or file in files_in(check_joined(folder)) else None
+
+
+def read_manifest(run: Path) -> dict[str, object]:
+    """Return what ``run.json`` tells of a run, nothing where there is none; refuse one that cannot be read."""
+    path = run / RUN
+    if not path.exists():
+        return {}
+    return read_json(path, "not what a run writes of itself", _RUN_REMEDY)
+
+
+def run_table(run: Path, name: str) -> pa.Table:
+    """Return a table of a run's directory, such as ``ranges`` or ``timings/launches``, as `joined_table` does."""
+    noted = files_in(read_manifest(run)).get(f"{name}.arrow")
+    schema = RUN_TABLES[name]
+    needed = [column for column in schema.names if column not in _LATER]
+    remedy = f"that is no run's {name}: {_RUN_REMEDY}"
+    return read_table(run / f"{name}.arrow", schema, needed=needed, sha256=noted, remedy=remedy)
+
+
+_LATER = ("origin",)
+"""Columns that runs of the first version lack."""
 
 
 def check_run_directory(folder: Path) -> None:

@@ -5,14 +5,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
 
 import pyarrow as pa
 
-from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.errors import Refused, UsageError, printable
+from dsocr_nvtx.schema.checking import REMEDY, arrow_table, check_columns, read_regular
+from dsocr_nvtx.schema.exchange import check_movable, check_removable, put_in_place
+from dsocr_nvtx.schema.formats import WRITERS, Written
+from dsocr_nvtx.schema.seal import check_seal
 from dsocr_nvtx.schema.tables import SCHEMA_VERSION
 
 
@@ -94,12 +97,14 @@ def check_directory(target: Path, marker: str, *, force: bool) -> None:
         return
     if not target.is_dir():
         raise Refused(target, "a file", "name a directory")
+    check_movable(target.resolve())
     if not any(target.iterdir()):
         return
     if not force:
         raise Refused(target, "a directory that is not empty", "name another, or replace it with --force")
     if not (target / marker).is_file():
         raise Refused(target, f"a directory without {marker}, so none of ours", "name another; it is not deleted")
+    check_removable(target.resolve())
 
 
 @contextmanager
@@ -107,7 +112,7 @@ def replacing_directory(target: Path, marker: str, *, force: bool = False) -> It
     """Yield an empty directory beside ``target``; move it into place when the block ends well, remove it when not.
 
     Rules of `check_directory` hold at both ends: what came to stand there meanwhile is not overwritten either. A link
-    stays, and the directory that it leads to is what is written.
+    stays, and the directory that it leads to is what is written. At every instant the old one is there, or the new.
     """
     check_directory(target, marker, force=force)
     named, target = target, target.resolve()
@@ -119,9 +124,7 @@ def replacing_directory(target: Path, marker: str, *, force: bool = False) -> It
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             check_directory(target, marker, force=force)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
+            put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -130,60 +133,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-Written: TypeAlias = pa.Table | pa.RecordBatchReader
-"""A table, or one that comes a piece at a time and is never in memory whole."""
-
-
-def _parts(table: Written) -> Iterator[pa.Table]:
-    yield from [table] if isinstance(table, pa.Table) else (pa.Table.from_batches([batch]) for batch in table)
-
-
-def _whole(table: Written) -> pa.Table:
-    return table if isinstance(table, pa.Table) else table.read_all()
-
-
-def _arrow(table: Written, path: Path) -> None:
-    # A large table is a seventh of the size and written in a third of the time: the system copies less.
-    packed = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=packed) as writer:
-        for part in _parts(table):
-            writer.write_table(part)
-
-
-def _parquet(table: Written, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    # Dictionaries of numbers that hardly repeat make a file larger and cost more than all else; words have theirs.
-    words = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    with pq.ParquetWriter(path, table.schema, compression="lz4", use_dictionary=words) as writer:
-        for part in _parts(table):
-            writer.write_table(part)
-
-
-def _csv(table: Written, path: Path) -> None:
-    import pyarrow.csv as pc
-
-    table = _whole(table)
-    plain = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in table.schema]
-    pc.write_csv(table.cast(pa.schema(list(zip(table.schema.names, plain, strict=True)))), path)
-
-
-def _json(table: Written, path: Path) -> None:
-    path.write_text(json.dumps(_whole(table).to_pylist(), indent=1, default=_text) + "\n", encoding="utf-8")
-
-
-def _text(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-WRITERS: dict[str, Callable[[Written, Path], None]] = {
-    ".arrow": _arrow,
-    ".parquet": _parquet,
-    ".csv": _csv,
-    ".json": _json,
-}
 
 
 def check_format(path: Path, more: Sequence[str] = ()) -> None:
@@ -207,27 +156,38 @@ def write_json(value: object, path: Path, *, force: bool = True) -> None:
 
 
 def write_text(text: str, path: Path, *, force: bool = True) -> None:
-    """Write text whole, as UTF-8; a lone surrogate, which UTF-8 has no place for, becomes a question mark.
-
-    ``force``: as `replacing`.
-    """
+    """Write text whole, as UTF-8; what is not printable in it is spelt out. ``force``: as `replacing`."""
     with replacing(path, force=force) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
-def read_table(path: Path) -> pa.Table:
-    """Return an ``.arrow`` table that this package wrote; refuse any other file, and a newer version's."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-    except FileNotFoundError as cause:
-        raise Refused(path, "no such file", "name a table that `dsocr-nvtx join` or `run` wrote") from cause
-    except (pa.ArrowException, OSError) as cause:
-        raise Refused(path, "not an Arrow IPC file", "name a table that `dsocr-nvtx join` or `run` wrote") from cause
+def read_table(
+    path: Path,
+    schema: pa.Schema | None = None,
+    *,
+    needed: Sequence[str] | None = None,
+    sha256: str | None = None,
+    remedy: str = REMEDY,
+) -> pa.Table:
+    """Return an ``.arrow`` table that this package wrote; refuse any other file, a damaged one, and a newer version's.
+
+    It has the columns ``needed`` of ``schema`` (all, unless some are named), in their types, and may have more.
+    ``sha256``: what was noted of the file when it was written; other bytes are refused.
+    """
+    if path.is_dir():
+        raise Refused(path, "a directory, not an Arrow IPC file", remedy)
+    data = read_regular(path, remedy)
+    table = arrow_table(path, data)
     version = (table.schema.metadata or {}).get(b"schema_version", b"")
-    if not version.isdigit() or not int(version):
+    if not version.isdigit() or len(version) > _DIGITS or not int(version):
         raise Refused(path, "an Arrow file not written by dsocr-nvtx", "name a table that `dsocr-nvtx` wrote")
     if int(version) > SCHEMA_VERSION:
         found = f"table schema version {int(version)}, this is version {SCHEMA_VERSION}"
         raise Refused(path, found, "upgrade dsocr-nvtx")
+    if schema is not None:
+        check_columns(table, schema, path, remedy, needed=needed)
+    check_seal(path, data, sha256)  # last: what else is wrong says more
     return table
+
+
+_DIGITS = 9

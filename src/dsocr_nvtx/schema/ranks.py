@@ -14,6 +14,9 @@ from attrs import asdict, frozen
 RANK_PREFIX = "dsocr/1r "
 """Starts the marks that say which rank a process is."""
 
+MOST_RANKS = 10**9 - 1
+"""A mark has so many digits for a rank, and tables four bytes."""
+
 _LINE = re.compile(re.escape(RANK_PREFIX) + r"([0-9]{1,9}) ([0-9]{1,9}) ([!-~]{1,255}) ([!-~]{1,80})")
 _NONE = "-"
 
