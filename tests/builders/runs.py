@@ -86,7 +86,7 @@ def write_out(out: Out, directory: Path) -> Path:
 def reseal(directory: Path) -> None:
     """Note the hashes of a join's files anew, after a test has changed some of them."""
     told = json.loads((directory / "join.json").read_text(encoding="utf-8"))
-    told.pop("sha256", None)
+    told.pop("seal", None)
     files = digests(directory, [directory / name for name in told[FILES]])
     write_json(sealed({**told, FILES: files}), directory / "join.json")
 

@@ -18,6 +18,7 @@ from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.fleet.state import Folders, read_state
 from dsocr_nvtx.roofline.joined import joined_report
 from dsocr_nvtx.schema.files import read_table
+from dsocr_nvtx.schema.seal import sealed
 from tests.fleet.reports import write_report
 
 
@@ -215,6 +216,9 @@ def test_totals_that_do_not_balance_are_never_written(joins: Joins) -> None:
     told = json.loads(state.read_text())
     told["totals"]["roofline"]["wall_ns"] += 1
     state.write_text(json.dumps(told))
+    assert joins().joined == 1, "a state that was changed is none"
+    told.pop("seal")
+    state.write_text(json.dumps(sealed(told)))
     with pytest.raises(AssertionError, match=r"roofline\.wall_ns"):
         joins(idle)
 

@@ -5,47 +5,33 @@ In the fleet's directory: ``kernels``, ``ranges``, ``roofline`` and ``stages``, 
 asked, totals), ``failed.json`` (reports that could not be joined), ``accounting`` and ``state`` (one file per report).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
-from attrs import field, frozen
+from attrs import frozen
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.fleet.crew import ATTEMPTS, Crew, work_through
-from dsocr_nvtx.fleet.inputs import Input
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
 from dsocr_nvtx.fleet.notes import cautions
-from dsocr_nvtx.fleet.recorded import check_runs, recorded_runs
+from dsocr_nvtx.fleet.parts import read_partitions
+from dsocr_nvtx.fleet.plan import FleetOptions, Plan, plan_fleet
+from dsocr_nvtx.fleet.recorded import recorded_runs
 from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
-from dsocr_nvtx.fleet.state import FORMAT, Folders, ReportState, current_state, write_state
+from dsocr_nvtx.fleet.state import Folders, ReportState, write_state
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
-from dsocr_nvtx.ingest.digest import digest
 from dsocr_nvtx.schema.directories import FLEET
-from dsocr_nvtx.schema.files import check_place, read_table, write_json, write_table
+from dsocr_nvtx.schema.files import read_table, write_json, write_table
+from dsocr_nvtx.schema.fleet import FLEET_RANKS, MERGED_ROOFLINE, MERGED_STAGES
 from dsocr_nvtx.schema.ranks import Rank
-from dsocr_nvtx.schema.tables import SCHEMA_VERSION
+from dsocr_nvtx.schema.seal import FILES, digests, files_in, read_sealed, sealed
+
+__all__ = ["Fleet", "FleetOptions", "Plan", "join_fleet", "plan_fleet"]
 
 FAILED = "failed.json"
-MERGED = ("roofline", "stages", "ranks")
-
-
-@frozen(kw_only=True)
-class FleetOptions:
-    """How reports are joined: on which roofs, with which run directories, and whether done ones are done again."""
-
-    hardware: str | None = None
-    ceilings: Path | None = None
-    run: Path | None = None
-    force: bool = False
-
-    def settings(self) -> str:
-        """Return a text that differs where a report's tables would."""
-        roofs = digest(self.ceilings) if self.ceilings is not None else None
-        return json.dumps([FORMAT, __version__, SCHEMA_VERSION, self.hardware, roofs])
+MERGED = {"roofline": MERGED_ROOFLINE, "stages": MERGED_STAGES, "ranks": FLEET_RANKS}
 
 
 @frozen(kw_only=True, eq=False)
@@ -76,53 +62,6 @@ class Fleet:
         return sorted({state.note for state in done} - {""}) + cautions(self.ranks, (state.level for state in done))
 
 
-@frozen(kw_only=True)
-class Plan:
-    """What is left to do: reports whose state holds, reports to join, and reports that are not asked for any more.
-
-    ``names`` is every report asked for, in order: what is put together does not depend on which ended first.
-    """
-
-    folders: Folders
-    names: list[str]
-    known: dict[str, ReportState]
-    tasks: list[Task] = field(factory=list)
-    stale: list[str] = field(factory=list)
-
-
-def plan_fleet(inputs: Sequence[Input], out: Path, options: FleetOptions) -> Plan:
-    """Return what has to be done. Refused: a directory that is neither empty nor a fleet's, and one without runs."""
-    folders = Folders(out)
-    check_place(out)
-    if out.exists() and not out.is_dir():
-        raise Refused(out, "a file", "name a directory")
-    if out.is_dir() and any(out.iterdir()) and not (out / FLEET).is_file():
-        raise Refused(out, f"a directory without {FLEET}, so no fleet's", "name another")
-    if options.run is not None:
-        check_runs(options.run)
-    settings = options.settings()
-    known, tasks = {}, []
-    for one in inputs:
-        path = one.path.resolve()
-        state = None if options.force else current_state(folders, one.name, path, settings)
-        if state is not None:
-            known[one.name] = state
-        else:
-            ceilings = str(options.ceilings.resolve()) if options.ceilings is not None else None
-            tasks.append(
-                Task(
-                    name=one.name,
-                    path=str(path),
-                    out=str(out.resolve()),
-                    settings=settings,
-                    hardware=options.hardware,
-                    ceilings=ceilings,
-                )
-            )
-    names = [one.name for one in inputs]
-    return Plan(folders=folders, names=names, known=known, tasks=tasks, stale=sorted(folders.names() - set(names)))
-
-
 def join_fleet(
     plan: Plan, crew: Callable[[], Crew], options: FleetOptions, note: Callable[[ReportState], None] = lambda _: None
 ) -> Fleet:
@@ -149,10 +88,14 @@ def join_fleet(
 def _is_complete(out: Path) -> bool:
     """Return whether the last call put its tables together: a process may have been killed before."""
     try:
-        complete = json.loads((out / FLEET).read_text(encoding="utf-8"))["complete"]
-    except (OSError, ValueError, KeyError, TypeError):
+        told = read_sealed(out / FLEET, "no fleet", "")
+        return told.get("complete") is True and files_in(told) == digests(out, _merged_files(out))
+    except Refused:
         return False
-    return complete is True and all((out / f"{name}.arrow").is_file() for name in MERGED)
+
+
+def _merged_files(out: Path) -> list[Path]:
+    return [out / f"{name}.arrow" for name in MERGED]
 
 
 def _given_up(task: Task, reason: str) -> ReportState:
@@ -206,17 +149,7 @@ def _tables(folders: Folders, done: Sequence[ReportState], options: FleetOptions
 
 
 def _written(out: Path) -> dict[str, pa.Table]:
-    return {name: read_table(out / f"{name}.arrow") for name in MERGED}
-
-
-def read_partitions(folders: Folders, table: str, names: Sequence[str]) -> pa.Table:
-    """Return the rows of some reports, with the report's name in column ``report``."""
-    files = [str(folders.part(table, name)) for name in names]
-    kind = ds.partitioning(pa.schema([("report", pa.string())]), flavor="hive")
-    found = ds.dataset(files, format="parquet", partitioning=kind, partition_base_dir=str(folders.out / table))
-    rows = found.to_table()
-    at = rows.schema.get_field_index("report")
-    return rows.set_column(at, "report", rows["report"].cast(pa.string()).dictionary_encode())
+    return {name: read_table(out / f"{name}.arrow", schema) for name, schema in MERGED.items()}
 
 
 def _check_totals(tables: dict[str, pa.Table], done: Sequence[ReportState]) -> None:
@@ -232,7 +165,7 @@ def _check_totals(tables: dict[str, pa.Table], done: Sequence[ReportState]) -> N
 def _write_marker(out: Path, states: dict[str, ReportState] | None) -> None:
     """Write what a directory is, and, when all reports have ended, what failed."""
     if states is None:
-        write_json({"dsocr_nvtx": __version__, "complete": False}, out / FLEET)
+        write_json(sealed({"dsocr_nvtx": __version__, "complete": False}), out / FLEET)
         return
     lost = [state for state in states.values() if not state.done]
     failed = [{"report": s.name, "path": s.path, "error": s.error, "lasting": s.lasting} for s in lost]
@@ -244,5 +177,6 @@ def _write_marker(out: Path, states: dict[str, ReportState] | None) -> None:
         }
         for table in ("roofline", "stages")
     }
-    about = {"complete": True, "reports": len(states), "failed": len(failed), "totals": totals}
-    write_json({"dsocr_nvtx": __version__, **about}, out / FLEET)
+    files = digests(out, [file for file in _merged_files(out) if file.is_file()])
+    about = {"complete": True, "reports": len(states), "failed": len(failed), "totals": totals, FILES: files}
+    write_json(sealed({"dsocr_nvtx": __version__, **about}), out / FLEET)

@@ -4,34 +4,44 @@ A state is written after the report's tables are in place, and taken away before
 leaves a report either done or not begun.
 """
 
-import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import asdict, evolve, field, frozen
 
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.digest import digest
 from dsocr_nvtx.roofline.joined import ACCOUNTING, TABLES
 from dsocr_nvtx.schema.files import write_json
+from dsocr_nvtx.schema.seal import read_sealed, sealed
 
-FORMAT = 1
+FORMAT = 2
 """Grows when the files of a fleet change, so that older ones are made again."""
+
+PAGES = "rank-pages"
+"""Where the reports' own pages lie."""
 
 
 @frozen
 class Stamp:
-    """What tells, without reading it, that a file has changed."""
+    """What tells, without reading it, that a file is the same: the system alone sets ``ctime_ns``, at every change.
+
+    Times that a user can set, as copying tools do, and the size stay as they were where only content has changed.
+    """
 
     size: int
-    mtime_ns: int
+    ctime_ns: int
+    inode: int
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Return the stamp of a file, or of all files of a directory together; `OSError` where there is none."""
-    files = [path] if not path.is_dir() else sorted(one for one in path.rglob("*") if one.is_file())
+    """Return the stamp of a file, or of a directory and all its files together; `OSError` where there is none."""
+    files = [path] if not path.is_dir() else [path, *sorted(one for one in path.rglob("*") if one.is_file())]
     stats = [one.stat() for one in files]
-    return Stamp(sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0))
+    return Stamp(sum(one.st_size for one in stats), max(one.st_ctime_ns for one in stats), stats[0].st_ino)
 
 
 @frozen(kw_only=True)
@@ -83,6 +93,14 @@ class Folders:
             # Whole, as it is ours: a process that was killed there left a temporary file beside the part.
             shutil.rmtree(self.part(table, name).parent, ignore_errors=True)
 
+    def check_links(self) -> None:
+        """Refuse a link among what is ours: through it, what lies elsewhere would be overwritten or deleted."""
+        for ours in (*TABLES, ACCOUNTING, "state", PAGES):
+            for place, folders, files in os.walk(self.out / ours):
+                for path in (Path(place), *(Path(place) / name for name in (*folders, *files))):
+                    if path.is_symlink():
+                        raise Refused(path, "a link inside a fleet's directory", "remove it: what it leads to stays")
+
     def names(self) -> set[str]:
         """Return the reports that have a state."""
         return {path.name.removesuffix(".json") for path in (self.out / "state").glob("[!.]*.json")}
@@ -90,39 +108,32 @@ class Folders:
 
 def write_state(folders: Folders, state: ReportState) -> None:
     """Write a report's state, whole or not at all."""
-    write_json({"format": FORMAT, **asdict(state)}, folders.state(state.name))
+    write_json(sealed({"format": FORMAT, **asdict(state)}), folders.state(state.name))
 
 
 def read_state(folders: Folders, name: str) -> ReportState | None:
-    """Return a report's state; None where there is none, or none that this version can use."""
+    """Return a report's state; None where there is none, a damaged one, or none that this version can use."""
     try:
-        found = json.loads(folders.state(name).read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_sealed(folders.state(name), "no state", "")
         if found.pop("format") != FORMAT:
             return None
         stamp = found.pop("stamp")
         return ReportState(**found, stamp=Stamp(**stamp) if stamp is not None else None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (Refused, ValueError, KeyError, TypeError):
         return None
 
 
-def current_state(folders: Folders, name: str, path: Path, settings: str) -> ReportState | None:
-    """Return what is known of a report if it still holds: same settings, same file, and its tables are there.
+def same_report(state: ReportState, path: Path) -> ReportState | None:
+    """Return the state of what is at ``path`` now if that is the same report; None if it is another, or none.
 
-    A file with another time but the same bytes is the same file.
+    A file of the same bytes is the same report, wherever it lies.
     """
-    state = read_state(folders, name)
-    if state is None or not state.lasting or state.settings != settings or state.path != str(path):
-        return None
-    if state.done and not all(folders.part(table, name).is_file() for table in TABLES):
-        return None
     try:
         now = stamp_of(path)
-        if now == state.stamp:
+        if state.path == str(path) and now == state.stamp:
             return state
         if state.stamp is None or now.size != state.stamp.size or not state.sha256 or digest(path) != state.sha256:
             return None
     except OSError:
         return None
-    renewed = evolve(state, stamp=now)
-    write_state(folders, renewed)
-    return renewed
+    return evolve(state, stamp=now, path=str(path))

@@ -78,7 +78,7 @@ def _kept(
 def _joined(task: Task, folders: Folders) -> dict[str, object]:
     ceilings = Path(task.ceilings) if task.ceilings is not None else None
     whole = joined_report(Path(task.path), hardware=task.hardware, ceilings=ceilings)
-    found = fill_tables(whole, lambda table: folders.part(table, task.name))
+    found = fill_tables(whole, folders.out, lambda table: folders.part(table, task.name))
     return _summary(whole, found)
 
 

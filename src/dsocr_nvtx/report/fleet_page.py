@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow.parquet as pq
 from attrs import field, frozen
 
 from dsocr_nvtx.fleet.engine import Fleet
 from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness, usual_times
+from dsocr_nvtx.fleet.parts import read_part
 from dsocr_nvtx.fleet.spread import SLOW
-from dsocr_nvtx.fleet.state import Folders
+from dsocr_nvtx.fleet.state import PAGES, Folders
 from dsocr_nvtx.report.page import asset, environment
-from dsocr_nvtx.schema.files import replacing
+from dsocr_nvtx.schema.files import write_text
 
 MOST_ROWS: Final = 1000
 OUTLIERS: Final = 20
@@ -108,7 +108,7 @@ def _row(cells: list[dict[str, Any]]) -> Row:
         pages=one["pages"],
         clock_mhz=one["sm_clock_mhz"],
         throttle=one["throttle"] or "",
-        link=f"rank-pages/{one['report']}.html",
+        link=f"{PAGES}/{one['report']}.html",
         wall_ms=sum(cell["wall_ns"] for cell in cells) / 1e6,
         cells={cell["stage"]: _cell(cell) for cell in cells},
     )
@@ -149,20 +149,15 @@ def write_fleet_pages(found: Fleet) -> Path:
     model, folders = fleet_model(found), Folders(found.out)
     shown = sorted({row.report for row in model.rows})
     wanted = {f"{name}.html" for name in shown}
-    for old in (found.out / "rank-pages").glob("*.html"):
+    for old in (found.out / PAGES).glob("*.html"):
         if old.name not in wanted:
             old.unlink()
     page = made.get_template("rank.html.j2")
     for name in shown:
-        rows = pq.read_table(folders.part("roofline", name), columns=list(_SHOWN), partitioning=None).to_pylist()
-        _write(
-            found.out / "rank-pages" / f"{name}.html",
+        rows = read_part(folders, "roofline", name).select(_SHOWN).to_pylist()
+        write_text(
             page.render(name=name, path=found.states[name].path, rows=rows, style=style),
+            found.out / PAGES / f"{name}.html",
         )
-    _write(found.out / PAGE, made.get_template("fleet.html.j2").render(model=model, style=style))
+    write_text(made.get_template("fleet.html.j2").render(model=model, style=style), found.out / PAGE)
     return found.out / PAGE
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -121,7 +121,7 @@ def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callabl
 def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path]) -> Roofline:
     """Write every table of `TABLES`, then the accounting, which has the hash of each; return the verdict.
 
-    ``place`` says, by name, where in the ``folder`` each goes.
+    ``place`` says, by name, where each goes: a path in the ``folder``, or below it.
     """
     joined, about = whole.joined, provenance(whole.trace, whole.joined)
     with ThreadPoolExecutor(1) as aside:

@@ -1,18 +1,16 @@
 """The command line of `dsocr-nvtx run` = `python -m dsocr_nvtx.run`. Imports nothing slow: help is instant."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dsocr_nvtx.errors import Partial, Unavailable, UsageError
-from dsocr_nvtx.schema.directories import RUN
 from dsocr_nvtx.schema.records import Level
 
 
@@ -216,7 +214,9 @@ def run_command(
 
 def _say_what_failed(directory: Path) -> None:
     """End with `Partial` where pages of a run without ranks failed, once all that it recorded is written."""
-    told = json.loads((directory / RUN).read_text(encoding="utf-8"))
+    from dsocr_nvtx.schema.directories import read_manifest
+
+    told: dict[str, Any] = read_manifest(directory)
     pages = told.get("page_statistics") or {}
     if pages.get("failed") and told.get("world_size", 1) == 1:
         every = pages["pages"] + pages["failed"] + pages["not_run"]

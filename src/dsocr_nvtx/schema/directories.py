@@ -23,6 +23,7 @@ from dsocr_nvtx.schema.tables import (
     MEASURED,
     OPERATIONS,
     RANGES,
+    RANGES_V1,
     ROOFLINE,
     STAGES,
 )
@@ -57,7 +58,7 @@ BESIDE = {"experts": EXPERTS, "energy": ENERGY, "power": POWER}
 LATER_TABLES = {"kernels_summary": KERNELS_SUMMARY}
 """What joins of the first version lack."""
 RUN_TABLES = {
-    "ranges": RANGES,
+    "ranges": pa.unify_schemas([RANGES, RANGES_V1]),
     "pages": PAGES,
     **BESIDE,
     "timings/operations": OPERATIONS,
@@ -91,13 +92,13 @@ def run_table(run: Path, name: str) -> pa.Table:
     """Return a table of a run's directory, such as ``ranges`` or ``timings/launches``, as `joined_table` does."""
     noted = files_in(read_manifest(run)).get(f"{name}.arrow")
     schema = RUN_TABLES[name]
-    needed = [column for column in schema.names if column not in _LATER]
+    needed = [column for column in schema.names if column not in _OF_ONE_VERSION]
     remedy = f"that is no run's {name}: {_RUN_REMEDY}"
     return read_table(run / f"{name}.arrow", schema, needed=needed, sha256=noted, remedy=remedy)
 
 
-_LATER = ("origin",)
-"""Columns that runs of the first version lack."""
+_OF_ONE_VERSION = {"origin", *(set(RANGES.names) ^ set(RANGES_V1.names))}
+"""Columns that not every version's runs have; what needs one says so."""
 
 
 def check_run_directory(folder: Path) -> None:

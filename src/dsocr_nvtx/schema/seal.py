@@ -13,7 +13,7 @@ from dsocr_nvtx.schema.checking import digest, read_json
 
 FILES = "files"
 """Key of the hashes, by path below the directory."""
-_OWN = "sha256"
+_OWN = "seal"
 """Key of the hash of all the other keys."""
 _DAMAGED = "damaged, or changed since it was written: its hash is not the one that was noted"
 _AGAIN = "make it again with the command that wrote it"
