@@ -1,12 +1,14 @@
 """deepseek_ocr2: the same SAM and decoder, and a small decoder with learned queries in CLIP's place."""
 
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import pytest
 
 from dsocr_nvtx.analytic import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.table import PageRequest, image_tokens, page_table, page_total
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.records import CallShape, Stage
 
 torch = pytest.importorskip("torch")
@@ -76,3 +78,45 @@ def test_a_page_has_one_token_per_query_and_a_separator() -> None:
         found = network().model.get_image_features(whole, tiles, [6]).pooler_output[0]
     assert found.shape[0] == image_tokens(layers, page)
     assert page_total(page_table(layers, page), Stage.VISION).tensor_flops_unmasked == flops.get_total_flops()
+
+
+@pytest.mark.parametrize(("batch", "grid"), [(1, 16), (6, 12), (2, 16)])
+def test_the_encoder_and_its_layers_count_what_torch_does(batch: int, grid: int) -> None:
+    described, encoder = build_analytic_layers_from_config(network().config).clip, network().model.vision_tower
+    shape = described.call(batch, grid * grid, CallShape())
+    counts: dict[str, int] = {}
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        encoder.vision_encoder(empty(batch, shape.tokens, 896), num_patches=grid * grid)
+        counts = {name: sum(found.values()) for name, found in flops.get_flop_counts().items()}
+    assert described.cost(shape).tensor_flops_unmasked == flops.get_total_flops()
+    for name, kind in (("self_attn", "attention"), ("mlp", "mlp")):
+        found = {count for path, count in counts.items() if path.endswith(f"layers.0.{name}")}
+        part = {child.name: child for child in described.blocks[0].children(shape)}[kind]
+        assert found == {part.description.cost(part.shape).tensor_flops_unmasked}
+
+
+def test_prefill_and_decode_count_what_torch_does() -> None:
+    layers, cache, keys = build_analytic_layers_from_config(network().config), None, 0
+    for tokens in (300, 1, 1, 5):
+        keys += tokens
+        with torch.no_grad(), FlopCounterMode(display=False) as flops:
+            given = {"inputs_embeds": empty(2, tokens, 1280), "use_cache": True}
+            made = network().model.language_model(**given, **({} if cache is None else {cached(): cache}))
+            network().lm_head(made.last_hidden_state[:, -1:])
+        cache = made.cache if hasattr(made, "cache") else made.past_key_values
+        shape = CallShape(batch=2, tokens=tokens, kv_len=keys, experts="batched_mm")
+        assert layers.cost(shape).tensor_flops_unmasked == flops.get_total_flops()
+
+
+def cached() -> str:
+    """Return what the library's release calls the KV cache."""
+    known = signature(modeling.DeepseekOcr2TextModel.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
+def test_a_window_in_the_encoder_is_refused_by_name() -> None:
+    config = modeling.DeepseekOcr2Config(vision_config={"sam_config": SAM, "encoder_config": ENCODER}, text_config=TEXT)
+    told = config.to_dict()
+    told["vision_config"]["encoder_config"]["layer_types"] = ["sliding_attention"] * 24
+    with pytest.raises(Refused, match=r"encoder_config\.layer_types: .*not 24 of full_attention"):
+        build_analytic_layers_from_config(told)

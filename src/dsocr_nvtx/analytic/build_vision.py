@@ -82,6 +82,7 @@ def _vision_mlp(section: Section, inner: str, activation: str) -> VisionMLP:
 
 def build_qwen(section: Section) -> Qwen2VisionEncoder:
     """Return deepseek_ocr2's second encoder."""
+    section.words("layer_types", section.count("num_hidden_layers"), ("full_attention",))
     width, heads = section.count("hidden_size"), section.count("num_attention_heads")
     head_dim, norm = section.divides("num_attention_heads", "hidden_size"), DeepseekV2RMSNorm(width=width)
     grouped = section.divides("num_key_value_heads", "num_attention_heads")
