@@ -128,10 +128,12 @@ class NsysFile:
             )  # fmt: skip
 
     def push_pop(
-        self, path: str, start: int, end: int | None, *, pid: int = 1, tid: int | None = None, stage: str = "decode",
+        self, path: str, start: int, end: int | None, *, pid: int = 1, tid: int | None = None, stage: str | None = None,
         values: Sequence[int] | None = None, binary: bool = True, json: bool = False, domain: int = DOMAIN_ID,
     ) -> None:  # fmt: skip
-        """Add a range, with its payload as a blob and as JSON where asked for."""
+        """Add a range, with its payload as a blob and as JSON where asked for, which says its stage; else decode."""
+        if stage is None:
+            stage = str(list(Stage)[values[1]]) if values is not None and 0 <= values[1] < len(Stage) else "decode"
         blob = text = None
         if values is not None and binary:
             head = struct.pack("<QQQQ", domain, SCHEMA_ID, 8 * len(values), 32)

@@ -74,15 +74,12 @@ def test_1_truncated(tmp_path: Path, keep: float) -> None:
     [
         ("CUPTI_ACTIVITY_KIND_KERNEL", "start", "'noon'"),
         ("CUPTI_ACTIVITY_KIND_KERNEL", "end", "1.5"),
-        ("CUPTI_ACTIVITY_KIND_KERNEL", "end", "-99999"),
-        ("CUPTI_ACTIVITY_KIND_KERNEL", "start", "-9223372036854775808"),
         ("CUPTI_ACTIVITY_KIND_RUNTIME", "correlationId", "x'00ff'"),
-        ("CUPTI_ACTIVITY_KIND_RUNTIME", "end", "9223372036854775807"),
         ("NVTX_EVENTS", "globalTid", "'me'"),
-        ("NVTX_EVENTS", "end", "-5"),
+        ("NVTX_EVENTS", "end", "'later'"),
     ],
 )
-def test_2_wrong_types_and_times_in_columns(tmp_path: Path, table: str, column: str, value: str) -> None:
+def test_2_wrong_types_in_columns(tmp_path: Path, table: str, column: str, value: str) -> None:
     path = good(tmp_path / "r.sqlite")
     with sqlite3.connect(path) as connection:
         connection.execute(f"UPDATE {table} SET {column} = {value} WHERE rowid = (SELECT max(rowid) FROM {table})")

@@ -47,10 +47,11 @@ def test_projection_equals_nvidias_row_for_row(golden: Path) -> None:
 def slow(ranges: list[Range], calls: list[Call], works: list[list[tuple[int, int]]], *, as_nsys: bool) -> list[Row]:
     """Project by the words of the rules: every range against every call and every other range."""
     kept = [r for r in ranges if not as_nsys or r[4] != "elsewhere"]
-    seen = [e for _, _, _, e, _ in kept if e is not None] + [s for _, _, s, _, _ in kept]
+    seen = [e for _, _, _, e, _ in ranges if e is not None]
     if not as_nsys:
         seen += [call[3] for call in calls] + [end for work in works for _, end in work]
-    closed = [(p, t, s, max(seen) if e is None else e, kind) for p, t, s, e, kind in kept]
+    last = max(seen, default=-100)
+    closed = [(p, t, s, max(s, last) if e is None else e, kind) for p, t, s, e, kind in kept]
     answer: list[Row] = []
     for at, (pid, tid, start, end, kind) in enumerate(closed):
         inside = [

@@ -19,8 +19,8 @@ def read_devices(report: Source, used: Iterable[tuple[int, int]]) -> dict[tuple[
     by_process = _by_process(report)
     return {
         (pid, ordinal): _with_ordinal(
-            gpus[by_process[pid, ordinal]][0]
-            if by_process.get((pid, ordinal)) in gpus
+            gpus[by_process[pid & 0xFFFFFF, ordinal]][0]
+            if by_process.get((pid & 0xFFFFFF, ordinal)) in gpus
             else by_ordinal.get(ordinal, Device(ordinal=ordinal, name="")),
             ordinal,
         )

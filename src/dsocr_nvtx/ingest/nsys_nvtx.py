@@ -5,6 +5,7 @@ are numbered per process.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json
+from dsocr_nvtx.ingest.records import Records
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source, whole
 from dsocr_nvtx.ingest.words import Names, dictionary, distinct, labels, words
 from dsocr_nvtx.schema.payload import MARK_PREFIX
@@ -60,11 +62,13 @@ def texts_of(report: Source, events: Events, rows: Mask, names: Names) -> pa.Dic
 
 
 def domain_names(report: Source, events: Events, names: Names) -> dict[tuple[int, int], str]:
-    """Return (process id, domain id) -> name."""
+    """Return (process id, domain id) -> name; of a domain that was created twice, the first one's."""
     rows = events.of(DOMAIN_CREATE)
-    c = events.take(rows, "globalTid", "domainId")
-    keys = zip(pid_of(c["globalTid"]).tolist(), c["domainId"].tolist(), strict=True)
-    return dict(zip(keys, texts_of(report, events, rows, names).to_pylist(), strict=True))
+    c = events.take(rows, "globalTid", "domainId", "start")
+    said = texts_of(report, events, rows, names).to_pylist()
+    order = np.argsort(c["start"], kind="stable")[::-1].tolist()
+    pid, domain = pid_of(c["globalTid"]).tolist(), c["domainId"].tolist()
+    return {(pid[row], domain[row]): said[row] for row in order}
 
 
 def _in_domains(c: Mapping[str, Ints], domains: list[tuple[int, int]]) -> Mask:
@@ -86,47 +90,67 @@ def _stage_names(report: Source, events: Events, names: Names, domains: list[tup
     return stages
 
 
-def read_ranges(report: Source, events: Events, names: Names, domain: str) -> pa.Table:
+def read_ranges(records: Records, events: Events, names: Names, domain: str) -> pa.Table:
     """Return NVTX: the push/pop ranges of one domain; a range that was never closed ends at `NULL` (`closed`)."""
+    report = records.report
     domains = [key for key, name in domain_names(report, events, names).items() if name == domain]
     rows = events.of(PUSH_POP, NVTXT_PUSH_POP)
     rows[rows] = _in_domains(events.take(rows, "globalTid", "domainId"), domains)
+    rows = _possible(records, "NVTX range", events, rows)
     c = events.take(rows, "globalTid", "start", "end", "category", "domainId")
     stages = _stage_names(report, events, names, domains)
     categories = {int(k): stages.get(int(k), str(Stage.UNKNOWN)) for k in distinct(c["category"])[0]}
-    blobs = report.blobs(EVENTS, "binaryData", rows)
-    return conform(
-        {
-            "pid": pid_of(c["globalTid"]),
-            "tid": tid_of(c["globalTid"]),
-            "start_ns": c["start"],
-            "end_ns": c["end"],
-            "path": texts_of(report, events, rows, names),
-            "stage": words(c["category"], categories),
-            "payload": decode_blobs(blobs, c["domainId"], _payload_schemas(report)),
-            "json": decode_json(report.strings(EVENTS, "jsonText", rows)),
-        },
-        NVTX,
-        narrow=True,
-    )
+    path, stage = texts_of(report, events, rows, names), words(c["category"], categories)
+    binary = decode_blobs(report.blobs(EVENTS, "binaryData", rows), c["domainId"], _payload_schemas(report))
+    told = {"payload": binary, "json": decode_json(report.strings(EVENTS, "jsonText", rows))}
+    for name, payloads in told.items():
+        told[name] = records.possible_payloads(payloads)
+        _check_stages(report.path, told[name], stage, path)
+    columns = {"pid": pid_of(c["globalTid"]), "tid": tid_of(c["globalTid"]), "start_ns": c["start"], "end_ns": c["end"]}
+    return conform({**columns, "path": path, "stage": stage, **told}, NVTX, narrow=True)
 
 
-def closed(report: Source, ranges: pa.Table, last: int) -> pa.Table:
-    """Return NVTX, the ranges that were never closed ended at ``last``; refuse ranges that end before they start."""
+def _possible(records: Records, what: str, events: Events, rows: Mask) -> Mask:
+    """Return the possible ones among some events, ranges or marks; one may have no end."""
+    c = events.take(rows, "globalTid", "domainId", "start", "end")
+    kept = records.possible(what, EVENTS, c, may_be_open=True)
+    if kept is not None:
+        rows[rows] = kept
+    return rows
+
+
+def _check_stages(where: Path, payloads: pa.StructArray, stage: pa.DictionaryArray, path: pa.DictionaryArray) -> None:
+    """Refuse ranges whose payload tells another stage than their category, where both tell one."""
+    if payloads.null_count == len(payloads):
+        return
+    stages = [str(one) for one in Stage]
+    said = np.array([stages.index(word) for word in stage.dictionary.to_pylist()], np.int64)[values_of(stage)]
+    told = np.asarray(values_of(payloads.field("stage")), np.int64)
+    both = values_of(payloads.is_valid()) & (said != _UNKNOWN) & (told != _UNKNOWN)
+    if (apart := np.flatnonzero(both & (said != told))).size:
+        row = int(apart[0])
+        found = f"two stages for one range: {path[row].as_py()} is {stages[told[row]]} and {stages[said[row]]}"
+        raise Refused(where, found, "the report was damaged or altered; export it again from the .nsys-rep")
+
+
+_UNKNOWN = list(Stage).index(Stage.UNKNOWN)
+
+
+def closed(ranges: pa.Table, last: int) -> pa.Table:
+    """Return NVTX, the ranges that were never closed ended at ``last``."""
     start, end = (values_of(whole(ranges[name])) for name in ("start_ns", "end_ns"))
     never = end == NULL
     if never.any():
         end = np.where(never, np.maximum(start, last), end)
         ranges = ranges.set_column(ranges.column_names.index("end_ns"), NVTX.field("end_ns"), pa.array(end))
-    check_times(report, start, end)
     return ranges
 
 
-def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:
+def read_every_range(records: Records, events: Events, names: Names) -> pa.Table:
     """Return EVERY_RANGE: push/pop and start/end ranges of all domains, in the report's order."""
     rows = events.of(PUSH_POP, START_END, NVTXT_PUSH_POP, NVTXT_START_END)
+    rows = _possible(records, "NVTX range", events, rows)
     c = events.take(rows, "eventType", "globalTid", "endGlobalTid", "start", "end")
-    check_times(report, c["start"], np.where(c["end"] == NULL, c["start"], c["end"]))
     elsewhere = c["endGlobalTid"]
     started = np.isin(c["eventType"], (START_END, NVTXT_START_END)).astype(np.int64)
     return conform(
@@ -136,7 +160,7 @@ def read_every_range(report: Source, events: Events, names: Names) -> pa.Table:
             "end_tid": pa.array(tid_of(elsewhere), mask=elsewhere == NULL),
             "start_ns": c["start"],
             "end_ns": pa.array(c["end"], mask=c["end"] == NULL),
-            "name": _full_names(report, events, rows, names),
+            "name": _full_names(records.report, events, rows, names),
             "style": dictionary(started, ["PushPop", "StartEnd"]),
         },
         EVERY_RANGE,
@@ -159,13 +183,6 @@ def _full_names(report: Source, events: Events, rows: Mask, names: Names) -> pa.
     )
     full = [f"{said.get(key, '')}:{words_of[at]}" for key, at in zip(keys, word.tolist(), strict=True)]
     return dictionary(codes, full or [""])
-
-
-def check_times(report: Source, start: Ints, end: Ints) -> None:
-    """Refuse ranges without a start, or that end before they start."""
-    if len(start) and ((start > end).any() or int(start.min()) < -(1 << 61) or int(end.max()) > 1 << 61):
-        found = f"{EVENTS} holds ranges without a start, or that end before they start"
-        raise Refused(report.path, found, "export it again from the .nsys-rep")
 
 
 def _payload_schemas(report: Source) -> dict[tuple[int, int], tuple[int, list[Entry]]]:
@@ -191,9 +208,9 @@ def _payload_schemas(report: Source) -> dict[tuple[int, int], tuple[int, list[En
     return schemas
 
 
-def read_announcements(report: Source, events: Events, names: Names) -> pa.Table:
+def read_announcements(records: Records, events: Events, names: Names) -> pa.Table:
     """Return ANNOUNCEMENTS: marks of any domain that begin as ours do, plain or registered."""
-    marks = events.of(MARK)
+    report, marks = records.report, _possible(records, "NVTX mark", events, events.of(MARK))
     plain = marks & (events.column["textId"] == NULL)
     texts = report.strings(EVENTS, "text", plain)
     ours = values_of(pc.starts_with(texts, MARK_PREFIX).fill_null(False))

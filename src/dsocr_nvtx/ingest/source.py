@@ -1,5 +1,6 @@
 """What every file format of a report looks like to the readers: tables of columns, by name, with rows in one order."""
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,23 +105,32 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def product(factors: Sequence[Ints]) -> Ints:
-    """Return the product of columns, `NULL` where one of them is; a lone column is itself.
+    """Return the product of columns of sizes; a lone column is itself.
 
-    Columns of one value, which take no room, are multiplied first; by 1 and by each other nothing is made.
+    It is `NULL` where one of them is, or is negative, or where the product does not fit 64 bits. Columns of one value,
+    which take no room, are multiplied first; by 1 and by each other nothing is made.
     """
+    if len(factors) == 1:
+        return factors[0]
     alike = [factor for factor in factors if factor.strides == (0,) and len(factor)]
     others = [factor for factor in factors if factor.strides != (0,) or not len(factor)]
     if alike:
-        values = [factor[0] for factor in alike]
-        one = np.int64(NULL) if NULL in values else np.prod(values, dtype=np.int64)
+        one = _product([int(factor[0]) for factor in alike])
         if not others or one == NULL:
-            return np.broadcast_to(one, len(factors[0]))
-        others = others if one == 1 else [*others, np.broadcast_to(one, len(factors[0]))]
-    if len(others) == 1:
-        return others[0]
-    found = np.multiply(others[0], others[1], dtype=np.int64)
-    for factor in others[2:]:
-        found *= factor
-    for factor in others:
-        found[factor == NULL] = NULL
+            return np.broadcast_to(np.int64(one), len(factors[0]))
+        others = others if one == 1 else [*others, np.broadcast_to(np.int64(one), len(factors[0]))]
+    if not _fits([(int(factor.min()), int(factor.max())) for factor in others if len(factor)]):
+        return np.array([_product(row) for row in zip(*(factor.tolist() for factor in others), strict=True)], np.int64)
+    found: Ints = others[0]
+    for factor in others[1:]:
+        found = np.multiply(found, factor, dtype=np.int64)
     return found
+
+
+def _fits(extents: Sequence[tuple[int, int]]) -> bool:
+    """Say whether no number is negative, and the product of the largest fits."""
+    return all(low >= 0 for low, _ in extents) and math.prod(high for _, high in extents) < 1 << 63
+
+
+def _product(values: Sequence[int]) -> int:
+    return math.prod(values) if _fits([(value, value) for value in values]) else NULL

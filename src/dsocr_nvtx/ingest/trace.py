@@ -21,6 +21,18 @@ class Device:
     uuid: str = ""
 
 
+@frozen
+class SetApart:
+    """Records of a report that cannot be, and were left out: operations, calls or ranges; why; how many."""
+
+    what: str
+    why: str
+    records: int
+
+    def __str__(self) -> str:
+        return f"{self.records:,} {self.what}{'' if self.records == 1 else 's'}: {self.why}"
+
+
 @frozen(eq=False)
 class Stacks:
     """Which chain of frames each call has, as (process id, correlation id), and the frames of every chain."""
@@ -47,7 +59,7 @@ class Trace:
     Numbers may take fewer bytes than those say: ids of 32 bits, payloads' fields.
 
     ``devices`` is keyed by (process id, CUDA ordinal): a process numbers the devices that it can see. ``source`` says
-    what the tables were read from: tool, versions, file hash.
+    what the tables were read from: tool, versions, file hash. ``set_apart`` says what of it is not in the tables.
     """
 
     nvtx: pa.Table
@@ -58,6 +70,7 @@ class Trace:
     devices: Mapping[tuple[int, int], Device]
     source: Mapping[str, str]
     stacks: Stacks = NO_STACKS
+    set_apart: tuple[SetApart, ...] = ()
 
     def emptied(self) -> "Trace":
         """Return what it says of the devices and of its origin, without the rows, which take most of the memory."""
@@ -68,9 +81,10 @@ class Trace:
 
 @frozen(kw_only=True)
 class Projectable:
-    """What projecting NVTX ranges needs of a run: EVERY_RANGE, LAUNCHES and OPERATIONS tables."""
+    """What projecting NVTX ranges needs of a run: EVERY_RANGE, LAUNCHES and OPERATIONS tables; the rest as `Trace`."""
 
     ranges: pa.Table
     launches: pa.Table
     operations: pa.Table
     source: Mapping[str, str]
+    set_apart: tuple[SetApart, ...] = ()

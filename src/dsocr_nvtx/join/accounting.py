@@ -8,7 +8,7 @@ import pyarrow as pa
 from attrs import asdict, frozen
 
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.ingest.trace import Trace
+from dsocr_nvtx.ingest.trace import SetApart, Trace
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
 from dsocr_nvtx.join.columns import Ints, blocks, dictionary_column, known, numbers
@@ -52,6 +52,7 @@ class Accounting:
     ``covered`` and ``covered_by_leaves`` are shares of the operation time between the first and the last hooked call:
     launched inside a range, and inside one that has none inside it. ``classes`` is owned
     busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
+    ``set_apart`` are records of the report that cannot be; they are in no other number here.
     """
 
     operations: int
@@ -66,6 +67,7 @@ class Accounting:
     devices: tuple[DeviceTime, ...]
     graphs: GraphWork = GraphWork()
     stalls: tuple[Stall, ...] = ()
+    set_apart: tuple[SetApart, ...] = ()
 
     def balances(self) -> bool:
         """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""
@@ -98,6 +100,7 @@ def account(trace: Trace, every: Ranges, found: Attribution, measured: Measured)
         classes=_classes(trace.operations, measured.op_busy_ns),
         devices=tuple(measured.devices),
         stalls=stalls(trace, every, measured.longest),
+        set_apart=trace.set_apart,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
+from dsocr_nvtx.ingest.nsys_ids import system_pid
 from dsocr_nvtx.join.attribution import match_calls
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
 from dsocr_nvtx.join.containment import held, lowest, tightest_containers
@@ -39,10 +40,14 @@ class _Calls:
 def project(ranges: pa.Table, operations: pa.Table, launches: pa.Table, *, as_nsys: bool = True) -> pa.Table:
     """Return PROJECTED: one row per range with GPU work, by start. ``ranges`` is an EVERY_RANGE table."""
     if as_nsys:
+        latest = _last(ranges)  # of those too that end on another thread
         codes, words = coded(operations, "operation")
         operations = operations.filter(pa.array(codes != words.index("graph"))) if "graph" in words else operations
         ranges = ranges.filter(pa.array(~known(ranges, "end_tid")))
-    start, end = numbers(ranges, "start_ns"), _ends(ranges, operations, launches, as_nsys=as_nsys)
+    else:
+        latest = _last(ranges, operations, launches)
+    start = numbers(ranges, "start_ns")
+    end = np.where(known(ranges, "end_ns"), numbers(ranges, "end_ns"), np.maximum(start, latest))
     calls = _calls(operations, launches)
     level, first, last, count = (np.zeros(len(start), np.int64) for _ in range(4))
     for mine, theirs in _threads(ranges, calls):
@@ -52,16 +57,13 @@ def project(ranges: pa.Table, operations: pa.Table, launches: pa.Table, *, as_ns
     return _table(ranges, start, end, level, first, last, count)
 
 
-def _ends(ranges: pa.Table, operations: pa.Table, launches: pa.Table, *, as_nsys: bool) -> Ints:
-    closed = known(ranges, "end_ns")
-    end, start = numbers(ranges, "end_ns"), numbers(ranges, "start_ns")
-    seen = (
-        [end[closed], start]
-        if as_nsys
-        else [end[closed], start, *(numbers(t, "end_ns") for t in (operations, launches))]
-    )
-    last = max((int(times.max()) for times in seen if len(times)), default=0)
-    return np.where(closed, end, last)
+def _last(*tables: pa.Table) -> int:
+    """Return the largest end in some tables; where none ended, a time before all others."""
+    ends = (numbers(table, "end_ns")[known(table, "end_ns")] for table in tables)
+    return max(int(end.max(initial=_BEFORE_ALL)) for end in ends)
+
+
+_BEFORE_ALL = -(1 << 62)
 
 
 def _calls(operations: pa.Table, launches: pa.Table) -> _Calls:
@@ -113,7 +115,8 @@ def _table(ranges: pa.Table, start: Ints, end: Ints, level: Ints, first: Ints, l
     rows = rows[np.lexsort((level[rows], start[rows]))]
     return conform(
         {
-            **{name: ranges[name].take(rows) for name in ("name", "style", "pid", "tid")},
+            **{name: ranges[name].take(rows) for name in ("name", "style", "tid")},
+            "pid": system_pid(numbers(ranges, "pid")[rows]),
             "start_ns": start[rows],
             "duration_ns": (end - start)[rows],
             "projected_start_ns": first[rows],

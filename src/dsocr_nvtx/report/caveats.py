@@ -18,6 +18,10 @@ class Caveat:
     is_grave: bool = False
 
 
+_FEW = 0.01
+"""Of a report's operations: so many impossible records change no verdict."""
+
+
 def caveats(found: Roofline, accounting: Accounting) -> list[Caveat]:
     """Return the caveats of a join, grave ones first."""
     every = [*_missing(accounting), *_contradictions(found), *_withheld(found), *_assumed(found, accounting)]
@@ -27,6 +31,8 @@ def caveats(found: Roofline, accounting: Accounting) -> list[Caveat]:
 def _missing(accounting: Accounting) -> Iterator[Caveat]:
     if none := accounting.cost_sources.get("none"):
         yield Caveat(f"{none:,} ranges have no cost in this report: their work is missing", is_grave=True)
+    for one in accounting.set_apart:
+        yield Caveat(f"set apart, as it cannot be: {one}", is_grave=one.records > _FEW * max(accounting.operations, 1))
     if accounting.graphs.note:
         yield Caveat(accounting.graphs.note, is_grave=True)
     for bucket, count in accounting.buckets.items():
