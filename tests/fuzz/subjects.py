@@ -1,0 +1,10 @@
+"""Every kind of input that is fuzzed."""
+
+from tests.fuzz.harness import Subject
+from tests.fuzz.reports import FolderBits, FolderValues, SqliteBits, SqliteValues
+
+SUBJECTS: tuple[Subject, ...] = (
+    SqliteBits(),
+    SqliteValues(),
+    *(kind(suffix) for kind in (FolderBits, FolderValues) for suffix in (".parquet", ".arrow")),
+)
