@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsocr_nvtx.analytic import LlamaFlashAttention2, RoutedExperts, build_analytic_layers_from_config, ops
+from dsocr_nvtx.analytic.experts import fused_block_rows
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.norms import DeepseekV2RMSNorm
 from dsocr_nvtx.analytic.padding import padding_cost
@@ -109,9 +110,11 @@ def test_fused_experts_read_their_weights_once_per_block() -> None:
     one = experts.own(CallShape.of_sequences([(1, 9)]))
     # six experts; six pairs of x, gate and up twice, their product twice, result; the sum; a choice and two places
     assert one.op_bytes == 41_287_680 + 2 * (6 * (2 * 1280 + 6 * 896) + 7 * 1280) + 6 * 16
-    shape = CallShape.of_sequences([(913, 913)])
-    more = experts.own(shape)
-    assert more.op_bytes > 1.4 * more.weight_bytes  # 86 rows an expert: two blocks of 64 for nearly all of them
+    # 187.5 rows an expert in blocks of 128: two for nearly all of them; the rest is rows
+    many = experts.own(CallShape.of_sequences([(2000, 2000)]))
+    rows = 2 * (12000 * (2 * 1280 + 6 * 896) + 14000 * 1280) + 12000 * 16
+    assert (many.op_bytes - rows) / many.weight_bytes == pytest.approx(2, abs=0.01)
+    assert [fused_block_rows(rows) for rows in (1, 32, 33, 96, 97, 512, 513)] == [16, 16, 32, 32, 64, 64, 128]
 
 
 @pytest.mark.parametrize(("rows", "block"), [(1, 16), (40, 3), (100, 16), (913, 64)])

@@ -18,9 +18,9 @@ SERVED_ROUTE_BYTES = FLOAT_BYTES + 4
 """The same in a serving engine, whose indices are 32 bits long."""
 
 
-def fused_block_rows(rows: int, experts: int) -> int:
-    """Return the rows of a block in vLLM's fused experts, as its default configuration chooses them."""
-    return 16 if rows <= experts else 64
+def fused_block_rows(rows: int) -> int:
+    """Return the rows of a block in vLLM's fused experts: its default for 16-bit types, where none was tuned."""
+    return next((block for most, block in ((32, 16), (96, 32), (512, 64)) if rows <= most), 128)
 
 
 @frozen(kw_only=True)
@@ -153,7 +153,7 @@ class RoutedExperts(Layer):
         """
         rows, size = shape.rows, shape.itemsize
         pairs = rows * self.top_k
-        rest = ops.further_blocks(self.experts, self.top_k, rows, fused_block_rows(rows, self.experts))
+        rest = ops.further_blocks(self.experts, self.top_k, rows, fused_block_rows(rows))
         weights = round((distinct + rest) * self.expert_bytes(size))
         inside = pairs * (self.width + 2 * self.inner + 3 * self.inner + self.inner + self.width)
         summed = (pairs + rows) * self.width
