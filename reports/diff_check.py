@@ -4,34 +4,36 @@ Each pair is two reports of the same command on the same GPU. As they are, every
 kernels of one decoder layer of the second are stretched, everything after them moved along, and it is joined again: the
 layer should be `worse`, every other row as before. ``--other`` names runs that do differ: their headlines are printed.
 
+    python reports/diff_check.py --planted 60 --workers 16
     python reports/diff_check.py --pair eager-1.sqlite eager-2.sqlite --pair graph-1.sqlite graph-2.sqlite -o table.md
 """
 
 import tempfile
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from attrs import evolve
+from planting import PLANTS, Plant, Timeline, noisy
 
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison, compare
+from dsocr_nvtx.compare.gate import gate
 from dsocr_nvtx.compare.judging import residuals
 from dsocr_nvtx.compare.lines import Line
 from dsocr_nvtx.compare.noise import Spread
 from dsocr_nvtx.compare.outs import Out, read_out
+from dsocr_nvtx.compare.rules import parse_rule
 from dsocr_nvtx.compare.series import row_series
+from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.columns import Ints, numbers
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.report.changes import headline
 from dsocr_nvtx.roofline.joined import JoinedReport, judged, write_tables
-from dsocr_nvtx.roofline.least import Floats
-
-TIMES = ("start_ns", "end_ns", "time_ns")
 
 
 def out_of(trace: Trace, joined: Joined) -> Out:
@@ -44,48 +46,9 @@ def out_of(trace: Trace, joined: Joined) -> Out:
 
 def slowed(trace: Trace, joined: Joined, layer: int, factor: float) -> Trace:
     """Return a trace in which the kernels of a decoder layer take ``factor`` times as long, and all else waits."""
-    before, after = _warp(joined.kernels, layer, factor)
-    tables = ("nvtx", "operations", "launches", "announcements", "graph_nodes")
-    return evolve(trace, **{name: _moved(getattr(trace, name), before, after) for name in tables})
-
-
-def _warp(kernels: pa.Table, layer: int, factor: float) -> tuple[Floats, Floats]:
-    """Return instants of the trace and where they move to; between them time runs evenly."""
-    prefix = f"decoder.{layer}"
-    mine = np.array([path == prefix or str(path).startswith(f"{prefix}.") for path in kernels["path"].to_pylist()])
-    start, end = numbers(kernels, "start_ns")[mine], numbers(kernels, "end_ns")[mine]
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], np.maximum.accumulate(end[order])
-    begin = np.maximum(start, np.concatenate([start[:1], end[:-1]]))  # what overlaps is stretched once
-    length = np.maximum(end - begin, 0)
-    added = np.cumsum(length * (factor - 1))
-    before = np.stack([begin, begin + length], axis=1).reshape(-1).astype(np.float64)
-    after = before + np.stack([added - length * (factor - 1), added], axis=1).reshape(-1)
-    edge = 1e15
-    return np.concatenate([[-edge], before, [edge]]), np.concatenate([[-edge], after, [edge + added[-1]]])
-
-
-def _moved(table: pa.Table, before: Floats, after: Floats) -> pa.Table:
-    for name in TIMES:
-        if name in table.column_names:
-            column = table[name].combine_chunks()
-            values: Ints = np.rint(_at(numbers(table, name), before, after)).astype(np.int64)
-            at = table.schema.get_field_index(name)
-            moved = pa.array(values, mask=np.asarray(column.is_null().to_numpy(zero_copy_only=False)))
-            table = table.set_column(at, table.schema.field(at), moved)
-    return table
-
-
-def _at(values: Ints, before: Floats, after: Floats) -> Floats:
-    """Return where instants move to. After the last edge nothing is stretched, so differences are added exactly."""
-    at = np.clip(np.searchsorted(before, values, side="right") - 1, 0, len(before) - 2)
-    length = before[at + 1] - before[at]
-    slope = np.where(
-        (at > 0) & (at < len(before) - 2) & (length > 0), (after[at + 1] - after[at]) / np.maximum(length, 1), 1.0
-    )
-    origin = np.where(at > 0, before[at], before[1])
-    moved = np.where(at > 0, after[at], after[1])
-    return np.asarray(moved + (values - origin) * slope)
+    line = Timeline.of(trace, joined)
+    mine = line.where(lambda _, __, path, ___: f"{path}.".startswith(f"decoder.{layer}."))
+    return line.warped(np.where(mine, line.busy * factor, line.busy), line.idle)
 
 
 def lines(found: Comparison, layer: int, stage: str) -> Iterator[Line]:
@@ -168,15 +131,92 @@ def read(path: Path) -> Out:
     return out_of(trace, join(trace, str(path)))
 
 
+PLANTED = """Runs made of the demo, with the noise of `planting.py`, {count} pairs of each kind. Right: what was planted
+are the first causes that are named in decode; false: causes, and rows, that are named beside it.
+
+| planted | clocks drift by | right | causes | false | rows told | false | busy +3 % fails | passes | wall +3 % open |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+_RULES = ("decode.busy_ns<=+3%", "decode.wall_ns<=+3%")
+
+
+@cache
+def _recorded() -> Timeline:
+    with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
+        trace = read_report(path)
+        return Timeline.of(trace, join(read_report(path), "demo"))
+
+
+def _made(seed: int, clocks: float, plant: Plant) -> Out:
+    line = _recorded()
+    trace = plant.trace(line, line.warped(*plant.lengths(line, *noisy(line, seed, clocks))))
+    return out_of(trace, join(trace, "made"))
+
+
+def planted_pair(what: str, number: int, clocks: float) -> Counter[str]:
+    """Return what `diff` and `gate` say of one pair: counts by name."""
+    plant, seed = PLANTS[what](number), 2 * number + 1_000_000 * list(PLANTS).index(what) + round(1e7 * clocks)
+    a, b = _made(seed, clocks, Plant()), _made(seed + 1, clocks, plant)
+    found, told = compare(a, b), Counter[str]()
+    right = []
+    for stage in found.stages:
+        titles = [cause.title for cause in stage.causes]
+        mine = [any(word in title for word in plant.expected) for title in titles]
+        told["causes"] += len(titles)
+        told["false causes"] += mine.count(False)
+        if mine.count(False):
+            print(
+                what, number, stage.stage, [title for title, is_mine in zip(titles, mine, strict=True) if not is_mine]
+            )
+        if stage.stage == "decode":
+            count = len(plant.expected)
+            right.append(sum(any(word in title for word in plant.expected) for title in titles[:count]) == count)
+    told["right"] += all(right)
+    told["rows"] += len(found.rows)
+    told["false rows"] += sum(line.verdict.is_change for line in found.rows) if what == "nothing" else 0
+    for ruling in gate(b, a, [parse_rule(rule) for rule in _RULES]).rulings:
+        told[f"{ruling.rule.text} {ruling.outcome}"] += 1
+    return told
+
+
+def planted(count: int, workers: int) -> Iterator[str]:
+    """Yield the lines of the table of planted differences."""
+    kinds = [(what, clocks) for what in PLANTS for clocks in (0.0, 0.015)]
+    jobs = [(what, number, clocks) for what, clocks in kinds for number in range(count)]
+    with ProcessPoolExecutor(workers) as pool:
+        counts = list(pool.map(planted_pair, *zip(*jobs, strict=True)))
+    for at, (what, clocks) in enumerate(kinds):
+        told = sum(counts[at * count : (at + 1) * count], Counter[str]())
+        busy, wall = _RULES
+        cells = (
+            what, f"{clocks:.1%}", f"{told['right']} of {count}", told["causes"], told["false causes"], told["rows"],
+            told["false rows"] if what == "nothing" else "", told[f"{busy} fail"], told[f"{busy} pass"],
+            told[f"{wall} inconclusive"],
+        )  # fmt: skip
+        yield _line(cells)
+
+
 def main() -> None:
     """Print the tables, or write them."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pair", nargs=2, type=Path, action="append", required=True, metavar=("A", "B"))
+    parser.add_argument("--pair", nargs=2, type=Path, action="append", default=[], metavar=("A", "B"))
     parser.add_argument("--other", nargs=2, type=Path, action="append", default=[], metavar=("A", "B"))
     parser.add_argument("--layers", type=int, nargs="+", default=list(range(12)))
     parser.add_argument("--slow", type=float, default=1.05)
+    parser.add_argument("--planted", type=int, default=0, metavar="PAIRS")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", type=Path)
     options = parser.parse_args()
+    parts = [*real(options)] if options.pair or options.other else []
+    if options.planted:
+        parts += [PLANTED.format(count=options.planted), *planted(options.planted, options.workers), ""]
+    text = "\n".join(parts)
+    print(text)
+    if options.o is not None:
+        options.o.write_text(text, encoding="utf-8")
+
+
+def real(options: Namespace) -> Iterator[str]:
+    """Yield the tables of recorded pairs."""
     first, second, third = [], [], []
     for pair in options.pair:
         base, plain = (read(path) for path in pair)
@@ -186,10 +226,7 @@ def main() -> None:
     others = [f"{_names(pair)}: {headline(stage)}." for pair in options.other for stage in _stages(pair)]
     layers = ", ".join(map(str, options.layers))
     title = f"One decoder layer's kernels {options.slow - 1:.0%} slower, in turn layers {layers}:"
-    text = "\n".join([HEAD, *first, "", title, "", SLOWED, *second, "", ONCE, *third, "", *others, ""])
-    print(text)
-    if options.o is not None:
-        options.o.write_text(text, encoding="utf-8")
+    yield from [HEAD, *first, "", title, "", SLOWED, *second, "", ONCE, *third, "", *others, ""]
 
 
 def _stages(pair: Sequence[Path]) -> Sequence[StageComparison]:

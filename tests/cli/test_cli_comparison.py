@@ -1,10 +1,16 @@
 """`diff` and `gate` at the command line: files, exit codes, and one line for what cannot be compared."""
 
 import json
+import lzma
+import re
+import sqlite3
+from contextlib import closing
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.schema.comparison import COMPARISON, GATE
 from dsocr_nvtx.schema.files import read_table
 from tests.builders.runs import call, model_call, out_of, write_out
@@ -124,3 +130,61 @@ def test_levels_do_not_mix(dsocr: Commands, runs: tuple[Path, Path], tmp_path: P
     done = dsocr("diff", runs[0], other)
     assert (done.code, len(done.err.splitlines())) == (3, 1)
     assert "level op" in done.err
+
+
+PLANTED = {
+    "nvjet_sm90_tst_16x64_64x16_4x1_v_bz_TNN": 2.0,
+    "vectorized_gather_kernel": 0.2,
+    "sdpa_sm80_flash_fprop": 1.6,
+}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tables of the demo's capture in which three kernels take another time."""
+    from dsocr_nvtx.cli.join import join_report
+
+    folder = tmp_path_factory.mktemp("planted")
+    packed = resources.files("dsocr_nvtx.demo") / CAPTURE
+    (folder / "planted.sqlite").write_bytes(lzma.decompress(packed.read_bytes()))
+    with closing(sqlite3.connect(folder / "planted.sqlite")) as report:
+        for name, factor in PLANTED.items():
+            report.execute(
+                'UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET "end" = start + CAST(("end" - start) * ? AS INT) '
+                "WHERE demangledName IN (SELECT id FROM StringIds WHERE value LIKE ?)",
+                (factor, f"%{name}%"),
+            )
+        report.commit()
+    join_report(folder / "planted.sqlite", run=None, out=folder / "out", hardware=None, ceilings=None, force=False)
+    return folder / "out"
+
+
+def test_planted_kernels_are_the_first_three_things_named_in_terminal_page_and_json(
+    dsocr: Commands, demo: Path, planted: Path, tmp_path: Path
+) -> None:
+    """Oracle: what was planted. Nothing but these three is named at all."""
+    words = ("nvjet", "gather", "flash")
+    text = dsocr("diff", demo, planted, "-o", tmp_path / "d.html").out
+    first = [line for line in text.splitlines() if re.match(r"\d\. ", line)][:3]
+    assert [word in line for word, line in zip(words, first, strict=True)] == [True] * 3
+    assert [re.findall(r": (x[\d.]+), ", line) for line in first] == [["x2.00"], ["x0.20"], ["x1.60"]]
+    page = (tmp_path / "d.html").read_text()
+    titles = re.findall(r'<th scope="row" class="name"><bdi>([^<]*)</bdi></th><td class="n (?:worse|better)">', page)
+    assert [word in title for word, title in zip(words, titles, strict=False)] == [True] * 3
+    told = json.loads(dsocr("diff", demo, planted, "--json").out)["causes"]
+    assert [word in one["name"] for word, one in zip(words, told, strict=False)] == [True] * 3
+    assert {one["name"] for one in told} == {one["name"] for one in told[:3]}
+    assert [round(one["factor"], 2) for one in told[:3]] == [2.0, 0.2, 1.6]
+
+
+def test_a_diff_tells_as_many_causes_of_the_stage_as_it_is_asked_for(
+    dsocr: Commands, demo: Path, planted: Path
+) -> None:
+    told = json.loads(dsocr("diff", demo, planted, "--json", "--limit", "1", "--stage", "decode").out)
+    assert [one["stage"] for one in told["stages"]] == ["decode"]
+    assert len(told["causes"]) == 1
+    by_name = json.loads(dsocr("diff", demo, planted, "--json", "--sort", "name", "--stage", "decode").out)["causes"]
+    assert [one["title"] for one in by_name] == sorted(one["title"] for one in by_name)
+    done = dsocr("diff", demo, planted, "--stage", "decoding")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "vision, prefill, decode" in done.err

@@ -19,6 +19,14 @@ class _Suffix(StrEnum):
     JSON = ".json"
 
 
+class _Sort(StrEnum):
+    """Orders of causes."""
+
+    COST = "cost"
+    FACTOR = "factor"
+    NAME = "name"
+
+
 _DEFAULT_BUSY, _DEFAULT_IDLE = 0.01, 0.5
 Busy = Annotated[
     float, typer.Option(min=0, help="Share of busy time that two runs of one code may differ by on this machine.")
@@ -34,15 +42,21 @@ def diff_command(
         Path | None, typer.Option("-o", "--out", help="Also write it: .html, .md, .json, .arrow, .parquet or .csv.")
     ] = None,
     as_json: Json = False,
+    limit: Annotated[int, typer.Option(min=1, help="Causes of each stage, and rows, that are told.")] = 10,
+    sort: Annotated[_Sort, typer.Option(help="Order of the causes: by what they cost a step, by factor, by name.")] = (
+        _Sort.COST
+    ),
+    stage: Annotated[str, typer.Option(help="Only this stage.", show_default="all")] = "",
     busy_allowed: Busy = _DEFAULT_BUSY,
     idle_allowed: Idle = _DEFAULT_IDLE,
     force: ForceFile = False,
 ) -> None:
-    """Compare two joined runs, row by row: better, worse, same, or inconclusive, with what made the difference."""
-    from dsocr_nvtx.compare.comparison import compare
+    """Compare two joined runs: each stage, the kernels, layers and waits that made the difference, and every row."""
+    from dsocr_nvtx.compare.comparison import compare, only_stage
     from dsocr_nvtx.compare.outs import read_out
     from dsocr_nvtx.compare.tables import as_values, comparison_table
     from dsocr_nvtx.compare.verdicts import Limits
+    from dsocr_nvtx.report.causes import Sort, cause_values, flat, ranked
     from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.comparison_markdown import comparison_markdown
     from dsocr_nvtx.report.comparison_page import comparison_page
@@ -52,20 +66,26 @@ def diff_command(
     if out is not None:
         _check(out, (*_Suffix,), force=force)
     limits = Limits(busy_allowed=busy_allowed, idle_allowed=idle_allowed)
-    found = compare(read_out(a), read_out(b), limits)
+    found = only_stage(compare(read_out(a), read_out(b), limits), stage)
+    order = Sort(sort.value)
+
+    def values() -> dict[str, object]:
+        told = [cause_values(cause) for cause in flat(ranked(found, sort=order), limit)]
+        return {"causes": told, **as_values(found)}
+
     if out is not None:
         writers: dict[str, Callable[[], None]] = {
-            _Suffix.HTML: lambda: write_text(comparison_page(found), out, force=force),
-            _Suffix.MARKDOWN: lambda: write_text(comparison_markdown(found), out, force=force),
-            _Suffix.JSON: lambda: write_json(as_values(found), out, force=force),
+            _Suffix.HTML: lambda: write_text(comparison_page(found, limit=limit, sort=order), out, force=force),
+            _Suffix.MARKDOWN: lambda: write_text(comparison_markdown(found, limit=limit), out, force=force),
+            _Suffix.JSON: lambda: write_json(values(), out, force=force),
         }
         writers.get(out.suffix, lambda: write_table(comparison_table(found), out, force=force))()
     if as_json:
-        print(json.dumps(as_values(found), indent=2))
+        print(json.dumps(values(), indent=2))
         return
     said = f"comparison: {out}" if out is not None else "nothing was to be written"
     with written(said):
-        show_comparison(wide_console(), found)
+        show_comparison(wide_console(), found, limit=limit, sort=order)
         if out is not None:
             tell(said)
 

@@ -1,11 +1,15 @@
 """The comparison of two joined runs: stages, layers and rows with their verdicts, and where the change comes from."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
 
 from attrs import evolve, frozen
 
 from dsocr_nvtx.compare.additive import contributions
+from dsocr_nvtx.compare.cause import Cause
+from dsocr_nvtx.compare.causes import busy_causes, idle_causes
+from dsocr_nvtx.compare.cells import Operations
 from dsocr_nvtx.compare.judging import Judged, Series, judge_all, judge_idle_once, residuals
 from dsocr_nvtx.compare.lines import Line, Moved
 from dsocr_nvtx.compare.noise import fitted
@@ -15,6 +19,8 @@ from dsocr_nvtx.compare.reasons import overall, reason_of
 from dsocr_nvtx.compare.series import count_per_unit, layer_series, row_series, stage_series
 from dsocr_nvtx.compare.steps import COUNTS, PARTS, Key, stage_runs
 from dsocr_nvtx.compare.verdicts import Limits, Verdict
+from dsocr_nvtx.compare.waits import stall_causes
+from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.schema.records import Stage
 
 
@@ -27,6 +33,12 @@ class StageComparison:
     layers: list[Line]
     rows: list[Line]
     notes: list[str]
+    find: Callable[[], list[Cause]] = list
+
+    @cached_property
+    def causes(self) -> list[Cause]:
+        """What changed for sure, by name, that first which costs, or saves, most a step."""
+        return sorted(self.find(), key=lambda cause: (-abs(cause.cost), cause.name, cause.module, cause.kind))
 
     @property
     def tokens_per_unit(self) -> float:
@@ -74,12 +86,41 @@ def compare(a: Out, b: Out, limits: Limits | None = None) -> Comparison:
     check_levels(a, b)
     limits = limits or Limits()
     runs_a, runs_b = stage_runs(a), stage_runs(b)
+    operations = cache(lambda: (Operations.of(a), Operations.of(b)))
     stages = []
     for name in sorted({*runs_a, *runs_b}, key=_stage_order):
         one, two = runs_a.get(name), runs_b.get(name)
         pair = pair_stage(one or absent(runs_b[name]), two or absent(runs_a[name]))
-        stages.append(_compare_stage(pair, limits))
+        stages.append(_with_causes(_compare_stage(pair, limits), a, b, operations, limits))
     return Comparison(a=a, b=b, limits=limits, warnings=warnings(a, b), stages=stages)
+
+
+def only_stage(found: Comparison, stage: str) -> Comparison:
+    """Return a comparison of one stage alone, of all where none is named. A usage error: one that neither run has."""
+    if not stage:
+        return found
+    stages = [one for one in found.stages if one.stage == stage]
+    if not stages:
+        raise UsageError(f"--stage {stage}: neither run has it; they have {', '.join(s.stage for s in found.stages)}")
+    return evolve(found, stages=stages)
+
+
+def _with_causes(
+    stage: StageComparison, a: Out, b: Out, operations: Callable[[], tuple[Operations | None, Operations | None]],
+    limits: Limits,
+) -> StageComparison:  # fmt: skip
+    """Return a stage that finds its causes when it is asked for them: gates need none."""
+    pair = stage.pair
+
+    def find() -> list[Cause]:
+        spread = fitted(*residuals(row_series(pair)))
+        return [
+            *busy_causes(pair, *operations(), limits, spread),
+            *idle_causes(pair, limits, spread),
+            *stall_causes(pair, a, b, limits),
+        ]
+
+    return evolve(stage, find=find)
 
 
 def _stage_order(name: str) -> tuple[int, str]:

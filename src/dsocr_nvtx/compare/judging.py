@@ -117,7 +117,8 @@ class Allowances:
 
 def allowances(row: Series, limits: Limits) -> Allowances:
     """Return what is allowed for between runs: of a row its launches drift as one, of a sum each kind by itself."""
-    relative, launching = limits.busy_allowed * row.base, limits.launch_ns * row.launch_spread
+    relative = limits.busy_allowed * row.base
+    launching = (limits.launch_ns if row.is_row else limits.sum_launch_ns) * row.launch_spread
     usual, calling = [typical(idle) for idle in row.idle], limits.idle_call_ns * row.call_spread
     idle = limits.idle_allowed * sum(usual) / 2 + calling
     return Allowances(
@@ -138,12 +139,12 @@ def _judged(row: Series, limits: Limits, spread: Spread) -> Judged:
     wall = (row.busy[0] + row.idle[0], row.busy[1] + row.idle[1])
     single = SINGLE * float(spread.of(row.base, max(sum(row.launches) / 2, 1.0)))
     allowed = allowances(row, limits)
+    negligible = max(limits.busy_min * min(map(typical, wall)), limits.busy_floor_ns)
+    both = allowed.busy + allowed.idle, allowed.busy_min + allowed.idle_min
     return Judged(
         busy=_moved(row, row.busy, single, allowed.busy, allowed.busy_min),
-        idle=_unless_once(row, _moved(row, row.idle, 0.0, allowed.idle, allowed.idle_min)),
-        wall=_unless_once(
-            row, _moved(row, wall, single, allowed.busy + allowed.idle, allowed.busy_min + allowed.idle_min)
-        ),
+        idle=_unless_once(row, _moved(row, row.idle, 0.0, allowed.idle, allowed.idle_min, negligible)),
+        wall=_unless_once(row, _moved(row, wall, single, *both, negligible)),
     )
 
 
@@ -157,10 +158,15 @@ def _unless_once(row: Series, moved: Moved) -> Moved:
     return moved
 
 
-def _moved(row: Series, times: tuple[Floats, Floats], single: float, allowance: float, smallest: float) -> Moved:
+def _moved(
+    row: Series, times: tuple[Floats, Floats], single: float, allowance: float, smallest: float,
+    negligible: float | None = None,
+) -> Moved:  # fmt: skip
     a, b = times
     bound = _bound(a, b, single)
-    verdict = judge(bound.change, bound.half, allowance=allowance, smallest=smallest)
+    if not row.is_row:  # errors of many kinds, which do not know of each other
+        allowance = float(np.hypot(bound.half, allowance)) - bound.half
+    verdict = judge(bound.change, bound.half, allowance=allowance, smallest=smallest, negligible=negligible)
     if row.comparable and (bound.change or bound.half or not len(a)):
         verdict = Verdict.INCONCLUSIVE
     if (a == b).all():

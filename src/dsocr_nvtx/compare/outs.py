@@ -4,13 +4,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import cattrs
 import numpy as np
 import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import Ints, coded, numbers
-from dsocr_nvtx.schema.directories import check_joined, joined_table
+from dsocr_nvtx.join.stalls import Stall
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, files_in, joined_table
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -18,11 +20,16 @@ _RANGES = (
 )  # fmt: skip
 _ROWS = ("stage", "module", "kind", "layer", "roofline_ns")
 _STAGES = ("stage", "steps", "wall_ns")
+_KERNELS_FILE = "kernels.arrow"
+_KERNELS = ("pid", "event_id", "name", "start_ns", "end_ns")
 
 
 @frozen(kw_only=True, eq=False)
 class Out:
-    """The tables of one join: hooked calls, roofline rows, stages; its level and what its metadata says of it."""
+    """The tables of one join: hooked calls, roofline rows, stages; its level and what its metadata says of it.
+
+    ``kernels`` are its GPU operations, ``stalls`` its longest idle times; none where the join does not have them.
+    """
 
     where: str
     ranges: pa.Table
@@ -30,6 +37,8 @@ class Out:
     stages: pa.Table
     level: str
     about: Mapping[str, str]
+    kernels: pa.Table | None = None
+    stalls: tuple[Stall, ...] = ()
 
     @property
     def processes(self) -> int:
@@ -75,7 +84,7 @@ class Out:
 
 def read_out(directory: Path) -> Out:
     """Open a join's output directory. Refused: what is none, lacks a table or column, or is of a newer version."""
-    check_joined(directory)
+    told = check_joined(directory)
     ranges = joined_table(directory, "ranges", _RANGES)
     rows = joined_table(directory, "roofline", _ROWS)
     stages = joined_table(directory, "stages", _STAGES)
@@ -83,7 +92,19 @@ def read_out(directory: Path) -> Out:
     if "level" not in about:
         remedy = "join the report again with this version"
         raise Refused(directory / "roofline.arrow", "no level in the table's metadata", remedy)
-    return Out(where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about)
+    has_kernels = (directory / _KERNELS_FILE).exists() or _KERNELS_FILE in files_in(told)
+    kernels = joined_table(directory, "kernels", _KERNELS).select(_KERNELS) if has_kernels else None
+    return Out(
+        where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about,
+        kernels=kernels, stalls=_stalls(directory, told.get("stalls", ())),
+    )  # fmt: skip
+
+
+def _stalls(directory: Path, told: object) -> tuple[Stall, ...]:
+    try:
+        return cattrs.structure(told, tuple[Stall, ...])
+    except (ValueError, TypeError, cattrs.BaseValidationError) as cause:
+        raise Refused(directory / JOINED, "its stalls are not those of a join", REMEDY) from cause
 
 
 def check_levels(a: Out, b: Out) -> None:

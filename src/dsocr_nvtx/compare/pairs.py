@@ -18,7 +18,7 @@ NO_SHAPE: Shape = frozenset()
 class Side:
     """One run's part of a pair: its cube, rows in the pair's order, steps that have a partner, units they stand for.
 
-    ``present`` says which rows this run has at all; those it lacks are zero.
+    ``present`` says which rows this run has at all; those it lacks are zero. ``step`` are the paired steps' numbers.
     """
 
     values: Ints
@@ -29,6 +29,7 @@ class Side:
     units: int
     tokens: int
     all_steps: int
+    step: Ints
 
 
 @frozen(kw_only=True, eq=False)
@@ -116,4 +117,5 @@ def _side(run: StageRun, steps: Ints, keys: list[Key], captured: list[Key], unit
         units=int(run.tokens[steps].sum()) if unit == "token" else len(steps),
         tokens=int(run.tokens[steps].sum()),
         all_steps=len(run.step),
+        step=run.step[steps],
     )

@@ -50,10 +50,10 @@ def _series(pair: StagePair, rows: Sequence[int], *, likeness: bool, idle: Seque
         idle=waits,
         launches=(usual_count(pair.a, "launches", rows), usual_count(pair.b, "launches", rows)),
         launch_spread=_launch_spread(pair, rows),
-        call_spread=_call_spread(pair, rows),
+        call_spread=call_spread(pair, rows),
         likeness=_likeness(pair, rows) if likeness and rows else object(),
         is_row=len(rows) == 1,
-        comparable=_unlike(pair, rows),
+        comparable=unlike(pair, rows),
     )
 
 
@@ -66,7 +66,7 @@ def _launch_spread(pair: StagePair, rows: Sequence[int]) -> float:
     return float(np.sqrt(sum(count**2 for count in kinds.values())))
 
 
-def _call_spread(pair: StagePair, rows: Sequence[int]) -> float:
+def call_spread(pair: StagePair, rows: Sequence[int]) -> float:
     """Return how many calls' idle times wander as one; calls that own none, as those of a replayed graph, do not."""
     if len(rows) == 1:
         return _both(pair, "calls", rows)
@@ -99,7 +99,7 @@ def usual_count(side: Side, name: str, rows: Sequence[int]) -> float:
     return float(np.median(total)) if len(total) else 0.0
 
 
-def _unlike(pair: StagePair, rows: Sequence[int]) -> str:
+def unlike(pair: StagePair, rows: Sequence[int]) -> str:
     """Return why rows are no equal work in both runs, or nothing."""
     if rows and not pair.steps:
         return NO_STEP

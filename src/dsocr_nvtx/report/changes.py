@@ -54,23 +54,29 @@ def causes(stage: StageComparison) -> list[tuple[str, int]]:
 
 
 def headline(stage: StageComparison) -> str:
-    """Return one sentence on a stage: its verdict, how its wall time changed, and what made most of it.
+    """Return one sentence on a stage: its verdict, its wall and busy time in both runs, and how much faster it is.
 
-    The wall time is that of the compared steps, as in every table; capturing graphs, once a run, is told beside it.
+    Times are those of the compared steps, as in every table; capturing graphs, once a run, is told beside them.
     """
     total = stage.total
-    found = dict(causes(stage))
-    captured = found.pop(CAUSES["capture"], 0)
-    text = f"{stage.stage} is {_judged(total)}; wall time "
-    if not found:
-        text += "is equal"
-    else:
-        (first, most), *others = found.items()
-        text += f"{signed_ms(total.wall.b - total.wall.a)} ms a {total.unit}, most of it {first} ({signed_ms(most)})"
-        rest = ", ".join(f"{name} {signed_ms(ns)}" for name, ns in others[:2])
-        text += f"; {rest}" if rest else ""
+    times = f"{before_after(total.wall)} ms a {total.unit}, {speed(total.wall)}; GPU busy {before_after(total.busy)}"
+    captured = sum(row.contribution for row in stage.rows if row.phase == "capture")
     beside = f"; beside it {CAUSES['capture']}, once a run and spread over its steps: {signed_ms(captured)}"
-    return text + beside if captured else text
+    return f"{stage.stage} is {_judged(total)}; {times}{beside if captured else ''}"
+
+
+_AS_FAST = 0.005
+"""Share by which times may differ that are called as fast."""
+
+
+def speed(moved: Moved) -> str:
+    """Return how much faster or slower B is, by the times that are printed beside it."""
+    if not moved.a or not moved.b:
+        return "as fast" if moved.a == moved.b else "only in B" if moved.b else "only in A"
+    ratio = moved.b / moved.a
+    if abs(ratio - 1) < _AS_FAST:
+        return "as fast"
+    return f"{ratio:.2f}x slower" if ratio > 1 else f"{1 / ratio:.2f}x faster"
 
 
 def _judged(line: Line) -> str:

@@ -7,6 +7,7 @@ from dsocr_nvtx.compare.gate import Gate
 from dsocr_nvtx.compare.lines import Line, place
 from dsocr_nvtx.compare.rules import Rule
 from dsocr_nvtx.report import changes
+from dsocr_nvtx.report.causes import headed, opened, ranked
 
 _MOST_ROWS = 10
 _SPECIAL = frozenset("\\`*_{}[]<>()#+!|~&@:/\"'$^=")
@@ -21,9 +22,19 @@ def escaped(text: object) -> str:
     )
 
 
-def comparison_markdown(found: Comparison) -> str:
-    """Return a comparison: a line per stage, what to be wary of, the rows that moved."""
-    lines = ["### Comparison of two runs", "", *_runs(found), "", *_stages(found), "", *_movers(found)]
+def comparison_markdown(found: Comparison, *, limit: int = 10) -> str:
+    """Return a comparison: a line per stage, what to be wary of, ``limit`` causes of each, the rows that moved."""
+    lines = [
+        "### Comparison of two runs",
+        "",
+        *_runs(found),
+        "",
+        *_stages(found),
+        "",
+        *_causes(found, limit),
+        "",
+        *_movers(found),
+    ]
     return "\n".join([*lines, "", f"{changes.counts_text(found)}.", ""])
 
 
@@ -54,6 +65,15 @@ def _runs(found: Comparison) -> Iterator[str]:
 
 def _stages(found: Comparison) -> Iterator[str]:
     yield from (f"- {escaped(changes.headline(stage))}" for stage in found.stages)
+
+
+def _causes(found: Comparison, limit: int) -> Iterator[str]:
+    for stage, causes in ranked(found):
+        yield f"What made the difference in {escaped(stage.stage)}, A > B:"
+        yield ""
+        for number, cause in enumerate(causes[:limit], 1):
+            yield f"{number}. {escaped(headed(cause))}; {escaped(opened(cause))}"
+        yield ""
 
 
 def _movers(found: Comparison) -> Iterator[str]:

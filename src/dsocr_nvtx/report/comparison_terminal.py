@@ -10,15 +10,17 @@ from dsocr_nvtx.compare.gate import Gate, Ruling
 from dsocr_nvtx.compare.lines import Line, place
 from dsocr_nvtx.errors import printable
 from dsocr_nvtx.report import changes, words
+from dsocr_nvtx.report.causes import Sort, headed, opened, ranked
 from dsocr_nvtx.report.columns import Column, fits, table
 
-_MOST_ROWS, _MOST_LAYERS = 15, 5
+_MOST_LAYERS = 5
 
 
 def _told(line: Line) -> words.Record:
     return {
         "stage": line.stage, "where": place(line), "verdict": str(line.verdict), "reason": line.reason,
-        "steps": line.steps, "unit": line.unit, "change": changes.signed_ms(line.contribution),
+        "speed": changes.speed(line.wall), "steps": line.steps, "unit": line.unit,
+        "change": changes.signed_ms(line.contribution),
         **{name: changes.before_after(getattr(line, name)) for name in ("busy", "idle", "wall")},
         **{f"{name}_change": changes.signed_percent(getattr(line, name).share) for name in ("busy", "idle", "wall")},
     }  # fmt: skip
@@ -42,6 +44,7 @@ _STAGES = (
     _text("per", "unit", left=True, spare=True),
     _text("compared", "steps", spare=True),
     _text("wall", "wall"),
+    _text("B is", "speed", spare=True),
     _text("busy", "busy", wide=True),
     _text("busy by", "busy_change"),
     _text("idle", "idle", wide=True),
@@ -57,16 +60,20 @@ _ROWS = (
 )
 
 
-def show_comparison(console: Console, found: Comparison) -> None:
-    """Print what to be wary of, a sentence and a line per stage, the rows that moved, and what verdicts rest on."""
+def show_comparison(console: Console, found: Comparison, *, limit: int = 10, sort: Sort = Sort.COST) -> None:
+    """Print what to be wary of, a sentence and a line per stage, what made the difference, and what verdicts rest on.
+
+    Of causes, and of rows that moved, ``limit`` are told: of causes so many a stage.
+    """
     _say(console, f"A: {found.a.where}\nB: {found.b.where}")
     for line in [*found.warnings, *(note for stage in found.stages for note in stage.notes)]:
         _say(console, f"note: {line}", "yellow")
     for stage in found.stages:
         _say(console, changes.headline(stage), changes.COLOURS[stage.total.verdict])
+    _show_causes(console, found, limit, sort)
     title = "Stages, A > B (times in ms per step or token; graph capture left out)"
     console.print(table(console, title, _STAGES, [_told(stage.total) for stage in found.stages]))
-    _show_rows(console, found)
+    _show_rows(console, found, limit)
     layers = sorted(changes.moved_layers(found), key=lambda one: -abs(one[1].contribution))
     for where, layer in layers[:_MOST_LAYERS]:
         _say(console, f"layer {where}: {layer.verdict}, {layer.reason}", changes.COLOURS[layer.verdict])
@@ -75,14 +82,28 @@ def show_comparison(console: Console, found: Comparison) -> None:
     _say(console, f"\n{changes.counts_text(found)}\n{changes.LEGEND}\n{changes.limits_text(found)}", "dim")
 
 
-def _show_rows(console: Console, found: Comparison) -> None:
+def _show_causes(console: Console, found: Comparison, limit: int, sort: Sort) -> None:
+    """Print what made the difference, stage by stage, that first which weighs most over the run."""
+    told = ranked(found, sort=sort)
+    if not told:
+        _say(console, "\nno kernel, layer or wait is faster or slower for sure")
+    for stage, causes in told:
+        _say(console, f"\nWhat made the difference in {stage.stage}, A > B:", "bold")
+        for number, cause in enumerate(causes[:limit], 1):
+            _say(console, f"{number}. {headed(cause)}", changes.COLOURS[cause.verdict])
+            _say(console, f"   {opened(cause)}", "dim")
+        if len(causes) > limit:
+            _say(console, f"and {len(causes) - limit} more: --limit")
+
+
+def _show_rows(console: Console, found: Comparison, limit: int) -> None:
     moved = [row for stage in found.stages for row in stage.changed()]
     moved.sort(key=lambda row: -abs(row.contribution))
     if not moved:
         _say(console, "\nno row is better or worse")
         return
-    title = f"Rows that moved, {min(len(moved), _MOST_ROWS)} of {len(moved)} (adds: ms to the stage's wall per step)"
-    console.print(table(console, title, _ROWS, [_told(row) for row in moved[:_MOST_ROWS]]))
+    title = f"Rows that moved, {min(len(moved), limit)} of {len(moved)} (adds: ms to the stage's wall per step)"
+    console.print(table(console, title, _ROWS, [_told(row) for row in moved[:limit]]))
 
 
 _OUTCOME = Column(
