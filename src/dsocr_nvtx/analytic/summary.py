@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.observed import OwnCall, model_calls
 from dsocr_nvtx.analytic.report import Data
-from dsocr_nvtx.schema.records import COST_FIELDS, ExpertsCall, Stage, module_of
+from dsocr_nvtx.schema.records import COST_FIELDS, Cost, ExpertsCall, Stage, module_of
 
 
 def run_summary(calls: Sequence[OwnCall], pages: int, experts: Iterable[ExpertsCall] = ()) -> dict[str, Data]:
@@ -75,21 +75,36 @@ def _averages(calls: Sequence[OwnCall], count: int) -> Data:
 
 
 def _kv_steps(calls: Sequence[OwnCall]) -> list[Data]:
+    """Return the cache after every forward: what its layers read is what the cache then holds."""
+    costs = _forward_costs(calls)
     steps: list[Data] = []
     for stage in (Stage.PREFILL, Stage.DECODE):
         for record in model_calls(calls, stage):
-            shape, written = record.shape, record.cost.kv_write_bytes
-            held = written // shape.tokens * shape.kv_len
+            cost = total(costs[record.event_id])
             steps.append(
                 {
                     "stage": str(stage),
                     "step": record.step,
-                    "kv_len": shape.kv_len,
-                    "kv_bytes": held,
-                    "growth_bytes": written,
+                    "kv_len": record.shape.kv_len,
+                    "kv_bytes": cost.kv_read_bytes,
+                    "growth_bytes": cost.kv_write_bytes,
                 }
             )
     return steps
+
+
+def _forward_costs(calls: Sequence[OwnCall]) -> dict[int, list[Cost]]:
+    """Return the own costs of the calls of each forward over tokens, by the event id of the forward."""
+    parents = {call.record.event_id: call.record.parent_id for call in calls}
+    forwards = {call.record.event_id for call in calls if call.record.path == "model"}
+    costs: dict[int, list[Cost]] = {at: [] for at in forwards}
+    for call in calls:
+        at: int | None = call.record.event_id
+        while at is not None and at not in forwards:
+            at = parents.get(at)
+        if at is not None:
+            costs[at].append(call.own)
+    return costs
 
 
 def _experts(calls: Iterable[ExpertsCall]) -> list[Data]:
