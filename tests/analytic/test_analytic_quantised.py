@@ -64,6 +64,15 @@ def test_gptq_packs_with_scales_zeros_and_order(bits: int, group: int) -> None:
     assert "lm_head" in stored({"quant_method": "gptq", "bits": 4, "group_size": 128, "lm_head": True})
 
 
+def test_gptq_has_rules_for_modules() -> None:
+    whole = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    rules = {r"+:.*\.o_proj": {"bits": 8, "group_size": -1}, r"-:model\.layers\.\d+\.self_attn": {}, "lm_head": {}}
+    found, plain = stored({**whole, "dynamic": rules}), 3 * 1280 * 1280 * 2
+    assert found["decoder.0.attention"] == plain + 1280 * 320 * 4 + 320 * 4 + 1280 * 4 + 1280 * 2
+    assert found["decoder.0.mlp"] == stored(whole)["decoder.0.mlp"]
+    assert stored({**whole, "dynamic": {}}) == stored({**whole, "dynamic": None}) == stored(whole)
+
+
 def test_gptq_packs_only_the_listed_layers_of_a_block() -> None:
     listed = [["self_attn.q_proj", "self_attn.k_proj"], ["self_attn.v_proj"]]
     found = stored({"quant_method": "gptq", "bits": 4, "group_size": 128, "modules_in_block_to_quantize": listed})
@@ -211,9 +220,12 @@ def test_memory_is_the_sum_of_what_lies_there() -> None:
         ({"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_has_fp16_weight": True}, "eight bits"),
         ({"quant_method": "awq", "bits": 8, "group_size": 128}, "AWQ packs four"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version: is 'gemv'"),
-        ({"quant_method": "gptq", "bits": 5}, "packs 2, 3, 4 or 8"),
+        ({"quant_method": "gptq", "bits": 5}, "bits: is 5, not one of 2, 3, 4, 8"),
+        ({"quant_method": "gptq", "group_size": 128}, "bits: is missing"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "is 'marlin'"),
-        ({"quant_method": "gptq", "bits": 4, "dynamic": {"-:lm_head": {}}}, "dynamic"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"-:(": {}}}, "no name and no pattern"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"+:x": {"bits": 7}}}, r"dynamic\.\+:x\.bits: is 7"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"x": 8}}, "not a configuration"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "less than 1"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "not two numbers"),
         ({"quant_method": "fp8", "expert_dtype": "fp4"}, "is 'fp4'"),
@@ -221,7 +233,9 @@ def test_memory_is_the_sum_of_what_lies_there() -> None:
         ({"quant_method": "fp8", "modules_to_not_convert": ["("]}, "no name and no pattern"),
         ({"quant_method": "fp8", "modules_to_not_convert": "lm_head"}, "not a list of modules"),
         ({"bits": 4, "group_size": 64, "mode": "mxfp4"}, "is 'mxfp4'"),
-        ({"bits": 7, "group_size": 64}, "MLX packs"),
+        ({"bits": 7, "group_size": 64}, "bits: is 7, not one of 2, 3, 4, 5, 6, 8"),
+        ({"bits": 4, "group_size": -1}, "group_size: is -1, less than 1"),
+        ({"bits": 4, "group_size": 64, "layers.0.self_attn.q_proj": {"group_size": 0}}, "less than 1"),
         ({"bits": 4, "group_size": 64, "layers.0.self_attn.q_proj": 8}, "neither a module's bits"),
         ({"bits": 4, "group_size": 64, "layers.99.mlp.up_proj": False}, "no part of this network"),
     ],

@@ -9,12 +9,33 @@ from attrs import frozen
 
 from dsocr_nvtx.analytic.dims import Section
 from dsocr_nvtx.analytic.matrices import Matrix
-from dsocr_nvtx.analytic.schemes import Scheme, listed_modules
+from dsocr_nvtx.analytic.schemes import Scheme, check_pattern, listed_modules
+
+GPTQ_BITS: Final = (2, 3, 4, 8)
+MLX_BITS: Final = (2, 3, 4, 5, 6, 8)
 
 HALF_BYTES: Final = 2
 """AWQ's and GPTQ's scales are float16."""
 WORD_BITS: Final = 32
 WORD_BYTES: Final = 4
+
+
+@frozen(kw_only=True)
+class _Way:
+    """Bits of a weight, and the inputs that share a scale: 0 for all of them."""
+
+    bits: int
+    group: int
+
+    @classmethod
+    def of(cls, section: Section, known: Sequence[int], default: "_Way | None" = None) -> "_Way":
+        """Return what a section says, completed by what holds for the others."""
+        bits = section.count("bits", (default.bits or None) if default else None)
+        if bits not in known:
+            raise section.refuse("bits", f"is {bits}, not one of {', '.join(map(str, known))}")
+        if default is not None and not section.has("group_size"):
+            return cls(bits=bits, group=default.group)
+        return cls(bits=bits, group=_group(section, "group_size"))
 
 
 def awq(section: Section) -> Scheme:
@@ -38,27 +59,40 @@ def gptq(section: Section) -> Scheme:
     """Return GPTQ's packed words, with zeros, scales and the order of inputs."""
     for name in ("checkpoint_format", "format"):
         section.word(name, "gptq", ("gptq", "gptq_v2"))
-    if section.has("dynamic"):
-        raise section.refuse("dynamic", "is set: bits that differ from module to module are not known")
-    bits, group = section.count("bits"), _group(section, "group_size")
-    if bits not in (2, 3, 4, 8):
-        raise section.refuse("bits", f"is {bits}; GPTQ packs 2, 3, 4 or 8")
+    whole = _Way.of(section, GPTQ_BITS, _Way(bits=0, group=128))
     kept, only = listed_modules(section, "modules_to_not_convert") or (), _inside_blocks(section)
     head, decoder = section.flag("lm_head", False), _decoder_but(section, kept)
+    rules = _dynamic(section, whole)
+
+    def way(matrix: Matrix) -> _Way | None:
+        return next((found for pattern, found in rules if pattern.match(matrix.name)), whole)
 
     def size(matrix: Matrix) -> int:
-        words = ceil(matrix.inner * bits / WORD_BITS) * matrix.columns
-        zeros = ceil(matrix.columns * bits / WORD_BITS) * _groups(matrix.inner, group)
+        found = way(matrix) or whole
+        groups = _groups(matrix.inner, found.group)
+        words = ceil(matrix.inner * found.bits / WORD_BITS) * matrix.columns
+        zeros = ceil(matrix.columns * found.bits / WORD_BITS) * groups
         order = matrix.inner  # which group each input belongs to
-        return WORD_BYTES * (words + zeros + order) + HALF_BYTES * _groups(matrix.inner, group) * matrix.columns
+        return WORD_BYTES * (words + zeros + order) + HALF_BYTES * groups * matrix.columns
 
     def stores(matrix: Matrix) -> bool:
-        if matrix.tower == "lm_head":
-            return head
-        return decoder(matrix) and (only is None or matrix.is_named(only))
+        chosen = head if matrix.tower == "lm_head" else decoder(matrix) and (only is None or matrix.is_named(only))
+        return chosen and way(matrix) is not None
 
-    listed = (*kept, *(only or ()))
-    return Scheme(said=f"gptq, {bits} bits, {_said(group)}", stores=stores, size=size, listed=listed)
+    said = f"gptq, {whole.bits} bits, {_said(whole.group)}" + (f", {len(rules)} rules otherwise" if rules else "")
+    return Scheme(said=said, stores=stores, size=size, listed=(*kept, *(only or ())))
+
+
+def _dynamic(section: Section, whole: "_Way") -> list[tuple[re.Pattern[str], "_Way | None"]]:
+    """Return GPTQ's rules for modules by the beginning of their names, the first to fit holds; None: not packed."""
+    if not section.has("dynamic"):
+        return []
+    rules: list[tuple[re.Pattern[str], _Way | None]] = []
+    for name in section.section("dynamic").source:
+        pattern = re.compile(check_pattern(section, "dynamic", name.removeprefix("+:").removeprefix("-:")))
+        inside = None if name.startswith("-:") else section.section("dynamic").section(name)
+        rules.append((pattern, _Way.of(inside, GPTQ_BITS, whole) if inside is not None else None))
+    return rules
 
 
 def _inside_blocks(section: Section) -> tuple[str, ...] | None:
@@ -100,15 +134,15 @@ def _said(group: int) -> str:
 
 def mlx(section: Section, plain_bytes: int) -> Scheme:
     """Return MLX's packed words, with a scale and a bias of ``plain_bytes`` per group; modules may differ."""
-    whole = _MlxWay.of(section)
+    whole = _mlx_way(section, None)
     found = section.source if isinstance(section.source, dict) else vars(section.source)
     settings = {"group_size", "bits", "mode", "quant_method"}
-    ways: dict[str, _MlxWay | None] = {}
+    ways: dict[str, _Way | None] = {}
     for name, value in found.items():
         if name not in settings:
             ways[_bare(name)] = _override(section, name, value, whole)
 
-    def way(matrix: Matrix) -> _MlxWay | None:
+    def way(matrix: Matrix) -> _Way | None:
         if _bare(matrix.name) in ways:
             return ways[_bare(matrix.name)]
         joint = re.sub(r"experts\.\d+", "switch_mlp", _bare(matrix.name))
@@ -136,31 +170,20 @@ def mlx(section: Section, plain_bytes: int) -> Scheme:
     )
 
 
-@frozen(kw_only=True)
-class _MlxWay:
-    """Bits of a weight, and the inputs that share a scale and a bias."""
-
-    bits: int
-    group: int
-
-    @classmethod
-    def of(cls, section: Section, default: "_MlxWay | None" = None) -> "_MlxWay":
-        """Return what a section says, completed by what holds for the others."""
-        section.word("mode", "affine", ("affine",))
-        bits = section.count("bits", default.bits if default else None)
-        group = section.count("group_size", default.group if default else None)
-        if bits not in (2, 3, 4, 5, 6, 8):
-            raise section.refuse("bits", f"is {bits}; MLX packs 2, 3, 4, 5, 6 or 8")
-        return cls(bits=bits, group=group)
-
-
-def _override(section: Section, name: str, value: Any, whole: _MlxWay) -> _MlxWay | None:
+def _override(section: Section, name: str, value: Any, whole: _Way) -> _Way | None:
     """Return how MLX stores one module: its own bits and groups, as all others, or not at all."""
     if isinstance(value, bool):
         return whole if value else None
     if not isinstance(value, dict):
         raise section.refuse(name, f"is {value!r}: neither a module's bits nor a setting that is known")
-    return _MlxWay.of(Section(value, f"{section.path}.{name}"), whole)
+    inside = Section(value, f"{section.path}.{name}")
+    return _mlx_way(inside, whole)
+
+
+def _mlx_way(section: Section, default: _Way | None) -> _Way:
+    section.word("mode", "affine", ("affine",))
+    section.count("group_size", default.group if default else None)  # there is always one
+    return _Way.of(section, MLX_BITS, default)
 
 
 def _bare(name: str) -> str:

@@ -53,16 +53,18 @@ def listed_modules(section: Section, *names: str) -> tuple[str, ...] | None:
             if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
                 raise section.refuse(name, f"is {values!r}, not a list of modules")
             for value in values:
-                _check_pattern(section, name, value)
+                check_pattern(section, name, value)
             return tuple(values)
     return None
 
 
-def _check_pattern(section: Section, name: str, pattern: str) -> None:
+def check_pattern(section: Section, name: str, pattern: str) -> str:
+    """Return a module's name or a pattern for it, if it is one."""
     try:
         re.compile(pattern)
     except re.error as error:
         raise section.refuse(name, f"holds {pattern!r}, which is no name and no pattern ({error})") from error
+    return pattern
 
 
 def bitsandbytes(section: Section) -> Scheme:
