@@ -131,8 +131,8 @@ def run(arguments: Sequence[str], folder: Path) -> Outcome:
     if child == 0:
         _run_here(arguments, folder)
     code = _waited(child, began + 5 * SECONDS)
-    texts = ((folder / name).read_bytes().decode("utf-8", "replace") for name in (_OUT, _ERR))
-    return Outcome(code, *texts, seconds=time.monotonic() - began)
+    stdout, stderr = ((folder / name).read_bytes().decode("utf-8", "replace") for name in (_OUT, _ERR))
+    return Outcome(code, stdout, stderr, time.monotonic() - began)
 
 
 def _waited(child: int, until: float) -> int:
@@ -192,10 +192,7 @@ def warm() -> None:
     import contextlib
     import io
 
-    import pyarrow.compute
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet  # noqa: F401
+    import rich._emoji_codes  # noqa: F401
 
     import dsocr_nvtx.cli.commands
     import dsocr_nvtx.cli.fleet

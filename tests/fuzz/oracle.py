@@ -43,9 +43,24 @@ def times_of_folder(folder: Path) -> Times:
     for table in OPERATIONS:
         for path in folder.iterdir():
             if path.stem.lower() == table.lower():
-                read = pq.ParquetFile(path).read() if path.suffix == ".parquet" else _arrow(path)
-                found += zip(*(read[name].to_pylist() for name in ("start", "end", "deviceId")), strict=True)
+                found += zip(*(_folder_column(path, name) for name in ("start", "end", "deviceId")), strict=True)
     return found
+
+
+def _folder_column(path: Path, name: str) -> list[object]:
+    """Return one column: damage to others, which a reader need not read, is no damage to it.
+
+    Nor is damage to the pages of a column of one value, which stands in the file's statistics too: None stands for it.
+    """
+    if path.suffix == ".arrow":
+        return list(_arrow(path)[name].to_pylist())
+    file = pq.ParquetFile(path)
+    try:
+        return list(file.read(columns=[name])[name].to_pylist())
+    except (pa.ArrowException, OSError):
+        if name != "deviceId":
+            raise
+        return [None] * file.metadata.num_rows
 
 
 def _arrow(path: Path) -> pa.Table:
@@ -76,7 +91,8 @@ def _sums(times: Times, told: Mapping[str, object]) -> Iterator[str]:
         yield f"operations last {total} ns by the report, {told['total_ns']} by the join"
     devices = told["devices"]
     assert isinstance(devices, list)
-    if {device for _, _, device in times} != {device["device"] for device in devices}:
+    known = {device for _, _, device in times}
+    if None not in known and known != {device["device"] for device in devices}:
         yield "other GPUs than the report's"
 
 

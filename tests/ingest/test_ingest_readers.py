@@ -295,7 +295,7 @@ def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path, monkeypatc
     pq.write_table(pa.table({"a": numbers, "s": list(map(str, numbers))}), tmp_path / "T.parquet")
     for count, message in ((69999, "70,000 rows, and 69,999 by its own"), (1 << 59, "damaged or unreadable")):
         folder = FolderOfTables(tmp_path)
-        folder._files["T"].count = count
+        folder._files["t"].count = count
         with pytest.raises(Refused, match=message):
             folder.integers("T", ["a"])
     about = pq.read_metadata(tmp_path / "T.parquet")
@@ -308,7 +308,7 @@ def test_a_file_that_counts_its_rows_wrong_is_refused(tmp_path: Path, monkeypatc
                 FolderOfTables(tmp_path)
     for count in (69999, 70001):
         folder = FolderOfTables(tmp_path)
-        folder._files["T"].count = count
+        folder._files["t"].count = count
         with pytest.raises(Refused, match=f"70,000 rows, and {count:,} by its own"):
             folder.strings("T", "s")
 

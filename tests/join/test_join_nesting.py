@@ -114,3 +114,14 @@ def test_a_hundred_thousand_ranges_in_deep_and_wide_nests_take_few_rounds() -> N
     assert int(found.depth.max()) == 501  # 500 deep, the wide one, its siblings
     places = found.innermost((1, 1), column([10 * i + 9 for i in range(count)]), closed=False)
     assert set(places.tolist()) == {500}
+
+
+def test_chains_of_thousands_are_climbed_in_leaps() -> None:
+    """Interval k of 5,000 lasts from k to 20,000 - k: at 20,000 - k, k is still open where ends count."""
+    count = 5000
+    found = forest([Span(1, 1, k, 4 * count - k) for k in range(count)])
+    assert found.depth.tolist() == list(range(count))
+    times = column([4 * count - k for k in range(count)])
+    assert found.innermost((1, 1), times, closed=True).tolist() == list(range(count))
+    assert found.innermost((1, 1), times, closed=False).tolist() == list(range(-1, count - 1))
+    assert found.upward(column([1] * count)).tolist() == list(range(count, 0, -1))

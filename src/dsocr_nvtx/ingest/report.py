@@ -13,6 +13,7 @@ from attrs import evolve
 from dsocr_nvtx.errors import Refused, Unavailable
 from dsocr_nvtx.ingest import cupti, nsys
 from dsocr_nvtx.ingest.digest import digesting
+from dsocr_nvtx.ingest.limits import LIMIT_REMEDY, most_bytes
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 
 
@@ -37,6 +38,9 @@ def read_projectable(path: Path) -> Projectable:
 @contextmanager
 def _as_sqlite(path: Path) -> Iterator[Path]:
     """Yield a SQLite export of the report: the file itself, or a temporary one that goes when the block ends."""
+    if path.suffix in (".qdrep", ".qdstrm") and path.is_file():
+        found = f"a report of Nsight Systems before 2021.4 ({path.suffix}), which only its own export reads"
+        raise Refused(path, found, f"run: nsys export -t sqlite {path.name}, and give the .sqlite")
     if path.suffix not in (".nsys-rep", ".xz"):
         yield path
         return
@@ -55,11 +59,21 @@ def _as_sqlite(path: Path) -> Iterator[Path]:
 
 
 def _unpack(path: Path, target: Path) -> None:
+    """Unpack a report, as far as its limit goes: some hundred kilobytes can hold terabytes of zeros."""
+    most = most_bytes(_LEAST_UNPACKED + _MOST_RATIO * path.stat().st_size)
     try:
         with lzma.open(path) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    except (lzma.LZMAError, EOFError) as cause:
+            while piece := packed.read(1 << 20):
+                most -= len(piece)
+                if most < 0:
+                    raise Refused(path, f"unpacks to more than {plain.tell():,} bytes", LIMIT_REMEDY)
+                plain.write(piece)
+    except (lzma.LZMAError, EOFError, MemoryError) as cause:
         raise Refused(path, "not an xz file, or cut short", "pack it again") from cause
+
+
+_LEAST_UNPACKED, _MOST_RATIO = 1 << 28, 100
+"""What any packed report may unpack to, in bytes, and for each byte of it; exports shrink to a fifth or a twentieth."""
 
 
 def _export(path: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest import cells, pages
 from dsocr_nvtx.ingest.column import narrowed
+from dsocr_nvtx.ingest.limits import limited
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, product, whole
 from dsocr_nvtx.ingest.sqlite_opening import REEXPORT, QuickCheck, check_header, connect, undisturbed
 from dsocr_nvtx.ingest.sqlite_pages import Layout, PageColumns
@@ -126,7 +127,8 @@ class SqliteFile:
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
         """Return a text column of the rows in the mask, cut and made UTF-8."""
-        return whole(pa.chunked_array(list(self._values(table, column, rows, pa.string())), pa.string()))
+        pieces = limited(self.path, f"{table}.{column}", self._values(table, column, rows, pa.string()))
+        return whole(pa.chunked_array(list(pieces), pa.string()))
 
     def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
         """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob."""
@@ -180,7 +182,7 @@ class SqliteFile:
         with self._refusing():
             every = self._connection.execute(query)
             wanted = every if rows is None else compress(every, rows.tolist())
-            return pa.array([take(one) for (one,) in wanted], kind)
+            return pa.array((take(one) for (one,) in wanted), kind)
 
 
 def _from(layout: Layout) -> str:

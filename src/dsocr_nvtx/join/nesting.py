@@ -12,7 +12,10 @@ import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, Rows, blocks, falling, groups, sorting
+from dsocr_nvtx.join.columns import Ints, Rows, blocks, falling, groups, rows_at, sorting
+
+_STEPS = 16
+"""Containers that are tried one by one; in most reports no interval has so many."""
 
 
 @frozen(eq=False)
@@ -66,11 +69,28 @@ class Forest:
         if not len(self.end):
             return found
         climbing = np.flatnonzero((found >= 0) & self._over(found, times, closed))
-        while len(climbing):
+        for _ in range(_STEPS):
+            if not len(climbing):
+                return found
             found[climbing] = self.parent[found[climbing]]
             climbing = climbing[found[climbing] >= 0]
             climbing = climbing[self._over(found[climbing], times[climbing], closed)]
+        # A container ends no sooner than what it holds: leaps that do not go too far, each half as long as the last.
+        for above in reversed(self._leaps if len(climbing) else []):
+            higher = above[found[climbing]]
+            over = (higher >= 0) & self._over(higher, times[climbing], closed)
+            found[climbing[over]] = higher[over]
+        found[climbing] = self.parent[found[climbing]]
         return found
+
+    @cached_property
+    def _leaps(self) -> list[Ints]:
+        """Each interval's container, that one's, the fourth, the eighth and so on above it, or -1."""
+        leaps = [np.ascontiguousarray(self.parent)]
+        while (leaps[-1] >= 0).any():
+            above = leaps[-1]
+            leaps.append(np.where(above >= 0, above[above], -1))
+        return leaps
 
     def _over(self, position: Ints, times: Ints, closed: bool) -> Mask:
         end = self.end[position]
@@ -85,8 +105,10 @@ class Forest:
     def upward(self, values: Ints) -> Ints:
         """Return each interval's value plus those of all intervals inside it."""
         total = values.copy()
-        for level in range(int(self.depth.max(initial=0)), 0, -1):
-            at = np.flatnonzero(self.depth == level)
+        order = sorting(self.depth)
+        levels = np.searchsorted(self.depth[order], np.arange(int(self.depth.max(initial=0)) + 2))
+        for low, high in reversed(list(pairwise(levels.tolist()))[1:]):
+            at = rows_at(order, np.arange(low, high))
             np.add.at(total, self.parent[at], total[at])
         return total
 
@@ -161,9 +183,10 @@ def _threads(thread: Ints) -> Iterator[tuple[int, int]]:
 
 def depths(parent: Ints) -> Ints:
     """Return how many containers each interval has, those of its container included."""
-    depth = np.zeros(len(parent), np.int64)
-    above = parent.copy()
-    while (up := above >= 0).any():
-        depth[up] += 1
-        above[up] = parent[above[up]]
+    depth = (parent >= 0).astype(np.int64)
+    above = np.array(parent)
+    # In each round twice as many containers are counted: those of the one that the last round came to are known.
+    while len(up := np.flatnonzero(above >= 0)):
+        depth[up] += depth[above[up]]
+        above[up] = above[above[up]]
     return depth

@@ -1,0 +1,39 @@
+"""How much a report may take: more than any real one needs, so that a hostile one is refused instead of filling memory.
+
+The environment variable `MOST_BYTES` takes the place of every such limit.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from dsocr_nvtx.errors import Refused, UsageError
+
+MOST_BYTES = "DSOCR_NVTX_MOST_BYTES"
+"""Environment variable: the most bytes that a packed report may unpack to, and that a column of a report may take."""
+LIMIT_REMEDY = f"if that is right, set {MOST_BYTES} to as many as it may be"
+
+
+def most_bytes(usual: int) -> int:
+    """Return what the user allows, else the ``usual`` limit."""
+    text = os.environ.get(MOST_BYTES, "")
+    if not text:
+        return usual
+    if not text.isdecimal() or len(text) > 18:
+        raise UsageError(f"{MOST_BYTES}={text!r}: give a number of bytes")
+    return int(text)
+
+
+_MOST_TEXT = 1 << 29
+
+
+def limited(where: Path, column: str, pieces: Iterable[pa.Array]) -> Iterator[pa.Array]:
+    """Return pieces of a column of texts; refuse one whose texts take more than the limit together."""
+    most, taken = most_bytes(_MOST_TEXT), 0
+    for piece in pieces:
+        taken += piece.nbytes
+        if taken > most:
+            raise Refused(where, f"more than {most:,} bytes of text in {column}", LIMIT_REMEDY)
+        yield piece

@@ -1,0 +1,82 @@
+"""Inputs that are much more than they seem are refused before they fill memory, with the way to allow them."""
+
+import lzma
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.ingest import report, table_files
+from dsocr_nvtx.ingest.folder import FolderOfTables
+from dsocr_nvtx.ingest.limits import MOST_BYTES
+from dsocr_nvtx.ingest.sqlite import SqliteFile
+
+
+def test_a_packed_report_that_unpacks_to_too_much_is_refused_unless_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_LEAST_UNPACKED", 1 << 20)
+    path = tmp_path / "zeros.sqlite.xz"
+    path.write_bytes(lzma.compress(bytes(32 << 20)))
+    with pytest.raises(Refused, match=f"unpacks to more than .* bytes; .*{MOST_BYTES}"):
+        report.read_report(path)
+    monkeypatch.setenv(MOST_BYTES, str(64 << 20))
+    with pytest.raises(Refused, match="not a SQLite file"):
+        report.read_report(path)
+    monkeypatch.setenv(MOST_BYTES, "much")
+    with pytest.raises(UsageError, match="give a number of bytes"):
+        report.read_report(path)
+
+
+def test_a_parquet_file_of_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": np.zeros(2_000_000, np.int64)}), tmp_path / "T.parquet")
+    with pytest.raises(Refused, match=r"2,000,000 rows in .* bytes"):
+        FolderOfTables(tmp_path)
+
+
+def test_a_file_whose_pages_unpack_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "_ANY_BYTES", 1 << 16)
+    texts = pa.array(["x" * 1_000_000 + str(at) for at in range(8)])
+    pq.write_table(pa.table({"a": texts}), tmp_path / "T.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(Refused, match="bytes that unpack to 8,0"):
+        FolderOfTables(tmp_path)
+
+
+def test_texts_that_take_too_much_together_are_refused_by_their_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MOST_BYTES, "5000")
+    with sqlite3.connect(tmp_path / "a.sqlite") as connection:
+        connection.execute("CREATE TABLE t (a TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?)", [("x" * 100,)] * 60)
+    connection.close()
+    with SqliteFile(tmp_path / "a.sqlite") as file, pytest.raises(Refused, match=r"5,000 bytes of text in t\.a"):
+        file.strings("t", "a")
+    pq.write_table(pa.table({"a": ["x" * 100] * 60}), tmp_path / "t.parquet")
+    with pytest.raises(Refused, match="5,000 bytes of text in a"):
+        FolderOfTables(tmp_path).strings("t", "a")
+
+
+def test_tables_and_columns_of_a_folder_are_found_in_any_case(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"DeviceId": [3, 4], "one": [1, 1], "name": ["x", "y"]}), tmp_path / "Kernel.parquet")
+    folder = FolderOfTables(tmp_path)
+    assert folder.has("KERNEL", "deviceId", "ONE")
+    found = folder.integers("KERNEL", ["deviceId", "One", "deviceId*ONE", "absent"])
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "deviceId": [3, 4], "One": [1, 1], "deviceId*ONE": [3, 4], "absent": [-(2**63)] * 2,
+    }  # fmt: skip
+    assert folder.strings("kernel", "NAME").to_pylist() == ["x", "y"]
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "KERNEL.parquet")
+    with pytest.raises(Refused, match="two files of one table"):
+        FolderOfTables(tmp_path)
+
+
+def test_a_report_of_an_old_nsys_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "old.qdrep"
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(Refused, match=r"before 2021\.4 .*nsys export -t sqlite old\.qdrep"):
+        report.read_report(path)
