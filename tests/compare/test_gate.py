@@ -1,13 +1,18 @@
 """Gates: every way a rule can end, what a rule may say, and what is refused."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 
-from dsocr_nvtx.compare.gate import EXIT_CODES, Outcome, gate, gate_table
+from dsocr_nvtx.compare.baselines import against_several
+from dsocr_nvtx.compare.gate import gate
 from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.rules import Operator, parse_rule
+from dsocr_nvtx.compare.rulings import EXIT_CODES, Outcome, gate_table
 from dsocr_nvtx.errors import Refused, UsageError
+from dsocr_nvtx.report.changes import decides_text
 from tests.builders.runs import call, model_call, noisy_run, out_of
 from tests.builders.tables import Row
 
@@ -269,3 +274,61 @@ def test_a_rule_that_cannot_be_read_is_a_usage_error_that_quotes_it(text: str, s
         parse_rule(text)
     assert repr(text) in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_each_rule_says_from_where_on_it_is_decided_and_holds_itself_to_it() -> None:
+    """Oracle: runs whose change is moved across the bound: outside of what is told each is decided, inside none."""
+    a = out_of([call(100_000, step=step) for step in range(10)])
+    rule = parse_rule("decode.busy_ns<=+3%")
+    for busy in range(100_000, 107_000, 500):
+        (ruling,) = gate(out_of([call(busy, step=step) for step in range(10)]), a, [rule]).rulings
+        apart = ruling.measured - rule.bound
+        assert (ruling.outcome == Outcome.INCONCLUSIVE) == (abs(apart) < ruling.resolution - 1e-9), busy
+        low, high = (float(text) / 100 for text in re.findall(r"([-+][\d.]+)%", decides_text(ruling)))
+        assert (low, high) == pytest.approx((0.03 - ruling.resolution, 0.03 + ruling.resolution), abs=0.0006)
+
+
+def test_wall_time_is_decided_by_the_scatter_of_several_baselines_where_the_hosts_allowance_leaves_it_open() -> None:
+    """Oracle: runs whose idle time scatters by 1 %. One baseline decides nothing at 8 %, five decide both ways."""
+
+    def run(seed: int, idle: float) -> Out:
+        host = np.random.default_rng(seed).normal(1, 0.01)
+        return out_of([call(50_000, int(idle * host), step=step) for step in range(10)])
+
+    baselines = [run(seed, 1e6) for seed in range(5)]
+    rule = [parse_rule("decode.wall_ns<=+8%")]
+    for idle, outcome in ((1e6, Outcome.PASS), (1.2e6, Outcome.FAIL)):
+        (alone,) = gate(run(9, idle), baselines[0], rule).rulings
+        (held,) = gate(run(9, idle), baselines[0], rule, more=baselines[1:]).rulings
+        assert (alone.outcome, held.outcome) == (Outcome.INCONCLUSIVE, outcome)
+        assert held.resolution < 0.06 < 0.4 < alone.resolution
+        assert "5 baselines" in held.reason
+    with pytest.raises(UsageError, match="2 baselines"):
+        gate(run(9, 1e6), baselines[0], rule, more=baselines[1:2])
+
+
+def test_several_baselines_rule_equal_runs_wrong_seldom() -> None:
+    """Oracle: nothing changed, hosts scatter by 5 %: of 2,000 runs held against +0 %, some 1 % fail by chance."""
+    random = np.random.default_rng(5)
+    failed = sum(against_several(_changes(random)).low > 0 for _ in range(2000))
+    assert failed <= 40
+
+
+def _changes(random: np.random.Generator) -> list[float]:
+    now, before = random.lognormal(0, 0.05), random.lognormal(0, 0.05, 5)
+    return [now / one - 1 for one in before.tolist()]
+
+
+def test_a_run_5_percent_busier_breaks_a_rule_of_3_percent_in_most_pairs_and_an_equal_one_never() -> None:
+    """Twenty pairs of each, with the noise of real runs and clocks that differ by up to 1.5 %."""
+    rule = [parse_rule("decode.busy_ns<=+3%")]
+    outcomes: dict[float, list[str]] = {1.0: [], 1.05: []}
+    for factor, told in outcomes.items():
+        for seed in range(20):
+            clock = 1 + 0.015 * np.sin(seed)
+            slow = dict.fromkeys(range(12), factor * clock)
+            (ruling,) = gate(noisy_run(2 * seed + 1, slow=slow), noisy_run(2 * seed), rule).rulings
+            told.append(str(ruling.outcome))
+    assert "fail" not in outcomes[1.0]
+    assert outcomes[1.05].count("fail") > 10
+    assert "pass" not in outcomes[1.05]

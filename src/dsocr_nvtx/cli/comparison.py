@@ -101,7 +101,11 @@ def gate_command(
         ),
     ],
     baseline: Annotated[
-        Path | None, typer.Option(help="What `join` wrote of the run that bounds in % are changes against.")
+        list[Path] | None,
+        typer.Option(
+            help="What `join` wrote of the run that bounds in % are changes against. Three and more runs of one code "
+            "show how much runs differ: idle and wall time are decided by that, not by what is allowed for."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Also write it: .md, .json, .arrow, .parquet or .csv.")
@@ -113,9 +117,10 @@ def gate_command(
     force: ForceFile = False,
 ) -> None:
     """Hold a run against rules. Exit code 0: all hold; 1: one is broken; 4: noise leaves one open."""
-    from dsocr_nvtx.compare.gate import EXIT_CODES, gate, gate_table
+    from dsocr_nvtx.compare.gate import gate
     from dsocr_nvtx.compare.outs import read_out
     from dsocr_nvtx.compare.rules import parse_rule
+    from dsocr_nvtx.compare.rulings import EXIT_CODES, gate_table
     from dsocr_nvtx.compare.verdicts import Limits
     from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.comparison_markdown import gate_markdown
@@ -126,7 +131,8 @@ def gate_command(
     if out is not None:
         _check(out, (_Suffix.MARKDOWN,), force=force)
     limits = Limits(busy_allowed=busy_allowed, idle_allowed=idle_allowed)
-    found = gate(read_out(directory), read_out(baseline) if baseline is not None else None, parsed, limits)
+    baselines = [read_out(one) for one in baseline or []]
+    found = gate(read_out(directory), baselines[0] if baselines else None, parsed, limits, baselines[1:])
     table = gate_table(found)
     if out is not None:
         if out.suffix == _Suffix.MARKDOWN:

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from enum import StrEnum
 
 import numpy as np
-import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve
 
+from dsocr_nvtx.compare.baselines import FEWEST, against_several
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison, compare, judge_rows
 from dsocr_nvtx.compare.judging import allowances
 from dsocr_nvtx.compare.lines import Line, Moved
@@ -16,74 +15,41 @@ from dsocr_nvtx.compare.noise import ENOUGH_STEPS, repeated, typical
 from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.rates import scale_of, unit_of, unlike_steps, value_of
 from dsocr_nvtx.compare.rules import RATES, TIMES, Rule
+from dsocr_nvtx.compare.rulings import Gate, Outcome, Ruling
 from dsocr_nvtx.compare.series import NO_STEP, row_times, stage_series, usual_count
 from dsocr_nvtx.compare.steps import PARTS, Key
 from dsocr_nvtx.compare.verdicts import Limits
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.roofline.least import Floats
-from dsocr_nvtx.schema.comparison import GATE
-from dsocr_nvtx.schema.tables import conform
+
+_OPEN = "the noise leaves both"
 
 
-class Outcome(StrEnum):
-    """What a rule's values say; the exit code of a gate is that of the worst."""
-
-    PASS = "pass"  # noqa: S105 - no password
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-
-EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 4}
-
-
-@frozen(kw_only=True)
-class Ruling:
-    """A rule and what was measured: a change if the rule is relative, else the value; it lies between low and high."""
-
-    rule: Rule
-    outcome: Outcome
-    unit: str
-    baseline: float | None
-    value: float
-    measured: float
-    low: float
-    high: float
-    reason: str = ""
-
-
-@frozen(kw_only=True, eq=False)
-class Gate:
-    """Every rule's ruling, and the comparison behind the relative ones."""
-
-    rulings: list[Ruling]
-    comparison: Comparison
-
-    @property
-    def outcome(self) -> Outcome:
-        """A failure wins over what is inconclusive, that over what passes."""
-        found = {ruling.outcome for ruling in self.rulings}
-        return next(one for one in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS) if one in found)
-
-
-def gate(out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits | None = None) -> Gate:
+def gate(
+    out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits | None = None, more: Sequence[Out] = ()
+) -> Gate:
     """Hold rules against a run. Refused: a rule that no row matches, and runs of different levels.
 
-    A usage error: no rule, and a relative rule without a baseline.
+    ``more`` are further runs of the baseline's code, from whose scatter the noise is taken then. A usage error: no
+    rule, a relative rule without a baseline, and two baselines, which are too few to see scatter in.
     """
     if not rules:
         raise UsageError("no rule: give --rule 'decode.busy_ns<=+3%' once or more")
     missing = [rule.text for rule in rules if rule.relative and baseline is None]
     if missing:
         raise UsageError(f"rule {missing[0]!r} is a change: give --baseline DIRECTORY")
+    if 0 < len(more) < FEWEST - 1:
+        raise UsageError(f"{len(more) + 1} baselines: give one, or {FEWEST} and more, to see how much runs differ")
     limits = limits or Limits()
     itself = compare(out, out, limits)
     found = compare(baseline, out, limits) if baseline is not None else itself
+    several = [found, *(compare(one, out, limits) for one in more)]
     parts = out.by_process() if any(_is_of_one(rule) for rule in rules) else {}
     alone = {name: compare(part, part, limits) for name, part in parts.items()} if len(parts) > 1 else {}
 
     def ruled(rule: Rule) -> Ruling:
         if rule.relative:
-            return _together(_relative(rule, found), found)
+            return _together(_against(rule, several) if more else _relative(rule, found), found)
         if alone and _is_of_one(rule):
             return _worst(rule, itself, alone, limits)
         return _together(_absolute(rule, itself, limits), itself)
@@ -91,23 +57,16 @@ def gate(out: Out, baseline: Out | None, rules: Sequence[Rule], limits: Limits |
     return Gate(rulings=[ruled(rule) for rule in rules], comparison=found)
 
 
-def gate_table(found: Gate) -> pa.Table:
-    """Return GATE: a row per rule."""
-    columns: dict[str, object] = {name: [getattr(one, name) for one in found.rulings] for name in ("unit", "reason")}
-    columns |= {
-        name: [_finite(getattr(one, name)) for one in found.rulings]
-        for name in ("baseline", "value", "measured", "low", "high")
-    }
-    columns |= {
-        "rule": [one.rule.text for one in found.rulings],
-        "outcome": [str(one.outcome) for one in found.rulings],
-        "bound": [one.rule.bound for one in found.rulings],
-    }
-    return conform(columns, GATE, {"outcome": str(found.outcome)})
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _against(rule: Rule, several: Sequence[Comparison]) -> Ruling:
+    """Return the ruling on a change against several baselines; where one is no equal work, that against it."""
+    each = [_relative(rule, found) for found in several]
+    unlike = next((one for one in each if one.reason not in ("", _OPEN) or not -1 < one.measured < math.inf), None)
+    if unlike is not None:
+        return unlike
+    told = against_several([one.measured for one in each])
+    baseline = float(np.mean([one.baseline for one in each if one.baseline is not None]))
+    ruling = _ruled(evolve(each[0], baseline=baseline, reason=""), told.change, told.low, told.high, "")
+    return _also(ruling, f"against the mean of {len(each)} baselines, by their own scatter")
 
 
 def _relative(rule: Rule, found: Comparison) -> Ruling:
@@ -179,7 +138,7 @@ def _ruled(bare: Ruling, measured: float, low: float, high: float, unlike: str) 
     """Return the ruling: sure where both ends of the interval agree, and the work is the same."""
     ends = [bare.rule.operator.holds(end, bare.rule.bound) for end in (low, high)]
     outcome = Outcome.PASS if all(ends) else Outcome.INCONCLUSIVE if any(ends) else Outcome.FAIL
-    reason = "" if outcome != Outcome.INCONCLUSIVE else "the noise leaves both"
+    reason = "" if outcome != Outcome.INCONCLUSIVE else _OPEN
     if unlike:
         outcome, reason = Outcome.INCONCLUSIVE, unlike
     return evolve(bare, outcome=outcome, measured=measured, low=low, high=high, reason=reason)

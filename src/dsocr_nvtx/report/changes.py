@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from dsocr_nvtx.compare.comparison import Comparison, StageComparison
-from dsocr_nvtx.compare.gate import Outcome, Ruling
 from dsocr_nvtx.compare.lines import Line, Moved, place
 from dsocr_nvtx.compare.noise import ENOUGH_STEPS
+from dsocr_nvtx.compare.rules import Operator
+from dsocr_nvtx.compare.rulings import Outcome, Ruling
 from dsocr_nvtx.compare.steps import PARTS
 from dsocr_nvtx.compare.verdicts import Verdict
 
@@ -137,6 +138,19 @@ def measured_text(ruling: Ruling) -> str:
         return f"{signed_percent(ruling.measured)} ({signed_percent(ends[0])} to {signed_percent(ends[1])})"
     low, high = (value_text(ruling, end) for end in ends)
     return f"{value_text(ruling, ruling.measured)} ({low} to {high})"
+
+
+def decides_text(ruling: Ruling) -> str:
+    """Return from where on a rule is decided here: the values at which it surely passes, and surely fails."""
+    wide, bound = ruling.resolution, ruling.rule.bound
+    if not math.isfinite(wide):
+        return "nothing"
+    ends = (bound - wide, bound + wide)
+    low, high = (signed_percent(end) if ruling.rule.relative else value_text(ruling, end) for end in ends)
+    if not ruling.rule.relative and ends[0] < 0:
+        low = "no value"
+    at_most = ruling.rule.operator in (Operator.AT_MOST, Operator.BELOW)
+    return f"passes to {low}, fails from {high}" if at_most else f"passes from {high}, fails to {low}"
 
 
 def outcome_text(outcome: Outcome) -> str:

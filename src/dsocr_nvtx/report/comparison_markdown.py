@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from dsocr_nvtx.compare.comparison import Comparison
-from dsocr_nvtx.compare.gate import Gate
 from dsocr_nvtx.compare.lines import Line, place
 from dsocr_nvtx.compare.rules import Rule
+from dsocr_nvtx.compare.rulings import Gate
 from dsocr_nvtx.report import changes
 from dsocr_nvtx.report.causes import headed, opened, ranked
 
@@ -40,11 +40,11 @@ def comparison_markdown(found: Comparison, *, limit: int = 10) -> str:
 
 def gate_markdown(found: Gate) -> str:
     """Return a gate: its verdict, its rules with the change and interval measured, and what moved most."""
-    head = ("rule", "outcome", "baseline", "now", "measured (interval)", "why")
+    head = ("rule", "outcome", "baseline", "now", "measured (interval)", "can be decided here", "why")
     rows = [
         (
             one.rule, one.outcome, changes.value_text(one, one.baseline), changes.value_text(one, one.value),
-            changes.measured_text(one), one.reason,
+            changes.measured_text(one), changes.decides_text(one), one.reason,
         )
         for one in found.rulings
     ]  # fmt: skip

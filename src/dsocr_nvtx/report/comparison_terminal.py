@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dsocr_nvtx.compare.comparison import Comparison
-from dsocr_nvtx.compare.gate import Gate, Ruling
 from dsocr_nvtx.compare.lines import Line, place
+from dsocr_nvtx.compare.rulings import Gate, Ruling
 from dsocr_nvtx.errors import printable
 from dsocr_nvtx.report import changes, words
 from dsocr_nvtx.report.causes import Sort, headed, opened, ranked
@@ -118,6 +118,7 @@ _RULES = (
     _text("baseline", "baseline"),
     _text("now", "value"),
     _text("measured (interval)", "measured"),
+    _text("can be decided here", "decides", left=True),
     _text("why", "reason", left=True),
 )
 
@@ -141,6 +142,7 @@ def _show_below(console: Console, rulings: Sequence[words.Record]) -> None:
         before = "" if one["baseline"] == "-" else f"baseline {one['baseline']}, "
         _say(console, f"  {before}now {one['value']}")
         _say(console, f"  measured {one['measured']}")
+        _say(console, f"  {one['decides']}")
         if one["reason"]:
             _say(console, f"  why: {one['reason']}")
 
@@ -153,6 +155,7 @@ def _ruling(one: Ruling) -> words.Record:
     return {
         "rule": one.rule.text, "outcome": str(one.outcome), "baseline": changes.value_text(one, one.baseline),
         "value": changes.value_text(one, one.value), "measured": changes.measured_text(one), "reason": one.reason,
+        "decides": changes.decides_text(one),
     }  # fmt: skip
 
 

@@ -74,6 +74,13 @@ GATE = pa.schema(
         column("low", _F64, "", "measured is above this, noise and allowance counted; null: no limit", null=True),
         column("high", _F64, "", "measured is below this, noise and allowance counted; null: no limit", null=True),
         column("bound", _F64, "", "the rule's bound, as measured: a share, or a value"),
+        column(
+            "resolution",
+            _F64,
+            "",
+            "how far off the bound what is measured must lie here for the rule to be decided; null: no limit",
+            null=True,
+        ),
         column("reason", pa.string(), "", "why it is inconclusive or fails, or what its value is of"),
     ]
 )
