@@ -8,7 +8,7 @@ from attrs import evolve
 from rich.console import Console
 
 from dsocr_nvtx.join.accounting import Accounting, Count
-from dsocr_nvtx.join.measure import DeviceTime
+from dsocr_nvtx.join.times import DeviceTime
 from dsocr_nvtx.report.terminal import as_plain, show
 from dsocr_nvtx.roofline.points import Roofline
 from tests.builders.tables import Row

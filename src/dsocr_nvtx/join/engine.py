@@ -16,15 +16,16 @@ from dsocr_nvtx.join.accounting import Accounting, account
 from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.attribution import Attribution, attribute
 from dsocr_nvtx.join.captures import captures
-from dsocr_nvtx.join.columns import Ints, groups, numbers
+from dsocr_nvtx.join.columns import Ints, as_they_stand, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.kernels import Kernels
-from dsocr_nvtx.join.measure import Measured, measure
+from dsocr_nvtx.join.measure import measure
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranks import identities
 from dsocr_nvtx.join.replays import Ranges, captured_ranges, replay
 from dsocr_nvtx.join.tables import measured_table, time_order
+from dsocr_nvtx.join.times import Measured
 from dsocr_nvtx.schema.ranks import Rank
 
 
@@ -67,9 +68,10 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     operations, launches = trace.operations, trace.launches.select(("tid", "start_ns"))
     del trace, accounted
-    ranges = measured_table(every, operations, found, measured, weights, who)
+    owner = measured.rows(found.owner)
+    ranges = measured_table(every, measured, weights, who)
     del every
-    order, owner = time_order(ranges), found.owner
+    order = time_order(ranges)
     if not isinstance(order, slice):
         ranges, owner = ranges.take(order), np.append(np.argsort(order), -1)[owner]
     kernels = Kernels.of(operations, launches, ranges, found, owner, measured.op_busy_ns, who)
@@ -89,17 +91,18 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
         ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
         found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
         within = captured_ranges(ranges, nvtx, captures(trace.launches))
-        measured = None if (within >= 0).any() else _times(trace, found, ranges)
+        measured = None if (within >= 0).any() else _times(trace, found, ranges, nvtx)
         announced, costs = announcing.result(), pricing.result()
     if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
     every, found = replay(trace, announced, costs, ranges, found, within)
-    return every, found, measured or _times(trace, found, every.forest)
+    return every, found, measured or _times(trace, found, every.forest, every.nvtx)
 
 
-def _times(trace: Trace, found: Attribution, ranges: Forest) -> Measured:
-    return measure(trace.operations, trace.launches, found, ranges, gpus(trace))
+def _times(trace: Trace, found: Attribution, ranges: Forest, nvtx: pa.Table) -> Measured:
+    pid = as_they_stand(nvtx, "pid")[ranges.rows]
+    return measure(trace.operations, trace.launches, found, ranges, pid, gpus(trace))
 
 
 def gpus(trace: Trace) -> Ints:

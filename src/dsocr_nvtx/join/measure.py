@@ -3,83 +3,31 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 
+from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.join.attribution import Attribution
-from dsocr_nvtx.join.columns import Ints, Places, Rows, blocks, coded, groups, numbers, rows_at, rows_where, sorting
+from dsocr_nvtx.join.columns import Ints, Places, Rows, coded, groups, numbers, rows_at, rows_where, sorting
+from dsocr_nvtx.join.elsewhere import Away, Homes
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.ownership import (
-    QUEUED_AFTER_NS,
-    Cause,
-    Gaps,
-    busy_owned,
-    cause_of,
-    gaps,
-    idle_blocks,
-    union_by_group,
-)
-
-IDLE_CAUSES = (Cause.LAUNCH, Cause.SYNC, Cause.MEMORY, Cause.HOST, Cause.QUEUED)
-
-
-@frozen(kw_only=True, eq=False)
-class DeviceTime:
-    """One device's wall time and who owns it. ``idle_ns`` is by cause; cause ``none`` has no range to own it."""
-
-    device: int
-    window: tuple[int, int]
-    operations: int
-    busy_ns: int
-    idle_ns: dict[str, int]
-    unknown_thread_ns: int
-
-    @property
-    def wall_ns(self) -> int:
-        """Length of the window: from the first operation or hooked call to the last."""
-        return self.window[1] - self.window[0]
-
-
-@frozen
-class LongGap:
-    """One of a device's longest idle times while a hooked call was open; ``operation`` and ``call`` ended it, or -1."""
-
-    device: int
-    start: int
-    end: int
-    operation: int
-    call: int
-
-
-@frozen(eq=False)
-class Measured:
-    """Times per operation (``op_busy_ns``), per range of the forest, per device, and each device's longest gaps."""
-
-    op_busy_ns: Ints
-    launches: Ints
-    kernel_ns: Ints
-    busy_ns: Ints
-    busy_owned_ns: Ints
-    idle_ns: dict[Cause, Ints]
-    devices: list[DeviceTime]
-    longest: list[LongGap]
-
+from dsocr_nvtx.join.ownership import QUEUED_AFTER_NS, Cause, Gaps, busy_owned, cause_of, gaps, idle_blocks
+from dsocr_nvtx.join.times import IDLE_CAUSES, DeviceTime, Elsewhere, LongGap, Measured, call_times
 
 _LONGEST = 40
 _NO_GAPS = Gaps(*[np.zeros(0, np.int64)] * 4)
 
 
 def measure(
-    operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest, gpu: Ints | None = None
+    operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest, pid: Places, gpu: Places
 ) -> Measured:
     """Return all device times. Every operation and every idle nanosecond of a device's window is counted once.
 
-    ``gpu`` says which GPU each operation ran on, where that is more than its ordinal: processes that see different
-    devices number them alike.
+    ``pid`` is the process of every range. ``gpu`` says which GPU each operation ran on, which is more than its ordinal:
+    processes that see different devices number them alike.
     """
     start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
     device = numbers(operations, "device")
-    gpu = device if gpu is None else gpu
     count = len(ranges.order)
     op_busy = np.empty(len(start), np.int64)
     # One row per cause; one column per range and one more for no range, which comes first.
@@ -89,6 +37,8 @@ def measure(
     devices: list[DeviceTime] = []
     longest: list[LongGap] = []
     which, number = distinct(gpu)
+    homes = Homes.of(operations, number, found.owner, pid)
+    away: list[tuple[Ints, Ints]] = []
     for one in range(len(which)):
         mine = rows_where(number == one)
         ordinal = int(device[mine][0])
@@ -99,21 +49,48 @@ def measure(
         else:
             op_busy[mine] = owned
         window = _window(operations, mine, ranges)
+        here = idle if len(which) == 1 else np.zeros_like(idle)
         time, gaps_found = _idle(
-            ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, idle, op_busy
+            ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, here, op_busy
         )
+        if len(which) > 1:
+            away.append(_sorted_home(here, idle, homes.gpu == one))
         devices.append(time)
         longest.extend(gaps_found)
-    mine = rows_where(found.owner >= 0)
-    owner, start, end, busy = found.owner[mine], start[mine], end[mine], op_busy[mine]
-    launched, lasted, owned = np.zeros((3, count), np.int64)
-    for part in blocks(len(owner)):
-        np.add.at(launched, owner[part], 1)
-        np.add.at(lasted, owner[part], end[part] - start[part])
-        np.add.at(owned, owner[part], busy[part])
-    busy_ns = union_by_group(owner, start, end, count)
+    at_home = (found.owner >= 0) if len(which) == 1 else (found.owner >= 0) & (homes.gpu[found.owner] == number)
     idle_ns = {cause: idle[list(Cause).index(cause), 1:] for cause in IDLE_CAUSES}
-    return Measured(op_busy, launched, lasted, busy_ns, owned, idle_ns, devices, longest)
+    times = call_times(operations, op_busy, rows_where(at_home), found.owner, idle_ns)
+    elsewhere = _elsewhere(operations, op_busy, found, number, homes, pid, at_home, away) if len(which) > 1 else None
+    return Measured(op_busy, times, devices, longest, homes.device, elsewhere)
+
+
+def _sorted_home(here: Ints, idle: Ints, is_home: Mask) -> tuple[Ints, Ints]:
+    """Add one GPU's idle time, [cause, no range and ranges], to ``idle`` for the ranges whose own GPU it is.
+
+    Return the other ranges that have any, and their idle time, [cause, range].
+    """
+    idle[:, 0] += here[:, 0]
+    idle[:, 1:] += here[:, 1:] * is_home
+    strangers = np.flatnonzero(~is_home & here[:, 1:].any(axis=0))
+    return strangers, here[:, 1:][:, strangers]
+
+
+def _elsewhere(
+    operations: pa.Table, op_busy: Ints, found: Attribution, number: Places, homes: Homes, pid: Places, at_home: Mask,
+    idle: list[tuple[Ints, Ints]],
+) -> Elsewhere | None:  # fmt: skip
+    mine = np.flatnonzero((found.owner >= 0) & ~at_home)
+    away = Away.of((found.owner[mine], number[mine]), [(calls, one) for one, (calls, _) in enumerate(idle)])
+    if not len(away.call):
+        return None
+    of_operation = np.full(len(number), -1)
+    of_operation[mine] = away.places(found.owner[mine], number[mine])
+    total = np.zeros((len(Cause), len(away.call)), np.int64)
+    for one, (calls, ns) in enumerate(idle):
+        total[:, away.places(calls, np.full(len(calls), one))] += ns
+    idle_ns = {cause: total[list(Cause).index(cause)] for cause in IDLE_CAUSES}
+    times = call_times(operations, op_busy, mine, of_operation, idle_ns)
+    return Elsewhere(away.call, homes.devices(pid[away.call], away.gpu), times, of_operation)
 
 
 def _causes(launches: pa.Table) -> npt.NDArray[np.int8]:

@@ -3,24 +3,23 @@
 import numpy as np
 import pyarrow as pa
 
-from dsocr_nvtx.join.attribution import Attribution
-from dsocr_nvtx.join.columns import Ints, Places, Rows, coded, groups, numbers, recoded
+from dsocr_nvtx.join.columns import Ints, Rows, coded, numbers, recoded
 from dsocr_nvtx.join.costs import RangeCosts
-from dsocr_nvtx.join.measure import Measured
-from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.elsewhere import ELSEWHERE, rows_elsewhere
 from dsocr_nvtx.join.ranks import Identities
 from dsocr_nvtx.join.replays import Origin, Ranges
+from dsocr_nvtx.join.times import Elsewhere, Measured
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
 from dsocr_nvtx.schema.tables import MEASURED, conform
 
 _PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
 
 
-def measured_table(
-    every: Ranges, operations: pa.Table, found: Attribution, measured: Measured, observed_weights: pa.Array,
-    who: Identities,
-) -> pa.Table:  # fmt: skip
-    """Return MEASURED in the order of the forest, in which ``observed_weights`` is already (`time_order`)."""
+def measured_table(every: Ranges, measured: Measured, observed_weights: pa.Array, who: Identities) -> pa.Table:
+    """Return MEASURED in the order of the forest, in which ``observed_weights`` is already (`time_order`).
+
+    Behind it come the rows of calls on other GPUs than their own.
+    """
     nvtx, costs, ranges = every.nvtx, every.costs, every.forest
     order = ranges.rows
     parent = np.where(ranges.parent >= 0, costs.field("event_id")[order][ranges.parent], -1)
@@ -28,9 +27,7 @@ def measured_table(
     inside = np.zeros(len(start), np.int64)
     have = np.flatnonzero(ranges.parent >= 0)
     np.add.at(inside, ranges.parent[have], (end - start)[have])
-    idle = {f"idle_{cause}_ns": values for cause, values in measured.idle_ns.items()}
-    idle_owned = sum(idle.values(), np.zeros(len(start), np.int64))
-    device = _devices(nvtx, operations, found, measured, ranges)
+    device = measured.device
     columns: dict[str, object] = {
         **{name: costs.field(name)[order] for name in (*_PLAIN, *COST_FIELDS, "own_activation_bytes")},
         **_labels(nvtx, costs, order),
@@ -43,18 +40,20 @@ def measured_table(
         "end_ns": end,
         "device": pa.array(device.astype(np.int32), mask=device < 0),
         "host_ns": (end - start) - inside,
-        "launches": measured.launches,
-        "kernel_ns": measured.kernel_ns,
-        "busy_ns": measured.busy_ns,
-        "busy_owned_ns": measured.busy_owned_ns,
-        "idle_owned_ns": idle_owned,
-        **idle,
-        "wall_ns": measured.busy_owned_ns + idle_owned,
-        "inclusive_launches": ranges.upward(measured.launches),
-        "inclusive_kernel_ns": ranges.upward(measured.kernel_ns),
+        **measured.times.columns,
+        "inclusive_launches": ranges.upward(measured.everywhere("launches")),
+        "inclusive_kernel_ns": ranges.upward(measured.everywhere("kernel_ns")),
         **who.columns(numbers(nvtx, "pid")[order], device),
     }
-    return conform({name: _without_room(values) for name, values in columns.items()}, MEASURED)
+    table = conform({name: _without_room(values) for name, values in columns.items()}, MEASURED)
+    if measured.elsewhere is None:
+        return table
+    return pa.concat_tables([table, _elsewhere(table, measured.elsewhere, who)]).unify_dictionaries()
+
+
+def _elsewhere(table: pa.Table, found: Elsewhere, who: Identities) -> pa.Table:
+    inclusive = {f"inclusive_{name}": getattr(found.times, name) for name in ("launches", "kernel_ns")}
+    return rows_elsewhere(table, found.call, found.device, {**found.times.columns, **inclusive}, who)
 
 
 def _without_room(column: object) -> object:
@@ -66,9 +65,10 @@ def _without_room(column: object) -> object:
 
 def time_order(ranges: pa.Table) -> Rows:
     """Return what puts MEASURED in order of (process, thread, start), from that of the forest."""
-    if str(Origin.REPLAYED) not in ranges["origin"].unique().to_pylist():
+    if not {str(Origin.REPLAYED), ELSEWHERE} & set(ranges["origin"].unique().to_pylist()):
         return slice(None)
-    keys = [numbers(ranges, name) for name in ("start_ns", "tid", "pid")]  # replays come last; each goes to its launch
+    # Replays and calls elsewhere come last; each goes to its launch, or to its call.
+    keys = [numbers(ranges, name) for name in ("start_ns", "tid", "pid")]
     return np.lexsort((np.arange(len(ranges)), *keys))
 
 
@@ -91,23 +91,3 @@ def _labels(nvtx: pa.Table, costs: RangeCosts, order: Rows) -> dict[str, object]
 def _code(values: Ints, members: type[LayerKind] | type[Level] | type[Stage] | dict[str, int]) -> Ints:
     """Return codes as they are where they name a member, else -1: a stranger's payload may hold any number."""
     return np.where((values >= 0) & (values < len(members)), values, -1)
-
-
-def _devices(nvtx: pa.Table, operations: pa.Table, found: Attribution, measured: Measured, ranges: Forest) -> Ints:
-    """Return the device of each range: that of most of its operations, else that of its process's most."""
-    device = numbers(operations, "device")
-    answer = np.full(len(ranges.start), -1)
-    by_process = _most_used(numbers(operations, "pid"), device)
-    for pid, ordinal in by_process.items():
-        answer[numbers(nvtx, "pid")[ranges.rows] == pid] = ordinal
-    if len(measured.devices) > 1:
-        owned = np.flatnonzero(found.owner >= 0)
-        for owner, ordinal in _most_used(found.owner[owned], device[owned]).items():
-            answer[owner] = ordinal
-    return answer
-
-
-def _most_used(key: Places, device: Ints) -> dict[int, int]:
-    number, first = groups(key, device)
-    count = np.bincount(number, minlength=len(first))
-    return {int(key[first[i]]): int(device[first[i]]) for i in np.argsort(count, kind="stable")}

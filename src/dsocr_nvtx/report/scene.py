@@ -12,6 +12,7 @@ from attrs import fields, frozen
 
 from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, groups, known, numbers
+from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.report.lanes import Tracks, fitting, tracks
 from dsocr_nvtx.roofline.least import Floats
 from dsocr_nvtx.roofline.own import of_origin, parent_rows
@@ -73,7 +74,8 @@ def lay_out(kernels: pa.Table, ranges: pa.Table, found: Rates, device: str) -> S
     start, end = numbers(kernels, "start_ns"), numbers(kernels, "end_ns")
     streams = tracks(gpu, numbers(kernels, "stream"), "stream", start, end, nested=False)
     operations = Slices(np.arange(len(kernels)), gpu, streams.tid, start, end)
-    parent, replayed = parent_rows(ranges, "ranges.arrow"), of_origin(ranges, "replayed")
+    parent = parent_rows(ranges, "ranges.arrow")
+    replayed = of_origin(ranges, "replayed") | of_origin(ranges, ELSEWHERE)
     host, on_host = _host_calls(ranges, process, np.flatnonzero(~replayed))
     beside, on_gpu = _replayed_calls(ranges, found, parent, replayed, operations)
     flows = _flows(kernels, found, parent, replayed, host)

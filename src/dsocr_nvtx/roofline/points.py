@@ -13,6 +13,7 @@ import pyarrow as pa
 from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
+from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
 from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
@@ -64,7 +65,7 @@ def roofline(
     dtypes = coded(ranges, "dtype")
     ran = _ran(ranges)
     shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
-    counted = ran & _called(ranges)
+    counted = ran & _called(ranges) & ~of_origin(ranges, ELSEWHERE)
     operations = CallOperations.of(kernels, ranges, sm_count)
     calls = _Calls(ranges, counted, own, least_times(own, dtypes, roofs), shortest, operations, rank)
     level = _finest(ranges)

@@ -250,7 +250,13 @@ MEASURED = pa.schema(
         column("tid", _I64, "", "calling thread"),
         column("start_ns", _I64, "ns", "push"),
         column("end_ns", _I64, "ns", "pop"),
-        column("origin", WORD, "", "call; captured: into a CUDA graph, ran nothing; replayed: by one launch of it"),
+        column(
+            "origin",
+            WORD,
+            "",
+            "call; captured: into a CUDA graph, ran nothing; replayed: by one launch of it; elsewhere: its parent's "
+            "time on another GPU than the parent's own",
+        ),
         column("device", _I32, "", "CUDA device ordinal", null=True),
         column("host_ns", _I64, "ns", "time of the range on its thread, less that of the ranges inside"),
         *_TIMES,
