@@ -79,7 +79,7 @@ def _font(size: int) -> Font:
     """Return Pillow's built-in font; where Pillow lacks FreeType, its bitmap font, in its one size."""
     try:
         return ImageFont.load_default(size)
-    except (ImportError, TypeError):
+    except ImportError:
         return ImageFont.load_default()
 
 
