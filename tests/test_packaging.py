@@ -50,7 +50,7 @@ def test_the_lock_holds_everything_that_the_tests_need() -> None:
 def test_the_oldest_releases_are_those_that_the_project_states() -> None:
     """.ci/run tests with these, so a floor that is lowered is tried or the lock is out of date."""
     oldest = locked("oldest.txt")
-    for one in requirements("run"):
+    for one in requirements("run", "scale"):
         assert oldest[one.name] == floor(one)
 
 
