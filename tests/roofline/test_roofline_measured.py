@@ -75,7 +75,7 @@ def test_a_file_without_a_roof_is_refused(tmp_path: Path, lacking: str) -> None:
 
 def test_another_table_is_refused(tmp_path: Path) -> None:
     write_table(conform({"a": [1]}, pa.schema([pa.field("a", pa.int64())])), tmp_path / "c.arrow")
-    with pytest.raises(Refused, match="something else than ceilings"):
+    with pytest.raises(Refused, match="no column quantity"):
         roofs_of([H200], None, tmp_path / "c.arrow")
 
 
@@ -128,3 +128,13 @@ def test_expected_experts_contradict_nothing_and_observed_ones_do() -> None:
     assert [row["above_roof"] for row in rows_of(5_000, **weights)] == [False]
     assert [row["above_roof"] for row in rows_of(5_000, **weights, observed_weight_bytes=48_000_000)] == [True]
     assert [row["above_roof"] for row in rows_of(5_000, kind="mlp", weight_bytes=48_000_000)] == [True]
+
+
+@pytest.mark.parametrize("row", [0, 3, 6])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_rate_or_a_time_that_nothing_has_is_refused(tmp_path: Path, row: int, value: float) -> None:
+    rows = [dict(one) for one in ROOFS]
+    rows[row]["median"] = value
+    path = written(tmp_path / "c.arrow", tuple(rows))
+    with pytest.raises(Refused, match=str(rows[row]["quantity"])):
+        roofs_of([H200], None, path)

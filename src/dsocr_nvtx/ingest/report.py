@@ -45,7 +45,8 @@ def _as_sqlite(path: Path) -> Iterator[Path]:
         yield path
         return
     if not path.is_file():
-        raise Refused(path, "no such file", "give the path of a report")
+        found = "not a regular file" if path.exists() else "no such file"
+        raise Refused(path, found, "give the path of a report")
     with tempfile.TemporaryDirectory(prefix="dsocr-") as folder:
         target = Path(folder) / f"{path.name.removesuffix(path.suffix)}.sqlite"
         if path.suffix == ".xz":

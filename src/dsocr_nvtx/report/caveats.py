@@ -7,6 +7,7 @@ from attrs import frozen
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.roofline.soundness import MOST_APART, set_apart_share
 from dsocr_nvtx.schema.hardware import DATASHEET
 
 
@@ -33,6 +34,8 @@ def _missing(accounting: Accounting) -> Iterator[Caveat]:
         yield Caveat(f"{none:,} ranges have no cost in this report: their work is missing", is_grave=True)
     for one in accounting.set_apart:
         yield Caveat(f"set apart, as it cannot be: {one}", is_grave=one.records > _FEW * max(accounting.operations, 1))
+    if (share := set_apart_share(accounting)) > MOST_APART:
+        yield Caveat(f"{share:.0%} of the GPU operations are set apart: no stage is judged", is_grave=True)
     if accounting.graphs.note:
         yield Caveat(accounting.graphs.note, is_grave=True)
     for bucket, count in accounting.buckets.items():

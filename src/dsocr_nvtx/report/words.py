@@ -57,7 +57,7 @@ def _evidence(stage: Record, wall: float, busy: float, idle: float) -> str:
     """Return the figures that a stage's bound rests on."""
     name = str(stage["bound"])
     if name == "None":
-        return f"idle {idle / wall:.0%} of the time, which being profiled may explain by itself"
+        return f"idle {idle / wall:.0%} of the time, which being profiled, or what was set apart, may explain by itself"
     if name in ("host", "queued"):
         causes = {cause: number(stage[f"idle_{cause}_ns"]) for cause in _CAUSE_WORDS}
         cause = max(causes, key=lambda one: causes[one]) if name == "host" else name

@@ -20,6 +20,7 @@ from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.kernel_summary import kernel_summary
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.points import Roofline, roofline
+from dsocr_nvtx.roofline.soundness import weighed
 from dsocr_nvtx.roofline.throttling import throttled
 from dsocr_nvtx.schema.directories import BESIDE, JOINED, check_report, check_run_directory, run_table
 from dsocr_nvtx.schema.files import replacing_directory, write_json, write_table
@@ -71,7 +72,7 @@ def joined_report(
             found = dilated(found, read_dilation(run))
         if "power" in beside:
             found = throttled(found, joined.ranges, beside["ranges"], beside["power"])
-        return found
+        return weighed(found, joined.accounting)
 
     kept = {name: table for name, table in beside.items() if name in BESIDE}
     return JoinedReport(trace=trace, joined=joined, judge=judge, beside=kept)

@@ -17,6 +17,9 @@ from dsocr_nvtx.schema.ranks import gpu_identity
 
 _REMEDY = "measure them with dsocr-nvtx ceilings -o FILE.arrow"
 _LAUNCHING = ("host_launch", "stream_period", "replay_period", "shortest_kernel")
+_RATED = ("quantity", "median", "is_roof")
+_MOST = 1e18
+"""No rate and no time that is measured reaches this, in a second or in nanoseconds."""
 
 
 def read_measured(path: Path, present: list[Device]) -> Ceilings:
@@ -60,7 +63,11 @@ def read_launching(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> pa.Table:
-    return read_table(path, CEILINGS, remedy=_REMEDY)
+    table = read_table(path, CEILINGS, remedy=_REMEDY)
+    for quantity, median, is_roof in zip(*(table[name].to_pylist() for name in _RATED), strict=True):
+        if (is_roof or quantity in _LAUNCHING) and not 0 < median < _MOST:  # nor NaN
+            raise Refused(path, f"{quantity} is {median}", _REMEDY)
+    return table
 
 
 def _about(table: pa.Table) -> dict[str, str]:
