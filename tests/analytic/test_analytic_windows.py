@@ -81,6 +81,8 @@ def test_the_library_says_which_layers_have_a_window() -> None:
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_the_vendor_says_it_at_the_top_and_in_the_language_model(nested: bool) -> None:
+    assert windows(vendor(nested)) == [0] * 12
+    assert windows({**vendor(nested), "model_type": "unlimited-ocr"}) == [128] * 12
     top = {**vendor(nested), "sliding_window": 128}
     assert windows(top) == [128] * 12
     inside = {**vendor(nested), "language_config": {**vendor(True)["language_config"], "sliding_window_size": 96}}

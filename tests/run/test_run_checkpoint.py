@@ -152,11 +152,13 @@ def test_sliding_windows_are_refused(folder: Path) -> None:
         checkpoint_config(folder)
 
 
-@pytest.mark.parametrize("where", ["top", "inside"])
+@pytest.mark.parametrize("where", ["top", "inside", "named"])
 def test_the_vendors_sliding_windows_are_refused(vendor: Path, where: str) -> None:
     values = json.loads((vendor / "config.json").read_text())
     if where == "top":
         values["sliding_window"] = 8
+    elif where == "named":
+        values["model_type"] = "unlimited-ocr"
     else:
         values["language_config"]["sliding_window_size"] = 8
     (vendor / "config.json").write_text(json.dumps(values))

@@ -36,5 +36,5 @@ def _window(root: Section, text: Section) -> int:
         raise section.refuse(name, f"is one of several lengths of the window, {sorted(found)}")
     if found:
         return next(iter(found))
-    named = {str(section.given("model_type").get("model_type")) for section in (root, text)}
+    named = {str(section.given("model_type").get("model_type")).replace("-", "_") for section in (root, text)}
     return LIBRARY_WINDOW if named & {"unlimited_ocr", "unlimited_ocr_text"} else 0

@@ -32,7 +32,10 @@ VENDOR_TEXT_KEYS: Final = (
 
 
 VENDOR_WINDOW_KEYS: Final = ("sliding_window", "sliding_window_size")
-"""Where the vendor's Unlimited-OCR says how long its window is: at the top, and in ``language_config``."""
+"""Where the vendor's Unlimited-OCR says how long its window is: at the top, and in ``language_config``.
+
+It has one even where it does not say so.
+"""
 
 WINDOW_REMEDY: Final = "run measures full attention; `dsocr-nvtx analytic --config` prices a window"
 QUANTISED_REMEDY: Final = "run the checkpoint before it was quantised; `dsocr-nvtx analytic --config` counts packed"
@@ -127,7 +130,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _vendor_config(folder: Path, values: dict[str, Any]) -> UnlimitedOcrConfig:
     text = values["language_config"]
-    if any(section.get(key) for section in (values, text) for key in VENDOR_WINDOW_KEYS):
+    is_unlimited = str(values.get("model_type")).replace("-", "_") == "unlimited_ocr"
+    if is_unlimited or any(section.get(key) for section in (values, text) for key in VENDOR_WINDOW_KEYS):
         raise Refused(folder, "decoder layers with sliding-window attention", WINDOW_REMEDY)
     for key in ("use_mla", "norm_topk_prob"):
         if text.get(key, False):
