@@ -80,6 +80,8 @@ def exit_code_of(command: Callable[[], object]) -> int:
     interrupt 130. Anything else is a defect of ours: 70, and the line names the file with the details.
     """
     _wrap_streams()
+    # Processes that are started from here import nothing from the current directory either.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         code = command()
         if sys.stdout is not None:

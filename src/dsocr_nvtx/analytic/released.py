@@ -1,10 +1,9 @@
 """The released DeepSeek-OCR's configuration as plain numbers, and a configuration read from a file."""
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
-from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.schema.checking import read_json
 
 RELEASED: Final[dict[str, Any]] = {
     "text_config": {
@@ -50,12 +49,4 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return a Hugging Face ``config.json``, native or vendor's; a checkpoint folder stands for the one inside."""
     remedy = "name a Hugging Face config.json of DeepSeek-OCR"
     file = path / "config.json" if path.is_dir() else path
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as cause:
-        raise Refused(file, "no such file", remedy) from cause
-    except (OSError, ValueError) as cause:
-        raise Refused(file, "not a readable JSON file", remedy) from cause
-    if not isinstance(found, dict):
-        raise Refused(file, "not a JSON object", remedy)
-    return found
+    return read_json(file, "not a readable JSON object", remedy)

@@ -1,6 +1,5 @@
 """The command line: opening and closing files, exit codes, and nothing worth testing on its own."""
 
-import os
 import sys
 
 from dsocr_nvtx.errors import exit_code_of
@@ -8,8 +7,6 @@ from dsocr_nvtx.errors import exit_code_of
 
 def main() -> None:
     """Run `dsocr-nvtx`. An error that is a message to the user ends in one line on stderr and its exit code."""
-    # Processes that are started from here import nothing from the current directory either.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
     sys.exit(exit_code_of(_command))
 
 

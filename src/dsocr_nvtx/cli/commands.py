@@ -132,8 +132,14 @@ def join_command(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Several: on this Dask cluster, whose workers see the same files."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Several: on this Dask cluster, tcp:// or tls://, whose workers see the same files and are trusted.",
+        ),
     ] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="Of tls://: the authority that signed, PEM.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Of tls://: this side's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Of tls://: its key, PEM.")] = None,
 ) -> None:
     """Join a report into tables of every kernel, call, layer and stage, and say what binds each stage.
 
@@ -145,12 +151,13 @@ def join_command(
 
     if len(reports) > 1 or is_pattern(reports[0]):
         from dsocr_nvtx.cli.fleet import join_reports
+        from dsocr_nvtx.fleet.cluster import Tls
 
         if out is None:
             raise typer.BadParameter("several reports need -o DIRECTORY")
         join_reports(
             reports, run=run, out=out, hardware=hardware, ceilings=ceilings, force=force, workers=workers,
-            scheduler=scheduler,
+            scheduler=scheduler, tls=Tls(ca=tls_ca, cert=tls_cert, key=tls_key),
         )  # fmt: skip
     else:
         from dsocr_nvtx.cli.join import join_report

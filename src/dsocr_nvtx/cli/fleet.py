@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dsocr_nvtx.cli.outputs import tell, written
 from dsocr_nvtx.errors import Partial, UsageError, printable_line
+from dsocr_nvtx.fleet.cluster import Tls
 from dsocr_nvtx.fleet.crew import Crew, dask_crew, local_crew
 from dsocr_nvtx.fleet.engine import FAILED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
@@ -25,7 +26,7 @@ _SHOWN = 10
 
 def join_reports(
     reports: Sequence[Path], *, run: Path | None, out: Path, hardware: str | None, ceilings: Path | None,
-    force: bool, workers: int | None, scheduler: str | None,
+    force: bool, workers: int | None, scheduler: str | None, tls: Tls | None = None,
 ) -> None:  # fmt: skip
     """Join all reports into one data set, and print how its ranks lie apart. `Partial` at the end where some failed."""
     if scheduler is not None and workers is not None:
@@ -34,7 +35,9 @@ def join_reports(
     plan = plan_fleet(inputs_of(reports), out, options)
 
     def crew() -> Crew:
-        return dask_crew(scheduler) if scheduler is not None else local_crew(min(workers or _cores(), len(plan.tasks)))
+        if scheduler is not None:
+            return dask_crew(scheduler, tls)
+        return local_crew(min(workers or _cores(), len(plan.tasks)))
 
     with _progress(len(plan.tasks), len(plan.known)) as note:
         found = join_fleet(plan, crew, options, note)

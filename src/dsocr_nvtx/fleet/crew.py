@@ -1,4 +1,4 @@
-"""Tasks spread over processes, here or on a Dask cluster; a process that dies costs nothing but the time it took."""
+"""Tasks spread over processes, here or on a cluster; a process that dies costs nothing but the time it took."""
 
 import multiprocessing
 from collections import Counter, deque
@@ -12,13 +12,12 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from attrs import frozen
 
-from dsocr_nvtx.errors import Unavailable
+from dsocr_nvtx.fleet.cluster import Tls, cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,27 +40,9 @@ def local_crew(workers: int) -> Crew:
     return Crew(lambda: ProcessPoolExecutor(workers, mp_context=context), 2 * workers)
 
 
-def dask_crew(address: str) -> Crew:
-    """Return the crew behind a Dask scheduler; `Unavailable` where it does not answer or Dask is not installed."""
-    try:
-        distributed: Any = import_module("distributed")
-    except ImportError as error:
-        raise Unavailable("--scheduler needs dask.distributed; pip install 'dsocr-nvtx[scale]'") from error
-
-    @contextmanager
-    def start() -> Iterator[Executor]:
-        try:
-            client = distributed.Client(address, timeout="10s", set_as_default=False)
-        except (OSError, ValueError) as error:
-            line = str(error).split("\n", 1)[0]
-            raise Unavailable(
-                f"{address}: no Dask scheduler answers there ({line}); start one: dask scheduler"
-            ) from error
-        with client:
-            # Every task writes files: none is the same as another, and a lost one has to be run again.
-            yield client.get_executor(pure=False)
-
-    return Crew(start, 256)
+def dask_crew(address: str, tls: Tls | None = None) -> Crew:
+    """Return the crew behind a Dask scheduler; see `cluster`."""
+    return Crew(cluster(address, tls), 256)
 
 
 def work_through(

@@ -71,12 +71,13 @@ def join_fleet(
     of the reports' own tables, exactly.
     """
     folders, states = plan.folders, dict(plan.known)
+    team = crew() if plan.tasks else None  # first: where there is none, nothing is written
     if plan.tasks or plan.stale:
         folders.out.mkdir(parents=True, exist_ok=True)
         _write_marker(folders.out, None)
         for name in plan.stale:
             folders.forget(name)
-    for state in work_through(crew(), plan.tasks, join_one, _given_up) if plan.tasks else ():
+    for state in work_through(team, plan.tasks, join_one, _given_up) if team is not None else ():
         states[state.name] = state
         note(state)
     states = {name: states[name] for name in plan.names}

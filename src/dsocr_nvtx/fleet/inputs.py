@@ -1,6 +1,7 @@
 """Which reports a fleet is made of: patterns and paths as typed, each report under a name of its own."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +24,13 @@ class Input:
 def is_pattern(path: Path) -> bool:
     """Say whether a path is a pattern such as ``ranks/*.nsys-rep`` rather than a file's name, there or not.
 
-    A name with a bracket that matches nothing is a name.
+    A name with a bracket that is there, or matches nothing, is a name; one with * or ? that matches others too is not:
+    a file that is called like the pattern is one of those that it matches.
     """
-    return not path.exists() and (any(mark in str(path) for mark in "*?") or bool(glob(str(path))))
+    found = glob(str(path))
+    if any(mark in str(path) for mark in "*?"):
+        return found != [str(path)] or not path.exists()
+    return not path.exists() and bool(found)
 
 
 def inputs_of(given: Sequence[Path]) -> list[Input]:
@@ -59,7 +64,7 @@ def _stem(path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

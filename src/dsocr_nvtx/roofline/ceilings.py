@@ -3,7 +3,6 @@
 A file is a table that `dsocr-nvtx ceilings` measured, or one JSON object.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from attrs import NOTHING, evolve, fields
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Device
 from dsocr_nvtx.roofline.measured import read_measured
+from dsocr_nvtx.schema.checking import read_json
 from dsocr_nvtx.schema.hardware import Ceilings, datasheet
 
 _NONE = "give the file that dsocr-nvtx ceilings -o FILE.arrow wrote, or --hardware NAME for a datasheet"
@@ -27,14 +27,10 @@ def check_ceilings(path: Path) -> None:
 def read_ceilings(path: Path) -> Ceilings:
     """Return the roofs in a JSON file; a missing, extra or wrong field is refused by name."""
     check_ceilings(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as cause:
-        if path.suffix == ".json":
-            raise Refused(path, "not a readable JSON file", _REMEDY) from cause
-        raise Refused(path, "neither a table that ceilings wrote (.arrow) nor JSON", _NONE) from cause
-    if not isinstance(found, dict):
-        raise Refused(path, "not a JSON object", _REMEDY)
+    if path.suffix == ".json":
+        found = read_json(path, "not a readable JSON file, or not a JSON object", _REMEDY)
+    else:
+        found = read_json(path, "neither a table that ceilings wrote (.arrow) nor JSON of an object", _NONE)
     names = {field.name: field.default is NOTHING for field in fields(Ceilings)}
     for name in names.keys() | found.keys():
         if name not in names:

@@ -19,7 +19,7 @@ def read_dilation(run: Path) -> dict[str, float]:
     """Return the dilation of each stage as a run directory has it; empty where the run was not calibrated."""
     told = read_manifest(run).get("dilation") or {}
     try:
-        found = {str(stage): float(values["ratio"]) for stage, values in told.items()}  # type: ignore[attr-defined]
+        found = {str(stage): float(values["ratio"]) for stage, values in told.items()}
         if all(0 < ratio < math.inf for ratio in found.values()):
             return found
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError):

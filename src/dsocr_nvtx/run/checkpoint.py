@@ -17,6 +17,7 @@ from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneratio
 from transformers.utils import logging
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.schema.checking import MOST_JSON, read_json, read_regular
 
 WEIGHT_FILES: Final = ("model.safetensors", "model.safetensors.index.json")
 UNUSED_KEY: Final = "vision_model.embeddings.patch_embedding.weight"
@@ -94,6 +95,9 @@ def checkpoint_config(folder: Path) -> UnlimitedOcrConfig:
     """Return the native configuration of a checkpoint folder, in the vendor's layout or the library's own."""
     values = _read_config(folder)
     _refuse_quantised(folder, values)
+    if values.get("transformers_weights") is not None:
+        found = f"config.json that names its own weights ({values['transformers_weights']})"
+        raise Refused(folder, found, f"take transformers_weights out; weights are read from {WEIGHT_FILES[0]}")
     if "language_config" in values:
         return _vendor_config(folder, values)
     if values.get("model_type") != "unlimited_ocr":
@@ -117,11 +121,10 @@ def _refuse_quantised(folder: Path, values: dict[str, Any]) -> None:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    data = read_regular(path, "give the folder that holds the checkpoint's config.json", most=MOST_JSON)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise Refused(path, "no such file", "give the folder that holds the checkpoint's config.json") from error
-    except (OSError, ValueError) as error:
+        values = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise Refused(path, f"not readable as JSON ({_first_line(error)})", "download the checkpoint again") from error
     if not isinstance(values, dict):
         raise Refused(path, "JSON that is not an object", "download the checkpoint again")
@@ -172,12 +175,28 @@ def _vendor_vision(vision: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a folder without safetensors: the other formats are pickles, which run code when opened."""
+    """Refuse a folder whose weights are not all in safetensors in it: other formats are pickles, which run code."""
     if any((folder / name).is_file() for name in WEIGHT_FILES):
+        _check_index(folder / WEIGHT_FILES[1])
         return
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     found = f"only {pickles[0]}, a pickle, which is never opened" if pickles else "no weights"
     raise Refused(folder, found, f"give a folder with {WEIGHT_FILES[0]} or {WEIGHT_FILES[1]}")
+
+
+def _check_index(path: Path) -> None:
+    """Refuse an index that names a weight in anything but a .safetensors file beside it."""
+    if not path.exists():
+        return
+    remedy = "download the checkpoint again"
+    weights = read_json(path, "no index of weights", remedy).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise Refused(path, "no index of weights", remedy)
+    for name in dict.fromkeys(map(str, weights.values())):
+        if "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise Refused(path, f"a weight in {name!r}, which is no .safetensors file beside it", remedy)
+        if not (path.parent / name).is_file():
+            raise Refused(path.parent / name, "no such file, though the index names it", remedy)
 
 
 def _check_report(folder: Path, report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from dsocr_nvtx.errors import Refused, Unavailable
 from dsocr_nvtx.run.drawing import A4_AT_150_DPI, draw_page
+from dsocr_nvtx.schema.checking import open_regular
 
 PDF_DPI: Final = 144
 """The resolution at which the vendor's scripts render PDF pages."""
@@ -46,11 +47,8 @@ def load_page(source: str) -> Page:
     Without a number it is the first, and the page's note says how many there are.
     """
     path, number = _split(source)
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise Refused(path, error.strerror or "not readable", "give a PNG, JPEG or PDF file") from error
+    with open_regular(path, "give a PNG, JPEG or PDF file") as file:
+        head = file.read(8)
     if not head:
         raise Refused(path, "an empty file", "give a PNG, JPEG or PDF file")
     if not head.startswith(b"%PDF"):
@@ -95,6 +93,8 @@ def _pdf_image(path: Path, number: int) -> tuple[Image.Image, int]:
         raise Refused(path, f"not a readable PDF ({error})", "give a whole PDF without a password") from error
     try:
         return _render(path, document, number), len(document)
+    except (pypdfium2.PdfiumError, OSError, ValueError, MemoryError) as error:
+        raise Refused(path, f"its page {number} cannot be drawn ({error})", "give a whole PDF") from error
     finally:
         document.close()
 

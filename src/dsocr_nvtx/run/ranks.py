@@ -12,7 +12,7 @@ import torch
 
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.run.timing import described_devices
-from dsocr_nvtx.schema.ranks import Rank, gpu_identity, rank_mark
+from dsocr_nvtx.schema.ranks import MOST_RANKS, Rank, gpu_identity, rank_mark
 
 REPEAT_EVERY = 32
 """Decode steps between two marks, so that a capture that begins late still learns the rank."""
@@ -35,7 +35,7 @@ def local_device(environment: Mapping[str, str] = os.environ) -> str | None:
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > len(str(MOST_RANKS)):
         raise UsageError(f"{name}={text!r}: a launcher sets RANK, LOCAL_RANK and WORLD_SIZE together, as whole numbers")
     return int(text)
 

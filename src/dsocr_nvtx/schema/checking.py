@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -57,7 +57,7 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def read_json(path: Path, found: str, remedy: str) -> dict[str, object]:
+def read_json(path: Path, found: str, remedy: str) -> dict[str, Any]:
     """Return the object in a JSON file; one that cannot be read is refused as ``found``, with the ``remedy``."""
     try:
         told = json.loads(read_regular(path, remedy, most=MOST_JSON).decode("utf-8"))

@@ -5,6 +5,7 @@ Commands take one kind each. What is another kind is refused by what it is, with
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,7 +35,7 @@ _RUN_REMEDY = "give a run's directory as it was written"
 REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
 
 
-def check_joined(folder: Path) -> dict[str, object]:
+def check_joined(folder: Path) -> dict[str, Any]:
     """Return what ``join.json`` tells; refuse what is no output directory of one report's join."""
     if not folder.exists():
         raise Refused(folder, "no such directory", REMEDY)
@@ -80,7 +81,7 @@ def table_beside(folder: Path, name: str) -> pa.Table | None:
     return joined_table(folder, name) if (folder / file).exists() or file in files_in(check_joined(folder)) else None
 
 
-def read_manifest(run: Path) -> dict[str, object]:
+def read_manifest(run: Path) -> dict[str, Any]:
     """Return what ``run.json`` tells of a run, nothing where there is none; refuse one that cannot be read."""
     path = run / RUN
     if not path.exists():

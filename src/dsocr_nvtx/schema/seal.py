@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.checking import digest, read_json
@@ -35,7 +36,7 @@ def _hash(told: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def read_sealed(path: Path, found: str, remedy: str) -> dict[str, object]:
+def read_sealed(path: Path, found: str, remedy: str) -> dict[str, Any]:
     """Return the object in a JSON file as `read_json` does; refuse one whose own hash does not fit."""
     told = read_json(path, found, remedy)
     own = told.pop(_OWN, None)
