@@ -53,6 +53,13 @@ def test_a_pattern_without_a_match_is_refused(tmp_path: Path) -> None:
         inputs_of([tmp_path / "*.sqlite"])
 
 
+def test_a_file_that_is_called_like_the_pattern_is_one_of_many(tmp_path: Path) -> None:
+    for name in ("*.sqlite", "a.sqlite", "b.sqlite"):
+        (tmp_path / name).touch()
+    assert is_pattern(tmp_path / "*.sqlite")
+    assert len(inputs_of([tmp_path / "*.sqlite"])) == 3
+
+
 def test_a_file_may_have_a_pattern_for_its_name(tmp_path: Path) -> None:
     (tmp_path / "a*.sqlite").touch()
     assert not is_pattern(tmp_path / "a*.sqlite")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dsocr_nvtx.errors import Refused, Unavailable
-from dsocr_nvtx.ingest.report import read_report
+from dsocr_nvtx.errors import Refused, Unavailable, UsageError
+from dsocr_nvtx.ingest.report import NSYS_SECONDS, read_report
 from tests.builders.nsys import NsysFile
 
 
@@ -122,3 +122,35 @@ def test_an_export_that_fails_says_why(
     with pytest.raises(Refused, match=found):
         read_report(tmp_path / "run.nsys-rep")
     assert not left(tmp_path)
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _nsys(tmp_path / "bin", COPY.format(log=tmp_path / "log", export=export), monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    Path("--run.nsys-rep").write_bytes(b"recording")
+    assert len(read_report(Path("--run.nsys-rep")).operations) == 1
+    assert (tmp_path / "log").read_text().split()[-1] == str(tmp_path / "--run.nsys-rep")
+
+
+def test_an_nsys_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _nsys(tmp_path / "bin", f"sleep 1000 & echo $! > {tmp_path}/child; wait\n", monkeypatch)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv(NSYS_SECONDS, "0.5")
+    (tmp_path / "run.nsys-rep").write_bytes(b"recording")
+    with pytest.raises(Refused, match=rf"nsys export took more than 0.5 s; set {NSYS_SECONDS} to more seconds"):
+        read_report(tmp_path / "run.nsys-rep")
+    child = Path("/proc") / (tmp_path / "child").read_text().strip() / "status"
+    assert not child.exists() or "State:\tZ" in child.read_text(), "what it started is ended too"
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
+def test_a_limit_that_is_no_number_of_seconds_is_wrong_usage(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    _nsys(tmp_path / "bin", COPY.format(log=tmp_path / "log", export=export), monkeypatch)
+    monkeypatch.setenv(NSYS_SECONDS, text)
+    (tmp_path / "run.nsys-rep").write_bytes(b"recording")
+    with pytest.raises(UsageError, match=NSYS_SECONDS):
+        read_report(tmp_path / "run.nsys-rep")

@@ -124,6 +124,34 @@ def test_a_cut_weight_file_is_refused(folder: Path) -> None:
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"weight_map": {"lm_head.weight": "x.bin"}}', "a weight in 'x.bin', which is no .safetensors file beside it"),
+        ('{"weight_map": {"lm_head.weight": "../x.safetensors"}}', "a weight in '../x.safetensors'"),
+        ('{"weight_map": {"lm_head.weight": "/x.safetensors"}}', "a weight in '/x.safetensors'"),
+        ('{"weight_map": {"lm_head.weight": 7}}', "a weight in '7'"), ('{"weight_map": {}}', "no index of weights"),
+        ('{"weight_map": ["x.bin"]}', "no index of weights"), ("[" * 100_000, "no index of weights"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_index_that_names_anything_else_is_refused(folder: Path, text: str, found: str, *, beside: bool) -> None:
+    (folder / "x.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    (folder / "model.safetensors.index.json").write_text(text)
+    if not beside:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(Refused) as caught:
+        load_checkpoint(folder)
+    assert found in str(caught.value)
+
+
+def test_a_configuration_that_names_its_own_weights_is_refused(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text()) | {"transformers_weights": "adapter_model.bin"}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(Refused, match="names its own weights"):
+        load_checkpoint(folder)
+
+
 def test_a_missing_shard_is_refused(folder: Path) -> None:
     index = {"metadata": {"total_size": 1}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors").unlink()

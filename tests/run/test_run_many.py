@@ -285,6 +285,8 @@ def test_what_a_launcher_says() -> None:
     [
         {"RANK": "x", "WORLD_SIZE": "2"},
         {"RANK": "0"},
+        {"RANK": "99999999999", "WORLD_SIZE": "999999999999"},
+        {"RANK": "0", "WORLD_SIZE": "9" * 5000},
         {"RANK": "2", "WORLD_SIZE": "2"},
         {"RANK": "-1", "WORLD_SIZE": "2"},
     ],

@@ -1,5 +1,6 @@
 """Page images: what is read, what is refused and how, and the page that the package draws."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,23 @@ def test_a_broken_pdf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7\nnothing")
     with pytest.raises(Refused, match="not a readable PDF"):
         load_page(str(tmp_path / "a.pdf"))
+
+
+def test_a_page_that_pdfium_cannot_open_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hollow.pdf"
+    path.write_bytes(
+        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Count 1/Kids[9 0 R]>>endobj\n"
+        b"trailer<</Root 1 0 R/Size 3>>\n%%EOF\n"
+    )
+    with pytest.raises(Refused, match=r"hollow\.pdf: "):
+        load_page(str(path))
+
+
+def test_a_pipe_or_a_device_is_no_page(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "page.png")
+    for path in (tmp_path / "page.png", Path("/dev/zero")):
+        with pytest.raises(Refused, match="a pipe or a device"):
+            load_page(str(path))
 
 
 def test_without_pypdfium2_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

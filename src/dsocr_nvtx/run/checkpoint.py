@@ -188,7 +188,7 @@ def _check_index(path: Path) -> None:
     """Refuse an index that names a weight in anything but a .safetensors file beside it."""
     if not path.exists():
         return
-    remedy = "download the checkpoint again"
+    remedy = "give a whole DeepSeek-OCR checkpoint"
     weights = read_json(path, "no index of weights", remedy).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise Refused(path, "no index of weights", remedy)
