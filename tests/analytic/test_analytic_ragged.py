@@ -167,6 +167,16 @@ def test_a_sequence_has_rows_and_no_fewer_keys(sequences: Sequences) -> None:
         CallShape.of_sequences(sequences)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"sequences": 0}, {"sequences": 4}, {"keys": 2}, {"pairs": 2}, {"rectangle": 9}, {"slots": 13}]
+)
+def test_sums_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
+    sums = {"sequences": 2, "rows": 3, "keys": 14, "pairs": 12, "rectangle": 14, "slots": 16}
+    assert CallShape.of_sums(**sums).rows == 3
+    with pytest.raises(ValueError, match="each sequence has rows"):
+        CallShape.of_sums(**(sums | wrong))
+
+
 def test_torch_counts_the_same_sequence_by_sequence() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -98,6 +98,9 @@ class CallShape:
         ``attention`` is `SERVED` if nothing else is said.
         """
         others.setdefault("attention", SERVED)
+        if not 1 <= sequences <= rows or not (rows <= pairs <= rectangle) or 0 < keys < rows or 0 < slots < keys:
+            found = f"{sequences=} {rows=} {keys=} {pairs=} {rectangle=} {slots=}"
+            raise ValueError(f"each sequence has rows, each row keys, and each key a place: {found}")
         ragged = Ragged(rows=rows, keys=keys, pairs=pairs, rectangle=rectangle, slots=slots or keys or rows)
         return cls(batch=sequences, tokens=rows // sequences, kv_len=keys // sequences, ragged=ragged, **others)
 
