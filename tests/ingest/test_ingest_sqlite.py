@@ -142,3 +142,15 @@ def test_what_sqlite_says_of_a_name_that_is_no_utf8_is_a_refusal(tmp_path: Path)
     path.write_bytes(path.read_bytes().replace(b"SELECT abcdefgh", b"SELECT \xff\xfeabcdef"))
     with pytest.raises(Refused, match="damaged or unreadable"), SqliteFile(path) as file:
         file.rows("SELECT * FROM v")
+
+
+@pytest.mark.parametrize("letter", ["x", "\u20ac", "\U0001f600"])
+def test_a_text_that_is_cut_ends_in_a_mark_that_says_so(tmp_path: Path, letter: str) -> None:
+    path = tmp_path / "a.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (a TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(letter * count,) for count in (4096, 4097, 20_000)])
+    connection.close()
+    for fast in (True, False):
+        with SqliteFile(path, fast=fast) as file:
+            assert file.strings("t", "a").to_pylist() == [letter * 4096, *[letter * 4095 + "\u2026"] * 2]

@@ -140,13 +140,17 @@ class FolderOfTables:
             check_rows(first, file.count)
 
 
+_MARK = "\N{HORIZONTAL ELLIPSIS}"
+
+
 def _cut(texts: pa.Array) -> pa.Array:
     """Return texts cut at `TEXT_LIMIT`, what is no UTF-8 in them replaced."""
     if not holds_bytes(texts.type):
         texts = texts.cast(pa.string())
     try:
         if (pc.max(pc.binary_length(texts)).as_py() or 0) > TEXT_LIMIT:
-            texts = pc.utf8_slice_codeunits(texts, 0, TEXT_LIMIT)
+            sliced = pc.binary_join_element_wise(pc.utf8_slice_codeunits(texts, 0, TEXT_LIMIT - 1), _MARK, "")
+            texts = pc.if_else(pc.greater(pc.utf8_length(texts), TEXT_LIMIT), sliced, texts)
         found = texts.cast(pa.string())
         found.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not UTF-8, or bytes that do not say they are

@@ -83,14 +83,14 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
 def read_projectable(path: Path) -> Projectable:
     """Read the NVTX ranges of every domain and the GPU work of one export; either may be missing.
 
-    Times are taken as they are, also where they cannot be: so nsys projects them.
+    Times of GPU work are taken as they are, also where they cannot be: so nsys projects them.
     """
     with open_source(path) as report:
         check_export(report)
         names, records = Names(report), Records(report)
         with side_by_side(report) as begin:
             ranges = begin(lambda: read_every_range(records, read_events(report), names))
-            launches = begin(lambda: read_launches(records, names, timed=False))
+            launches = begin(lambda: read_launches(records, names))
             operations = begin(lambda: read_operations(records, names, timed=False))
             return Projectable(
                 ranges=ranges(), launches=launches(), operations=operations(), source=read_source(report),

@@ -31,15 +31,15 @@ def _nullable(values: Ints) -> pa.Array | pa.ChunkedArray | Ints:
     return pa.array(values, pa.int64(), mask=missing) if missing.any() else values
 
 
-def read_launches(records: Records, names: Names, *, timed: bool = True) -> pa.Table:
-    """Return LAUNCHES: runtime and driver calls. ``timed``: as `Records.possible`."""
+def read_launches(records: Records, names: Names) -> pa.Table:
+    """Return LAUNCHES: runtime and driver calls."""
     columns = ("globalTid", "start", "end", "correlationId", "nameId", "eventClass")
     c = records.report.integers(RUNTIME, columns, _SMALL)
     # Class 67 rows repeat a call's correlation id for its host call stack; they are no calls.
     calls = mapped(lambda kind: np.isin(kind, (_RUNTIME_API, _DRIVER_API, NULL)), c["eventClass"])
     if not calls.all():
         c = taken(c, calls)
-    c = taken(c, records.possible(_CALLS, RUNTIME, c, timed=timed))
+    c = taken(c, records.possible(_CALLS, RUNTIME, c))
     return conform(
         {
             "pid": pid_of(c["globalTid"]),
