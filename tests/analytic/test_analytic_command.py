@@ -147,7 +147,9 @@ def test_a_wrong_config_is_refused_by_file_and_field(field: str, value: int | No
     assert f"{tmp_path / 'config.json'}: config.text_config.{field}" in str(done.exception)
 
 
-@pytest.mark.parametrize(("text", "found"), [(None, "no such file"), ("{", "not a readable"), ("[]", "not a JSON obj")])
+@pytest.mark.parametrize(
+    ("text", "found"), [(None, "no such file"), ("{", "not a readable"), ("[]", "not a readable JSON object")]
+)
 def test_what_is_no_config_is_refused(text: str | None, found: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text)

@@ -229,7 +229,6 @@ def test_memory_is_the_sum_of_what_lies_there() -> None:
         ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "less than 1"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "not two numbers"),
         ({"quant_method": "fp8", "expert_dtype": "fp4"}, "is 'fp4'"),
-        ({"quant_method": "fp8", "modules_to_not_convert": ["visual"]}, "'visual', which no part of this network has"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["("]}, "no name and no pattern"),
         ({"quant_method": "fp8", "modules_to_not_convert": "lm_head"}, "not a list of modules"),
         ({"bits": 4, "group_size": 64, "mode": "mxfp4"}, "is 'mxfp4'"),
@@ -237,7 +236,6 @@ def test_memory_is_the_sum_of_what_lies_there() -> None:
         ({"bits": 4, "group_size": -1}, "group_size: is -1, less than 1"),
         ({"bits": 4, "group_size": 64, "layers.0.self_attn.q_proj": {"group_size": 0}}, "less than 1"),
         ({"bits": 4, "group_size": 64, "layers.0.self_attn.q_proj": 8}, "neither a module's bits"),
-        ({"bits": 4, "group_size": 64, "layers.99.mlp.up_proj": False}, "no part of this network"),
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_refused_by_name(quantisation: dict[str, Any], says: str) -> None:
@@ -254,12 +252,28 @@ def test_packed_experts_in_one_module_are_refused() -> None:
 def test_a_scheme_is_said_in_words_wherever_it_stands() -> None:
     inside = vendor(nested=True)
     inside["language_config"]["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": -1}
-    assert said_quantisation(inside) == "gptq, 4 bits, one group"
-    assert said_quantisation(native()) is None
+    assert said(inside) == "gptq, 4 bits, one group"
+    assert said(native()) is None
     both = {"group_size": 64, "bits": 4}
-    assert said_quantisation({**vendor(nested=True), "quantization": both, "quantization_config": deepcopy(both)}) == (
+    assert said({**vendor(nested=True), "quantization": both, "quantization_config": deepcopy(both)}) == (
         "MLX, 4 bits, groups of 64"
     )
+
+
+def said(config: dict[str, Any]) -> str | None:
+    return said_quantisation(config, build_analytic_layers_from_config(config))
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "names"),
+    [
+        ({"quant_method": "fp8", "modules_to_not_convert": ["visual", "lm_head", "merger"]}, "visual, merger"),
+        ({"group_size": 64, "bits": 4, "layers.99.mlp.up_proj": False}, r"layers\.99\.mlp\.up_proj"),
+    ],
+)
+def test_names_that_no_part_has_are_passed_over_and_said(quantisation: dict[str, Any], names: str) -> None:
+    config = {**vendor(nested=True), "quantization_config": quantisation}
+    assert str(said(config)).endswith(f"; its lists name no part of this network by {names}")
 
 
 def test_lists_name_modules_what_they_lie_in_and_the_ends_of_their_names() -> None:

@@ -51,10 +51,10 @@ def build_analytic_layers_from_config(config: Any) -> DeepseekOCRModel:
     return quantised(root, text, network)
 
 
-def said_quantisation(config: Any) -> str | None:
-    """Return in words how a configuration stores its weights; None where they are plain."""
+def said_quantisation(config: Any, network: DeepseekOCRModel) -> str | None:
+    """Return in words how a configuration stores the weights of its network; None where they are plain."""
     root = Section(config)
-    return quantisation(root, _text_section(root))
+    return quantisation(root, _text_section(root), network)
 
 
 def _vision_tower(vision: Section, width: int) -> VisionTower:

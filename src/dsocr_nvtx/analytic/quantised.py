@@ -19,9 +19,8 @@ def quantised(root: Section, text: Section, network: DeepseekOCRModel) -> Deepse
     section = _section(root, text)
     if section is None:
         return network
-    plain, layout = _plain_bytes(root, text), "native" if root.has("text_config") else "vendor"
+    plain, layout = _plain_bytes(root, text), _layout(root)
     scheme = _scheme(section, plain)
-    _refuse_unknown(section, scheme, network, layout)
     packed: defaultdict[str, int] = defaultdict(int)
     unpacked: defaultdict[str, int] = defaultdict(int)
     for matrix in matrices(network, layout):
@@ -32,10 +31,14 @@ def quantised(root: Section, text: Section, network: DeepseekOCRModel) -> Deepse
     return with_stored_bytes(network, {path: packed[path] + rest[path] * plain for path in rest})
 
 
-def quantisation(root: Section, text: Section) -> str | None:
+def quantisation(root: Section, text: Section, network: DeepseekOCRModel) -> str | None:
     """Return in words how the configuration stores weights; None where it says nothing of it."""
     section = _section(root, text)
-    return _scheme(section, _plain_bytes(root, text)).said if section is not None else None
+    if section is None:
+        return None
+    scheme = _scheme(section, _plain_bytes(root, text))
+    unmatched = _unmatched(scheme, network, _layout(root))
+    return scheme.said + (f"; its lists name no part of this network by {', '.join(unmatched)}" if unmatched else "")
 
 
 def _scheme(section: Section, plain_bytes: int) -> Scheme:
@@ -75,11 +78,15 @@ def _plain_bytes(root: Section, text: Section) -> int:
     return DTYPE_BYTES["bfloat16"]
 
 
-def _refuse_unknown(section: Section, scheme: Scheme, network: DeepseekOCRModel, layout: str) -> None:
-    """Refuse a list that names a module this network does not have: what it meant would be counted wrongly."""
+def _unmatched(scheme: Scheme, network: DeepseekOCRModel, layout: str) -> tuple[str, ...]:
+    """Return the names in a scheme's lists that no part of this network has; libraries pass over them."""
     names = {module_name(network, layout, path) for path, _ in named_parts(network)}
     names |= {matrix.name for matrix in matrices(network, layout)}
     anywhere = scheme.anywhere or layout == "vendor"
-    for pattern in scheme.listed:
-        if not any(is_named(name, (pattern,), anywhere) for name in names):
-            raise section.refuse("its lists of modules", f"name {pattern!r}, which no part of this network has")
+    return tuple(
+        pattern for pattern in scheme.listed if not any(is_named(name, (pattern,), anywhere) for name in names)
+    )
+
+
+def _layout(root: Section) -> str:
+    return "native" if root.has("text_config") else "vendor"

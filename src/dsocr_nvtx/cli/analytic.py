@@ -105,7 +105,8 @@ def _layers(config: Path | None) -> tuple[DeepseekOCRModel, str | None]:
         return build_analytic_layers_from_config(RELEASED), None
     try:
         found = read_config(config)
-        return build_analytic_layers_from_config(found), said_quantisation(found)
+        network = build_analytic_layers_from_config(found)
+        return network, said_quantisation(found, network)
     except Refused as refusal:
         if refusal.where == config:
             raise
