@@ -196,6 +196,32 @@ def test_torch_counts_the_same(attention: str, slots: int) -> None:
         assert layers.cost(shape).tensor_flops_unmasked == counter.get_total_flops(), tokens
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_torch_moves_what_is_said(attention: str, tokens: int) -> None:
+    network = sliding(5, attention, "meta")
+    import torch
+    from transformers import DynamicCache
+
+    from tests.analytic.networks import CACHE, empty
+    from tests.analytic.opbytes import OpBytes
+
+    described = build_analytic_layers_from_config(network.config).layers[0].attention
+    kv, keys, module = (
+        DynamicCache(config=network.config.text_config),
+        0,
+        network.model.language_model.layers[0].self_attn,
+    )
+    for rows in (30, *(1,) * 9, tokens):
+        keys += rows
+        shape = CallShape(batch=2, tokens=rows, kv_len=keys, prompt=30, attention=attention)
+        size, angles = described.seen(shape).kv_len, (empty(1, rows, 64),) * 2
+        mask = empty(2, 1, rows, size, dtype=torch.bool if attention == "sdpa" else torch.bfloat16)
+        with torch.no_grad(), OpBytes() as moved:
+            module(empty(2, rows, 256), attention_mask=mask, position_embeddings=angles, **{CACHE: kv})
+        assert described.own(shape).op_bytes == pytest.approx(moved.total, rel=0.05), rows
+
+
 def test_the_command_prices_a_window(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

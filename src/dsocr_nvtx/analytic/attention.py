@@ -214,7 +214,9 @@ class LlamaFlashAttention2(Layer):
         new = shape.batch * shape.tokens * self._kv * shape.itemsize
         if shape.kv_slots > shape.kv_len:
             return 2 * (2 * new + INDEX_BYTES * shape.tokens) + 4 * INDEX_BYTES * (shape.tokens + 1)
-        return 2 * 2 * shape.batch * shape.kv_len * self._kv * shape.itemsize
+        # With a window what was decoded is put together first, and then the prompt before it.
+        windowed = shape.kv_len - shape.prompt if self.window and 0 < shape.prompt < shape.kv_len else 0
+        return 2 * 2 * shape.batch * (shape.kv_len + windowed) * self._kv * shape.itemsize
 
 
 def is_fresh(shape: CallShape) -> bool:
