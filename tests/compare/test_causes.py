@@ -200,3 +200,14 @@ def test_what_explains_nothing_more_is_not_proposed_and_refused_sets_are_passed_
 
 def _cells(layer: int) -> list[Cell]:
     return [Cell("decoder", "mlp", layer, "x"), Cell("decoder", "mlp", layer, "y"), Cell("decoder", "norm", layer, "y")]
+
+
+def test_a_host_slower_by_more_than_is_allowed_for_is_one_cause_and_what_waits_beyond_that_another() -> None:
+    def waits(beyond: int) -> Waits:
+        return lambda kind, layer, step: 80_000_000 * (beyond if layer == 2 else 1)
+
+    [host] = causes(run(1), run(2, waits=waits(1)))
+    assert host.title == "idle (host) everywhere"
+    both = causes(run(1), run(2, waits=waits(5)))
+    assert [one.title for one in both] == ["idle (host) everywhere", "decoder.2: idle"]
+    assert both[1].cost == pytest.approx(3 * 4 * 80e6)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dsocr_nvtx.compare.comparison import compare
 from dsocr_nvtx.compare.outs import read_out
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.schema.files import read_table, write_table
+from dsocr_nvtx.schema.files import read_table, write_json, write_table
 from tests.builders.runs import call, out_of, write_out
 
 
@@ -51,3 +52,16 @@ def test_tables_of_a_newer_version_are_refused(tmp_path: Path) -> None:
     write_table(read_table(path).replace_schema_metadata({b"schema_version": b"99"}), path)
     with pytest.raises(Refused, match="upgrade dsocr-nvtx"):
         read_out(tmp_path)
+
+
+def test_records_that_one_report_lacks_since_they_cannot_be_are_said(tmp_path: Path) -> None:
+    a, b = (write_out(out_of([call(100)]), tmp_path / name) for name in ("a", "b"))
+    told = {"set_apart": [{"what": "GPU operation", "why": "ends before it began", "records": 9}], "stalls": []}
+    write_json(told, b / "join.json")
+    assert (
+        "not in B, since they cannot be: 9 GPU operations: ends before it began"
+        in compare(read_out(a), read_out(b)).warnings
+    )
+    write_json({"stalls": [{"ns": "long"}]}, b / "join.json")
+    with pytest.raises(Refused, match="its stalls are not those of a join"):
+        read_out(b)

@@ -27,6 +27,8 @@ _SURE = 2.2
 """How many times the usual noise and launch allowance a cause must stand out by: the best of thousands is looked at."""
 _LAUNCH = 0.017
 """Share by which one launch of a kernel may differ from itself in another run, as a standard deviation."""
+_MORE = 0.005
+"""Share by which a cause must have changed beyond what counts as a change in a row that is not chosen of many."""
 _MATTERS = 0.001
 """Share of a stage's busy time below which a cause is not named."""
 
@@ -42,17 +44,17 @@ def busy_causes(
     common = _common(usual_a, usual_b)
     rows = rows_by_key(pair)
     matters = _MATTERS * max(float(usual_a.sum()), float(usual_b.sum()))
-    limits = evolve(limits, sum_launch_ns=_SURE * limits.launch_ns)
+    limits = evolve(limits, sum_launch_ns=_SURE * limits.launch_ns, busy_min=limits.busy_min + _MORE)
     spread = evolve(spread, factor=_SURE * spread.factor)
 
     def accepts(one: Explained) -> bool:
         if abs(one.cost) < matters:
             return False
         place = sorted({rows[cells.cells[at][:3]] for at in one.members.tolist() if cells.cells[at][:3] in rows})
-        series = _busy_series(cells, one, common, usual_a, _unequal(pair, place))
+        series = _busy_series(cells, one, usual_a, _unequal(pair, place))
         busy = judge_all([series], limits, spread)[0].busy
-        alone = _SURE * SINGLE * _LAUNCH * series.base / np.sqrt(max(sum(series.launches) / 2, 1.0))
-        return _agrees(one, usual_b) and busy.verdict.is_change and (not series.once or abs(busy.change) > alone)
+        least = _alone(cells, one.members) if series.once else 0.0
+        return _agrees(one, usual_b) and busy.verdict.is_change and abs(busy.change) > least
 
     found = explain(cells.cells, usual_a * common, usual_b, accepts, families=True)
     return told_together([_cause(pair, cells, one, "kernel", taken) for one, taken in _taken(found)])
@@ -63,6 +65,13 @@ def _common(a: Floats, b: Floats) -> float:
     both = (a > 0) & (b > 0)
     factor = fitted_factor(a[both], b[both])
     return factor if factor is not None and abs(factor - 1) <= CLOCKS else 1.0
+
+
+def _alone(cells: Cells, members: Ints) -> float:
+    """Return what the launches of a set that ran once must change by together, in ns; half of a row's are alike."""
+    time = np.add(*(usual[members] for usual in cells.usual)) / 2
+    launches = np.maximum((cells.a_count + cells.b_count)[members] / 4, 1.0)
+    return _SURE * SINGLE * _LAUNCH * float(np.sqrt((time**2 / launches).sum()))
 
 
 def _agrees(one: Explained, b: Floats) -> bool:
@@ -77,11 +86,17 @@ def _unequal(pair: StagePair, rows: Sequence[int]) -> str:
     return next((reason for reason in reasons if reason and not reason.startswith("only in")), "")
 
 
-def _busy_series(cells: Cells, one: Explained, common: float, usual: Floats, unequal: str) -> Series:
+def _expected(cells: Cells, one: Explained, usual: Floats) -> Floats:
+    """Return A's time of a set in each step, times what was found of its cells already; ``usual`` is A's typical."""
+    had = usual[one.members] > 0
+    scale = np.divide(one.before, usual[one.members], where=had, out=np.ones(len(one.members)))
+    return np.asarray(scale @ cells.a[one.members] + one.before[~had].sum(), np.float64)
+
+
+def _busy_series(cells: Cells, one: Explained, usual: Floats, unequal: str) -> Series:
     """Return the times of a set per step, A's as they were expected."""
     members = one.members
-    scale = np.divide(one.before, usual[members] * common, where=usual[members] > 0, out=np.ones(len(members)))
-    expected = common * scale @ cells.a[members] + one.before[usual[members] <= 0].sum()
+    expected = _expected(cells, one, usual)
     now = cells.b[members].sum(axis=0)
     still = np.zeros(len(now))
     kinds: dict[tuple[str, str], float] = {}
@@ -90,7 +105,7 @@ def _busy_series(cells: Cells, one: Explained, common: float, usual: Floats, une
         kinds[key] = kinds.get(key, 0.0) + float(cells.a_count[at] + cells.b_count[at]) / 2
     launches = float(cells.a_count[members].sum()), float(cells.b_count[members].sum())
     return Series(
-        busy=(np.asarray(expected), now), idle=(still, still), launches=launches,
+        busy=(expected, now), idle=(still, still), launches=launches,
         launch_spread=float(np.sqrt(sum(count**2 for count in kinds.values()))), call_spread=0.0, likeness=object(),
         is_row=False, comparable=unequal,
     )  # fmt: skip
@@ -106,7 +121,7 @@ def idle_causes(pair: StagePair, limits: Limits, spread: Spread) -> list[Cause]:
 
     def accepts(one: Explained) -> bool:
         place = sorted({rows[cells.cells[at][:3]] for at in one.members.tolist()})
-        a, b = cells.a[one.members].sum(axis=0), cells.b[one.members].sum(axis=0)
+        a, b = _expected(cells, one, usual_a), cells.b[one.members].sum(axis=0)
         still = np.zeros(len(a))
         series = Series(
             busy=(still, still), idle=(a, b), launches=(0.0, 0.0), launch_spread=0.0,

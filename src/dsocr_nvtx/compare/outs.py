@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import cattrs
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.trace import SetApart
 from dsocr_nvtx.join.columns import Ints, coded, numbers
 from dsocr_nvtx.join.stalls import Stall
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, files_in, joined_table
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table
+from dsocr_nvtx.schema.seal import files_in
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -20,6 +23,7 @@ _RANGES = (
 )  # fmt: skip
 _ROWS = ("stage", "module", "kind", "layer", "roofline_ns")
 _STAGES = ("stage", "steps", "wall_ns")
+_Listed = TypeVar("_Listed", Stall, SetApart)
 _KERNELS_FILE = "kernels.arrow"
 _KERNELS = ("pid", "event_id", "name", "start_ns", "end_ns")
 
@@ -28,7 +32,8 @@ _KERNELS = ("pid", "event_id", "name", "start_ns", "end_ns")
 class Out:
     """The tables of one join: hooked calls, roofline rows, stages; its level and what its metadata says of it.
 
-    ``kernels`` are its GPU operations, ``stalls`` its longest idle times; none where the join does not have them.
+    ``kernels`` are its GPU operations, ``stalls`` its longest idle times, none where the join does not have them;
+    ``set_apart`` says which records of the report are in no table.
     """
 
     where: str
@@ -39,6 +44,7 @@ class Out:
     about: Mapping[str, str]
     kernels: pa.Table | None = None
     stalls: tuple[Stall, ...] = ()
+    set_apart: tuple[SetApart, ...] = ()
 
     @property
     def processes(self) -> int:
@@ -96,15 +102,16 @@ def read_out(directory: Path) -> Out:
     kernels = joined_table(directory, "kernels", _KERNELS).select(_KERNELS) if has_kernels else None
     return Out(
         where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about,
-        kernels=kernels, stalls=_stalls(directory, told.get("stalls", ())),
+        kernels=kernels, stalls=_listed(directory, told, "stalls", Stall),
+        set_apart=_listed(directory, told, "set_apart", SetApart),
     )  # fmt: skip
 
 
-def _stalls(directory: Path, told: object) -> tuple[Stall, ...]:
+def _listed(directory: Path, told: Mapping[str, object], name: str, kind: type[_Listed]) -> tuple[_Listed, ...]:
     try:
-        return cattrs.structure(told, tuple[Stall, ...])
+        return tuple(cattrs.structure(told.get(name, ()), list[kind]))  # type: ignore[valid-type]
     except (ValueError, TypeError, cattrs.BaseValidationError) as cause:
-        raise Refused(directory / JOINED, "its stalls are not those of a join", REMEDY) from cause
+        raise Refused(directory / JOINED, f"its {name} are not those of a join", REMEDY) from cause
 
 
 def check_levels(a: Out, b: Out) -> None:
@@ -151,6 +158,8 @@ def warnings(a: Out, b: Out) -> list[str]:
         lines.append(f"{a.processes} against {b.processes} processes and devices; times are sums over all of them")
     elif a.processes > 1:
         lines.append(f"times are sums over {a.processes} processes and devices")
+    for name, out in (("A", a), ("B", b)):
+        lines += [f"not in {name}, since they cannot be: {one}" for one in out.set_apart]
     report = a.about.get("sha256")
     if report and report == b.about.get("sha256"):
         lines.append("both were joined from the same report")

@@ -100,11 +100,11 @@ def _both(a: str, b: str) -> str:
     return a if a == b else f"{a} > {b}"
 
 
-def places(cause: Cause) -> str:
-    """Return where a kernel lies: kinds of rows, layers counted, each with what it adds there."""
+def places(cause: Cause, most: int = _OPENED) -> str:
+    """Return where a cause lies: ``most`` kinds of rows, layers counted, each with what it adds there."""
     told = [
         f"{rows_text(place.module, place.kind, place.layers)} {milliseconds(place.cost)}"
-        for place in cause.places[:_OPENED]
+        for place in cause.places[:most]
     ]
     rest = len(cause.places) - len(told)
     return "in " + ", ".join(told) + (f", {rest} more" if rest > 0 else "")
