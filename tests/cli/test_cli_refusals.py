@@ -14,6 +14,7 @@ from attrs import asdict
 
 import dsocr_nvtx
 from dsocr_nvtx import __version__
+from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import DATASHEET
 from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.tables import KERNELS, RANGES_V1
@@ -164,17 +165,25 @@ def test_a_report_that_cannot_be_joined(
 
 
 @pytest.mark.parametrize("make", [_unknown_gpu, _nameless_gpu])
-def test_a_gpu_whose_roofs_are_not_known_needs_them_named(
+def test_a_gpu_whose_roofs_are_not_known_is_joined_without_a_verdict_until_they_are_named(
     dsocr: Commands, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     report, roofs = tmp_path / "report.sqlite", tmp_path / "roofs.json"
     make(report)
-    said = refused(dsocr, tmp_path, "join", report)
-    assert "no roofs are known for this device" in said
-    assert "--ceilings FILE" in said
-    assert "no roofs" in refused(dsocr, tmp_path, "join", report, "--hardware", "NVIDIA Also Imaginary")
+    done = dsocr("join", report)
+    assert (done.code, done.err) == (0, "")
+    assert "none are known for " in done.out
+    assert "--ceilings FILE" in done.out
+    assert "decode is not judged" in done.out
+    rows = read_table(tmp_path / "report.dsocr" / "roofline.arrow")
+    assert sum(rows["wall_ns"].to_pylist()) > 0
+    assert set(rows["bound"].to_pylist()) == {None}
+    for command in ("show", "ladder"):
+        assert dsocr(command, tmp_path / "report.dsocr").code == 0
+    assert dsocr("report", tmp_path / "report.dsocr", "-o", tmp_path / "review.html").code == 0
+    assert "no roofs" in refused(dsocr, tmp_path, "join", report, "--hardware", "NVIDIA Also Imaginary", "--force")
     roofs.write_text(json.dumps(asdict(DATASHEET["NVIDIA L40S"])))
-    assert dsocr("join", report, "--ceilings", roofs).code == 0
+    assert dsocr("join", report, "--ceilings", roofs, "--force").code == 0
     assert dsocr("join", report, "--hardware", "NVIDIA H200", "--force").code == 0
 
 

@@ -6,10 +6,14 @@
 
 from collections.abc import Iterable
 
+from attrs import evolve
+
 from dsocr_nvtx.ingest.source import NULL, Source
 from dsocr_nvtx.ingest.trace import Device
 
-_COLUMNS = ("id", "cuDevice", "smCount", "clockRate", "l2CacheSize")
+_COLUMNS = (
+    "id", "cuDevice", "smCount", "clockRate", "l2CacheSize", "memoryBandwidth", "computeMajor", "computeMinor",
+)  # fmt: skip
 
 
 def read_devices(report: Source, used: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Device]:
@@ -18,25 +22,14 @@ def read_devices(report: Source, used: Iterable[tuple[int, int]]) -> dict[tuple[
     by_ordinal = {ordinal: gpu for gpu, ordinal in gpus.values() if ordinal != NULL}
     by_process = _by_process(report)
     return {
-        (pid, ordinal): _with_ordinal(
+        (pid, ordinal): evolve(
             gpus[by_process[pid & 0xFFFFFF, ordinal]][0]
             if by_process.get((pid & 0xFFFFFF, ordinal)) in gpus
             else by_ordinal.get(ordinal, Device(ordinal=ordinal, name="")),
-            ordinal,
+            ordinal=ordinal,
         )
         for pid, ordinal in used
     }
-
-
-def _with_ordinal(gpu: Device, ordinal: int) -> Device:
-    return Device(
-        ordinal=ordinal,
-        name=gpu.name,
-        sm_count=gpu.sm_count,
-        clock_hz=gpu.clock_hz,
-        l2_bytes=gpu.l2_bytes,
-        uuid=gpu.uuid,
-    )
 
 
 def _gpus(report: Source) -> dict[int, tuple[Device, int]]:
@@ -57,6 +50,8 @@ def _gpus(report: Source) -> dict[int, tuple[Device, int]]:
             clock_hz=sizes["clockRate"],
             l2_bytes=sizes["l2CacheSize"],
             uuid=str(identity or ""),
+            bandwidth=sizes["memoryBandwidth"],
+            capability=(sizes["computeMajor"], sizes["computeMinor"]),
         )
         found[known["id"]] = (device, known["cuDevice"])
     return found

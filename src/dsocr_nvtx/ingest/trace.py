@@ -11,7 +11,7 @@ from dsocr_nvtx.ingest.source import Ints
 
 @frozen(kw_only=True)
 class Device:
-    """A GPU as the report describes it; zeros and empty text where it does not."""
+    """A GPU as the report describes it, memory ``bandwidth`` in B/s; zeros and empty text where it does not."""
 
     ordinal: int
     name: str
@@ -19,6 +19,8 @@ class Device:
     clock_hz: int = 0
     l2_bytes: int = 0
     uuid: str = ""
+    bandwidth: int = 0
+    capability: tuple[int, int] = (0, 0)
 
 
 @frozen

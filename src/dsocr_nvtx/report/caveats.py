@@ -76,6 +76,8 @@ def _withheld(found: Roofline) -> Iterator[Caveat]:
 def _assumed(found: Roofline, accounting: Accounting) -> Iterator[Caveat]:
     if found.other_gpu:
         yield Caveat(found.other_gpu)
+    if not found.roofs.is_known:
+        yield Caveat(f"roofs: {found.roofs.source}; so nothing is judged", is_grave=True)
     nominal = DATASHEET.get(found.roofs.device)
     if nominal is not None and found.roofs.source == nominal.source:
         yield Caveat("roofs are the datasheet's, which no kernel reaches: dsocr-nvtx ceilings measures this GPU's")

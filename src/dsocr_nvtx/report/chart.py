@@ -71,12 +71,12 @@ def chart(rows: Sequence[Mapping[str, object]], roofs: Ceilings, dtype: str) -> 
     """
     placed = [(number, *place) for number, row in enumerate(rows) if (place := _place(row)) is not None]
     flat, steep = _rates(roofs, dtype)
-    top = max(one.rate for one in flat)
+    top = max((one.rate for one in flat), default=1.0)
     ridges = [top / one.rate for one in steep]
     x = LogAxis(*around([*(p[1] for p in placed), *ridges, 1.0]), _LEFT, WIDTH - _RIGHT)
     y = LogAxis(*around([*(p[2] for p in placed), top]), HEIGHT - _BOTTOM, _TOP)
     longest = max((p[3] for p in placed), default=1.0)
-    fastest = max(one.rate for one in steep if not one.is_nominal)
+    fastest = max((one.rate for one in steep if not one.is_nominal), default=1.0)
     return Chart(
         roofs=(*(_flat(one, fastest, x, y) for one in flat), *(_steep(one, top, x, y) for one in steep)),
         points=tuple(
@@ -90,6 +90,8 @@ def chart(rows: Sequence[Mapping[str, object]], roofs: Ceilings, dtype: str) -> 
 
 
 def _rates(roofs: Ceilings, dtype: str) -> tuple[list[_Rate], list[_Rate]]:
+    if not roofs.is_known:
+        return [], []
     sheet = DATASHEET.get(roofs.device)
     flat = [_Rate("vector float32", roofs.vector, 0.35, -5)]
     steep = [_Rate("DRAM", roofs.bandwidth, 0.5, 16)]

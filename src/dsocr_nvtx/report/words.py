@@ -56,6 +56,8 @@ def verdict(stage: Record) -> str:
 def _evidence(stage: Record, wall: float, busy: float, idle: float) -> str:
     """Return the figures that a stage's bound rests on."""
     name = str(stage["bound"])
+    if name == "None" and stage["efficiency"] is None and busy:
+        return f"{busy / wall:.0%} busy, with no roofs to hold that against"
     if name == "None":
         return f"idle {idle / wall:.0%} of the time, which being profiled, or what was set apart, may explain by itself"
     if name in ("host", "queued"):

@@ -6,13 +6,17 @@ A file is a table that `dsocr-nvtx ceilings` measured, or one JSON object.
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from attrs import NOTHING, evolve, fields
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Device
+from dsocr_nvtx.join.columns import coded, numbers
+from dsocr_nvtx.roofline.devices import device_roofs
 from dsocr_nvtx.roofline.measured import read_measured
 from dsocr_nvtx.schema.checking import read_json
-from dsocr_nvtx.schema.hardware import Ceilings, datasheet
+from dsocr_nvtx.schema.hardware import Ceilings, datasheet, no_roofs
 
 _NONE = "give the file that dsocr-nvtx ceilings -o FILE.arrow wrote, or --hardware NAME for a datasheet"
 _REMEDY = "write the fields of dsocr_nvtx.schema.hardware.Ceilings as one JSON object"
@@ -55,17 +59,34 @@ def _rate(value: object) -> bool:
 
 
 def roofs_of(devices: Iterable[Device], hardware: str | None, path: Path | None) -> Ceilings:
-    """Return the roofs for a report's devices, with the L2 size that the report states.
+    """Return the roofs for a report's devices: measured, of a datasheet, or derived from what the report states.
 
-    Refused: devices of different names (their rows would not compare), a device whose roofs are not known, and roofs
-    measured on another kind of device.
+    Where nothing tells them, or the report's devices are of several kinds (their rows would not compare), there are
+    none (`no_roofs`). Refused: a device that the user names and nobody knows, and roofs measured on another kind.
     """
     present = list(devices)
     if path is not None:
         return read_measured(path, present) if path.suffix == ".arrow" else read_ceilings(path)
-    names = sorted({device.name for device in present})
-    if hardware is None and len(names) > 1:
-        raise Refused(", ".join(names), "several kinds of GPU in one report", "pass --hardware NAME or --ceilings FILE")
-    found = datasheet(hardware or (names[0] if names else ""))
-    l2_bytes = max((device.l2_bytes for device in present if device.name == found.device), default=0)
-    return evolve(found, l2_bytes=l2_bytes or found.l2_bytes)
+    if hardware is not None:
+        found = datasheet(hardware)
+        l2_bytes = max((device.l2_bytes for device in present if device.name == found.device), default=0)
+        return evolve(found, l2_bytes=l2_bytes or found.l2_bytes)
+    names = ", ".join(sorted({device.name for device in present if device.name}))
+    kinds = list({evolve(device, ordinal=0, uuid=""): device for device in present}.values())
+    if len(kinds) > 1:
+        return no_roofs(names, f"none: several kinds of GPU in one report; {_NAME_ONE}")
+    roofs = device_roofs(kinds[0]) if kinds else None
+    return roofs or no_roofs(names, f"none: none are known for {names or 'a GPU without a name'}; {_NAME_ONE}")
+
+
+_NAME_ONE = "pass --hardware NAME or --ceilings FILE, as dsocr-nvtx ceilings measures them"
+
+
+def for_types(roofs: Ceilings, ranges: pa.Table) -> Ceilings:
+    """Return the roofs if they have the matrix rate of every element type that MEASURED ranges multiply, else none."""
+    codes, words = coded(ranges, "dtype")
+    used = {words[code] for code in np.unique(codes[numbers(ranges, "tensor_flops") > 0])}
+    lacking = sorted(word for word in used if roofs.tensor_peak(word) is None)
+    if not roofs.is_known or not lacking:
+        return roofs
+    return no_roofs(roofs.device, f"none: {roofs.device} has no matrix rate for {', '.join(lacking)}; {_NAME_ONE}")

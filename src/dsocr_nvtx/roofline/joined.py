@@ -15,7 +15,7 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.ranks import recorded_rank
 from dsocr_nvtx.join.sidecar import check_run
-from dsocr_nvtx.roofline.ceilings import check_ceilings, roofs_of
+from dsocr_nvtx.roofline.ceilings import check_ceilings, for_types, roofs_of
 from dsocr_nvtx.roofline.dilation import dilated, read_dilation
 from dsocr_nvtx.roofline.kernel_summary import kernel_summary
 from dsocr_nvtx.roofline.measured import read_launching
@@ -88,6 +88,8 @@ def _read_run(run: Path, joined: Joined) -> dict[str, pa.Table]:
 def judged(trace: Trace, joined: Joined, hardware: str | None, ceilings: Path | None, where: str) -> Roofline:
     """Hold a join against the roofs of its device, or of the device or file that the user names."""
     roofs = roofs_of(trace.devices.values(), hardware, ceilings)
+    if hardware is None and ceilings is None:
+        roofs = for_types(roofs, joined.ranges)
     about = provenance(trace, joined) | (read_launching(ceilings) if ceilings is not None else {})
     sms = min((device.sm_count for device in trace.devices.values() if device.sm_count), default=0)
     return roofline(joined.operations, joined.ranges, roofs, about, where=where, sm_count=sms)

@@ -54,7 +54,9 @@ class LeastTimes:
 
 
 def least_times(own: Mapping[str, Ints], dtypes: tuple[Ints, list[str]], roofs: Ceilings) -> LeastTimes:
-    """Return each call's least times; refuse an element type whose matrix rate the roofs do not have."""
+    """Return each call's least times, 0 without roofs; refuse an element type whose matrix rate the roofs lack."""
+    if not roofs.is_known:
+        return LeastTimes(*[np.zeros(len(dtypes[0]))] * 4)
     codes, words = dtypes
     peaks = np.ones(len(words))
     for code, word in enumerate(words):

@@ -15,7 +15,7 @@ from attrs import asdict, frozen
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.kernels import Kernels
-from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
+from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of, unjudged
 from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
 from dsocr_nvtx.roofline.operations import CallOperations, small_rule
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
@@ -43,6 +43,8 @@ class Roofline:
     @property
     def other_gpu(self) -> str:
         """Say so where the roofs are another GPU's than the report's, which is for the user to want; else nothing."""
+        if not self.roofs.is_known:
+            return ""
         told = (self.rows.schema.metadata or {}).get(b"device", b"").decode()
         others = sorted({name for name in told.split(", ") if name} - {self.roofs.device})
         if not others:
@@ -80,10 +82,11 @@ def roofline(
     }
     keys = ["pid", "device", "stage", "module", "kind", "layer"]
     sums = _sums(calls, keys)
-    rows = conform(sums, ROOFLINE, about)
+    rows = conform(sums if roofs.is_known else unjudged(sums), ROOFLINE, about)
     about["above_roof"] = str(sum(value is True for value in rows["above_roof"].to_pylist()))
     rows = rows.replace_schema_metadata(rows.schema.metadata | {b"above_roof": about["above_roof"].encode()})
     staged = _sums(calls, keys[:3]) | _stage_columns(ranges, own, keys[:3], roofs)
+    staged = staged if roofs.is_known else unjudged(staged)
     stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
     return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
 
@@ -226,7 +229,7 @@ def _stage_columns(ranges: pa.Table, own: Mapping[str, Ints], keys: list[str], r
         "steps": np.bincount(group[one], minlength=count),
         "tokens": _total(group, tokens_of(ranges), count),
         "mfu": ratio(_float_total(group, matrix_seconds, count), wall),
-        "mbu": ratio(_total(group, traffic, count) / float(nominal.bandwidth), wall),
+        "mbu": ratio(_total(group, traffic, count), wall * float(nominal.bandwidth)),
     }
 
 

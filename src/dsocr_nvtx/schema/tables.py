@@ -273,14 +273,19 @@ _RATES = (
     column("achieved_tflops", _F64, "TFLOP/s", "tensor_flops / busy_owned_ns", null=True),
     column("achieved_gbps", _F64, "GB/s", "lower-bound bytes / busy_owned_ns", null=True),
     column("intensity", _F64, "FLOP/B", "(tensor_flops + vector_flops) / lower-bound bytes", null=True),
-    column("roofline_ns", _I64, "ns", "least time, call by call: the highest of compute, vector and memory time"),
+    column(
+        "roofline_ns",
+        _I64,
+        "ns",
+        "least time, call by call: the highest of compute, vector and memory time; 0 without roofs",
+    ),
     column("efficiency", _F64, "", "roofline_ns / busy_owned_ns", null=True),
     column(
         "bound",
         WORD,
         "",
-        "largest part of wall_ns: host, queued, compute, memory, l2, unfused, small or inefficient; null where it took "
-        "no device time",
+        "largest part of wall_ns: host, queued, compute, memory, l2, unfused, small or inefficient; null where not "
+        "judged: no device time, no roofs, a cost that is not known, records that cannot be",
         null=True,
     ),
     column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
