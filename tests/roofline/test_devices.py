@@ -1,5 +1,7 @@
 """A device as the report has it: whole, a slice, with capped clocks, of no datasheet, or told by nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from attrs import evolve
@@ -8,9 +10,11 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import Device
 from dsocr_nvtx.roofline.ceilings import for_types, roofs_of
 from dsocr_nvtx.roofline.devices import derived_roofs, device_roofs
+from dsocr_nvtx.roofline.joined import joined_report
 from dsocr_nvtx.schema.hardware import DATASHEET, SHEET_OF
 from dsocr_nvtx.schema.tables import MEASURED
 from tests.builders.tables import filled
+from tests.cli.commands import hooked
 from tests.roofline.test_roofline_points import points, timed
 
 GB = 10**9
@@ -139,3 +143,34 @@ def test_rates_are_whole_numbers_above_zero() -> None:
         rates = [*roofs.tensor.values(), roofs.vector, roofs.bandwidth, roofs.l2_bandwidth or 1]
         assert all(isinstance(rate, int) and rate > 0 for rate in rates)
         assert np.isfinite(rates).all()
+
+
+TITAN = {
+    "name": "NVIDIA TITAN RTX", "smCount": 72, "clockRate": 1_770_000_000, "l2CacheSize": 6_291_456,
+    "memoryBandwidth": 672_096_000_000, "computeMajor": 7, "computeMinor": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stated", "source"),
+    [
+        ({}, "L2 measured on an H200 of 132 SMs at 1.98 GHz"),
+        ({"name": "NVIDIA H200 MIG 1g.18gb", "smCount": 16, "memoryBandwidth": 600 * GB},
+         "as the report has the device: 16 of 132 SMs, 600 GB/s"),
+        ({"clockRate": 1_000_000_000}, "as the report has the device: clocks of at most 1 GHz"),
+        ({**TITAN, "computeMajor": 8, "computeMinor": 6},
+         "derived from the report, as no datasheet is known: 72 SMs at 1.770 GHz, compute capability 8.6, 672 GB/s"),
+        (TITAN, "none: NVIDIA TITAN RTX has no matrix rate for bfloat16; pass --hardware NAME"),
+        ({**TITAN, "computeMajor": None}, "none: none are known for NVIDIA TITAN RTX; pass --hardware NAME"),
+    ],
+)  # fmt: skip
+def test_the_roofs_of_a_report_are_those_of_the_device_that_it_describes(
+    tmp_path: Path, stated: dict[str, object], source: str
+) -> None:
+    file = hooked()
+    file.rows["TARGET_INFO_GPU"][0] |= stated
+    found = joined_report(file.write(tmp_path / "report.sqlite")).judge()
+    assert source in found.roofs.source
+    assert found.roofs.is_known == (not source.startswith("none"))
+    assert found.rows.schema.metadata[b"small_kernel"].endswith(f"the {stated.get('smCount', 132)} SMs".encode())
+    assert found.other_gpu == ""
