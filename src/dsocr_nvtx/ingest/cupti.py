@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+import cattrs
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,7 +52,7 @@ def read(path: Path) -> Trace:
         raise Refused(path, "CUPTI recorded no GPU work", "run it again with --timing cupti on a GPU")
     about = operations.schema.metadata or {}
     pid, nodes = operations["pid"][0].as_py(), _graph_nodes(path)
-    records = _records(ranges)
+    records = _records(path / "ranges.arrow", ranges)
     replays = read_replays(ranges, records, str(path)) if len(nodes) else no_replays(ranges)
     called = _called(ranges)
     return Trace(
@@ -60,7 +61,7 @@ def read(path: Path) -> Trace:
         launches=launches,
         operations=operations,
         graph_nodes=nodes,
-        devices=_devices(json.loads(about.get(b"devices", b"{}")), pid),
+        devices=_devices(path / TIMINGS / "operations.arrow", about.get(b"devices", b"{}"), pid),
         source={"tool": about.get(b"tool", b"CUPTI").decode(), "sha256": _digest(path)},
     )
 
@@ -82,8 +83,12 @@ def _digest(path: Path) -> str:
     return digest(path / TIMINGS / "operations.arrow")
 
 
-def _devices(known: dict[str, dict[str, object]], pid: int) -> dict[tuple[int, int], Device]:
-    return {(pid, int(o)): Device(ordinal=int(o), **about) for o, about in known.items()}  # type: ignore[arg-type]
+def _devices(path: Path, told: bytes, pid: int) -> dict[tuple[int, int], Device]:
+    try:
+        known = json.loads(told).items()
+        return {(pid, int(o)): cattrs.structure({**about, "ordinal": int(o)}, Device) for o, about in known}
+    except (ValueError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError) as cause:
+        raise Refused(path, "devices in its metadata that are none", _AS_WRITTEN) from cause
 
 
 def _nvtx(ranges: pa.Table, records: Ints, pid: int) -> pa.Table:
@@ -103,23 +108,34 @@ def _nvtx(ranges: pa.Table, records: Ints, pid: int) -> pa.Table:
     )
 
 
-def _records(ranges: pa.Table) -> Ints:
+def _records(path: Path, ranges: pa.Table) -> Ints:
     """Return `PAYLOAD_FIELDS` of every row, [rows, fields]."""
     records = np.empty((len(ranges), len(PAYLOAD_FIELDS)), "<i8")
     for field, name in enumerate(PAYLOAD_FIELDS):
-        records[:, field] = _numbers(ranges, name)
+        if name not in ranges.column_names:
+            raise Refused(path, f"no column {name}", _AS_WRITTEN)
+        records[:, field] = _numbers(path, ranges, name)
     return records
 
 
-def _numbers(ranges: pa.Table, name: str) -> Ints:
+def _numbers(path: Path, ranges: pa.Table, name: str) -> Ints:
     column = ranges[name].combine_chunks()
     if name in _CODES:
-        known = _CODES[name]
-        codes = np.array([known.index(word) for word in column.dictionary.to_pylist()], np.int64)
+        codes = np.array([_code(path, name, word) for word in column.dictionary.to_pylist()], np.int64)
         coded: Ints = codes[column.indices.to_numpy()]
         return coded
     found: Ints = column.fill_null(-1).to_numpy().astype(np.int64)
     return found
+
+
+def _code(path: Path, name: str, word: object) -> int:
+    """Return the number of a word of one of the `_CODES`; refuse what is none."""
+    if word not in _CODES[name]:
+        raise Refused(path, f"column {name} holds {str(word)[:40]!r}", _AS_WRITTEN)
+    return _CODES[name].index(str(word))
+
+
+_AS_WRITTEN = "give a run's directory as it was written"
 
 
 def _announcements(path: Path, ranges: pa.Table, records: Ints, replays: Replays, pid: int) -> pa.Table:
@@ -146,7 +162,7 @@ def _experts(path: Path, captured: Mapping[int, int]) -> list[str]:
     grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
     for row in run_table(path, "experts").to_pylist():
         each = row["observed_weight_bytes"] // max(row["distinct_experts"], 1)
-        stage = _CODES["stage"].index(row["stage"])
+        stage = _code(path / "experts.arrow", "stage", row["stage"])
         key = (stage, row["step"], each, row["expected_weight_bytes"])
         grouped[key].append((captured.get(row["event_id"], row["event_id"]), row["distinct_experts"]))
     return [experts_mark(*key, hits) for key, hits in grouped.items()]

@@ -14,7 +14,7 @@ from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.calibrate import dilation_of, median_steps, unprofiled_steps
 from dsocr_nvtx.run.cupti_capture import CuptiCapture
-from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
+from dsocr_nvtx.run.directory import MANIFEST, default_directory, note_hashes, write_manifest, write_output
 from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.power import PowerWatch, energy_lines, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
@@ -82,6 +82,7 @@ def capture(options: RunOptions) -> Path:
             check = _write(directory, options, work, recorded, unprofiled)
             if watch is not None:
                 _power(watch, directory, options, work, progress)
+            note_hashes(directory)
         _report(target, options, work, recorded, progress)
         if check is not None and not check.holds:
             progress.say(f"hooks and static model differ in {len(check.differences)} places: {check.differences[0]}")

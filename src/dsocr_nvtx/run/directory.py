@@ -7,9 +7,10 @@ from typing import Final
 
 from attrs import asdict
 
-from dsocr_nvtx.schema.directories import RUN
+from dsocr_nvtx.schema.directories import RUN, read_manifest
 from dsocr_nvtx.schema.files import write_json
 from dsocr_nvtx.schema.records import RunManifest
+from dsocr_nvtx.schema.seal import FILES, digests
 
 MANIFEST: Final = RUN
 
@@ -22,6 +23,12 @@ def default_directory() -> Path:
 def write_manifest(directory: Path, manifest: RunManifest) -> None:
     """Write ``run.json``."""
     write_json(asdict(manifest), directory / MANIFEST)
+
+
+def note_hashes(directory: Path) -> None:
+    """Note in ``run.json`` the hash of every table: the last thing that is written of a run."""
+    files = digests(directory, sorted(directory.rglob("*.arrow")))
+    write_json({**read_manifest(directory), FILES: files}, directory / MANIFEST)
 
 
 def write_output(directory: Path, tokens: Sequence[list[int] | None], text: Sequence[str | None] | None) -> None:

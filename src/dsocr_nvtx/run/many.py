@@ -18,7 +18,7 @@ from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.errors import DsocrError, UsageError
 from dsocr_nvtx.run.advice import next_command, under_nsys
 from dsocr_nvtx.run.conveyor import Conveyor
-from dsocr_nvtx.run.directory import MANIFEST, default_directory, write_manifest, write_output
+from dsocr_nvtx.run.directory import MANIFEST, default_directory, note_hashes, write_manifest, write_output
 from dsocr_nvtx.run.page_records import PageRecord, one_line, page_statistics, write_pages
 from dsocr_nvtx.run.power import PowerWatch, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
@@ -59,6 +59,7 @@ def capture_many(options: RunOptions, launched: Rank | None) -> Path:
             conveyor = Conveyor(options, setup, rank, records, progress, watch)
             conveyor.run(build)
             _write(directory, options, setup, conveyor, watch)
+            note_hashes(directory)
         _report(target, options, conveyor, progress)
     _judge(target, conveyor)
     return target

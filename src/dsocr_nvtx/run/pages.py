@@ -1,5 +1,7 @@
 """Page images from files: PNG and JPEG through Pillow, a page of a PDF through pypdfium2; anything else is refused."""
 
+import errno
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -47,6 +49,8 @@ def load_page(source: str) -> Page:
     Without a number it is the first, and the page's note says how many there are.
     """
     path, number = _split(source)
+    if not path.exists():
+        raise Refused(path, os.strerror(errno.ENOENT), "give a PNG, JPEG or PDF file")
     with open_regular(path, "give a PNG, JPEG or PDF file") as file:
         head = file.read(8)
     if not head:
