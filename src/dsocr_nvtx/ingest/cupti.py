@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import cattrs
 import numpy as np
@@ -16,8 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.nsys_work import KERNEL, RUNTIME
+from dsocr_nvtx.ingest.records import Records, payload_bounds
 from dsocr_nvtx.ingest.replays import Replays, no_replays, read_replays
-from dsocr_nvtx.ingest.source import Ints, Mask
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source, whole
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema import tables
 from dsocr_nvtx.schema.checking import digest
@@ -26,6 +29,7 @@ from dsocr_nvtx.schema.payload import experts_mark
 from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
 from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.records import DTYPE_BYTES, LayerKind, Level, Stage
+from dsocr_nvtx.schema.values import values_of
 
 TIMINGS = "timings"
 _CODES: dict[str, list[str]] = {
@@ -47,7 +51,9 @@ def run_directory(path: Path) -> Path | None:
 def read(path: Path) -> Trace:
     """Read a run directory whole."""
     ranges = run_table(path, "ranges").unify_dictionaries().combine_chunks()
-    operations, launches = (run_table(path, f"{TIMINGS}/{name}") for name in ("operations", "launches"))
+    records_of = Records(cast("Source", _AllColumns()))
+    operations = _possible(records_of, "GPU operation", run_table(path, f"{TIMINGS}/operations"))
+    launches = _possible(records_of, "call", run_table(path, f"{TIMINGS}/launches"))
     if not len(operations):
         raise Refused(path, "CUPTI recorded no GPU work", "run it again with --timing cupti on a GPU")
     about = operations.schema.metadata or {}
@@ -63,7 +69,35 @@ def read(path: Path) -> Trace:
         graph_nodes=nodes,
         devices=_devices(path / TIMINGS / "operations.arrow", about.get(b"devices", b"{}"), pid),
         source={"tool": about.get(b"tool", b"CUPTI").decode(), "sha256": _digest(path)},
+        set_apart=records_of.set_apart(),
     )
+
+
+class _AllColumns:
+    """Stands for a report where `Records` asks which columns there are: a table of ours has them all."""
+
+    def has(self, *_: str) -> bool:
+        """Return that it has."""
+        return True
+
+
+_AS_TOOL = {
+    "start": "start_ns", "end": "end_ns", "deviceId": "device", "streamId": "stream", "correlationId": "correlation_id",
+    "gridX*gridY*gridZ": "blocks", "blockX*blockY*blockZ": "threads", "bytes": "bytes",
+}  # fmt: skip
+
+
+def _possible(records: Records, what: str, table: pa.Table) -> pa.Table:
+    """Return the possible records of operations or calls, held to what the same columns of a report may hold."""
+    c = {theirs: _filled(table, ours) for theirs, ours in _AS_TOOL.items() if ours in table.column_names}
+    kept = records.possible(what, KERNEL if "deviceId" in c else RUNTIME, c)
+    return table if kept is None else table.filter(pa.array(kept))
+
+
+def _filled(table: pa.Table, name: str) -> Ints:
+    column = whole(table[name])
+    # NULL does not fit a narrow column, and those have none that is null.
+    return np.asarray(values_of(column.fill_null(NULL) if column.null_count else column), np.int64)
 
 
 def _graph_nodes(path: Path) -> pa.Table:
@@ -115,6 +149,8 @@ def _records(path: Path, ranges: pa.Table) -> Ints:
         if name not in ranges.column_names:
             raise Refused(path, f"no column {name}", _AS_WRITTEN)
         records[:, field] = _numbers(path, ranges, name)
+        if payload_bounds(name).broken(records[:, field]) is not None:
+            raise Refused(path, f"column {name} holds what no run writes", _AS_WRITTEN)
     return records
 
 
