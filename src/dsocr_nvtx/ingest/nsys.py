@@ -6,6 +6,7 @@ to 63), virtual machine (48 to 55), process (24 to 47) and thread (0 to 23); cor
 only.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,9 +48,12 @@ _NEEDED = {
 """Columns that every known version has, where it has the table; without one, rows would go astray in silence."""
 
 
-def read(path: Path, domain: str = DOMAIN) -> Trace:
-    """Read one export whole. Refused: what is not an nsys export, and one without CUDA work."""
-    with open_source(path) as report:
+def read(path: Path, domain: str = DOMAIN, later: ExitStack | None = None) -> Trace:
+    """Read one export whole. Refused: what is not an nsys export, and one without CUDA work.
+
+    ``later``: a block whose end is soon enough to refuse a file that SQLite finds damaged.
+    """
+    with open_source(path, later) as report:
         return read_trace(report, domain)
 
 

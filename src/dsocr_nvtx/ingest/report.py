@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from attrs import evolve
@@ -24,14 +24,14 @@ NSYS_SECONDS = "DSOCR_NVTX_NSYS_SECONDS"
 _SECONDS = 1800.0
 
 
-def read_report(path: Path) -> Trace:
-    """Read a report whole. The source says its file name and the hash of its bytes."""
+def read_report(path: Path, later: ExitStack | None = None) -> Trace:
+    """Read a report whole. The source says its file name and the hash of its bytes. ``later``: as `nsys.read`."""
     run = cupti.run_directory(path)
     if run is not None:
         trace = cupti.read(run)
         return evolve(trace, source={**trace.source, "report": printable_line(run.name)})
     with digesting(path) as found, _as_sqlite(path) as sqlite:
-        trace = nsys.read(sqlite)
+        trace = nsys.read(sqlite, later=later if sqlite is path else None)
     return evolve(trace, source={**trace.source, "report": printable_line(path.name), "sha256": found[0]})
 
 

@@ -29,29 +29,29 @@ class SqliteFile:
     """An open SQLite file as a `dsocr_nvtx.ingest.source.Source`; rows come in the order of their rowid.
 
     Every error of SQLite's, a damaged page for instance, becomes a `Refused` that names the file, and so does what
-    SQLite's quick check finds wrong with it, when the block ends at the latest. ``fast``: take columns from pages where
-    they are plain.
+    SQLite's quick check finds wrong with it: when the block ends, or when that of ``later`` does, if it is given.
+    ``fast``: take columns from pages where they are plain.
     """
 
     shared = False
     """A connection belongs to the thread that made it."""
 
-    def __init__(self, path: Path, *, fast: bool = True) -> None:
+    def __init__(self, path: Path, *, fast: bool = True, later: ExitStack | None = None) -> None:
         check_header(path)
         self.path = path
+        self._later = later
         self._closing = ExitStack()
         self._parts: dict[str, pages.Parts] = {}
-        self._check: QuickCheck | None = None
         self._pages: pages.PageFile | None = None
         try:
             with self._refusing():
                 self._read = undisturbed(path, self._closing)
-                self._connection = connect(self._read, copied=self._copied)
+                self._connection = connect(self._read, copied=self._read is not path)
             self._closing.callback(self._connection.close)
             # A schema can name functions in views and defaults; a stranger's must not reach them.
             self._connection.execute("PRAGMA trusted_schema = OFF")
             self._layouts, self._views = self._read_layouts()
-            if fast and not self._copied:
+            if fast and self._read is path:
                 with suppress(cells.NotPlain):
                     self._pages = self._closing.enter_context(pages.PageFile.open(path))
         except BaseException:
@@ -59,24 +59,14 @@ class SqliteFile:
             raise
         self.columns = {layout.name: frozenset(layout.columns) for layout in self._layouts.values()}
 
-    @property
-    def _copied(self) -> bool:
-        return self._read is not self.path
-
     def __enter__(self) -> Self:
-        self._check = QuickCheck(self._read, copied=self._copied)
-        self._closing.callback(self._check.close)
+        with self._refusing():
+            check = QuickCheck(self.path, self._read)
+        (self._closing if self._later is None else self._later).push(check)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        try:
-            # What stopped the reading, other than a refusal or the user, may come of damage too.
-            if self._check is not None and (kind is None or (issubclass(kind, Exception) and kind is not Refused)):
-                wrong = self._check.wait()
-                if wrong:
-                    raise Refused(self.path, f"damaged or unreadable SQLite ({wrong})", REEXPORT) from error
-        finally:
-            self._closing.close()
+    def __exit__(self, *error: Any) -> None:
+        self._closing.__exit__(*error)
 
     def _read_layouts(self) -> tuple[dict[str, Layout], frozenset[str]]:
         """Return the layouts of all tables, and the names of views, by lower-case name: SQL does not tell case."""

@@ -10,6 +10,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.texts import decoded
@@ -85,32 +86,41 @@ def _is_wal(path: Path) -> bool:
 
 
 class QuickCheck:
-    """SQLite's own check of a whole file (``PRAGMA quick_check``), in a thread while the file is read.
+    """SQLite's own check of a whole file (``PRAGMA quick_check``), in a thread beside whatever the block does.
 
-    It does without this thread, as SQLite lets go of the GIL. Nothing that was read counts before `wait` has returned:
-    a row whose header lies about its length would be read as other values.
+    It does without this thread, as SQLite lets go of the GIL. Nothing that was read of the file counts before the block
+    has ended well: a row whose header lies about its length would be read as other values.
     """
 
-    def __init__(self, path: Path, *, copied: bool = False) -> None:
-        self._connection = connect(path, copied=copied)
+    def __init__(self, path: Path, read: Path) -> None:
+        """Check ``read``: the file at ``path``, which messages name, or a copy of it."""
+        self._path = path
+        self._connection = connect(read, copied=read is not path)
+        # What a schema demands of values is not asked: a stranger's expression would run for every row. And the file is
+        # open now, so that a temporary one may go.
+        self._connection.execute("PRAGMA ignore_check_constraints = ON").fetchall()
+        self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         self._pool = ThreadPoolExecutor(1)
         self._found = self._pool.submit(self._run)
 
     def _run(self) -> str:
         try:
-            # What a schema demands of values is not asked: a stranger's expression would run for every row.
-            self._connection.execute("PRAGMA ignore_check_constraints = ON")
             ((found,),) = self._connection.execute("PRAGMA quick_check(1)").fetchall()
         except (sqlite3.Error, ValueError) as error:  # what it says of a name may be no UTF-8
             return f"SQLite: {error}"
         return "" if found == b"ok" else f"SQLite: {decoded(found).splitlines()[-1]}"
 
-    def wait(self) -> str:
-        """Return what is wrong with the file, nothing where it is sound."""
-        return self._found.result()
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        """End the check, finished or not."""
-        self._connection.interrupt()
-        self._pool.shutdown()
-        self._connection.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Refuse a malformed file; it may also be what an error, that is no refusal, came of."""
+        try:
+            if kind is None or (issubclass(kind, Exception) and not issubclass(kind, Refused)):
+                wrong = self._found.result()
+                if wrong:
+                    raise Refused(self._path, f"damaged or unreadable SQLite ({wrong})", REEXPORT) from error
+        finally:
+            self._connection.interrupt()
+            self._pool.shutdown()
+            self._connection.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -59,11 +60,12 @@ def joined_report(
         check_ceilings(ceilings)
     if run_directory(report) is None:
         check_report(report)
-    read = [read_report(report)]
-    trace = read[0].emptied()
-    home = run or run_directory(report)
-    # Handed over, not lent: the join can let go of what it has used.
-    joined = join(read.pop(), str(report), told=recorded_rank(home) if home is not None else None)
+    with ExitStack() as later:
+        read = [read_report(report, later)]
+        trace = read[0].emptied()
+        home = run or run_directory(report)
+        # Handed over, not lent: the join can let go of what it has used.
+        joined = join(read.pop(), str(report), told=recorded_rank(home) if home is not None else None)
     beside = _read_run(run, joined) if run is not None else {}
 
     def judge() -> Roofline:
