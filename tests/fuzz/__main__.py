@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz.harness import Found, Subject, try_case, warm
+from tests.fuzz.harness import Found, Subject, try_cases, warm
 from tests.fuzz.subjects import SUBJECTS
 
 
@@ -32,17 +33,13 @@ def main() -> int:
     found = 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         prepare(subjects, Path(name))
-        for seed in range(given.seed, given.seed + min(given.cases, sys.maxsize - given.seed)):
-            for subject in subjects:
-                if time.monotonic() > until:
-                    break
-                one = tried_once(subject, seed, Path(name), given.keep)
-                tried[subject.name] += 1
-                if one is not None:
-                    found += 1
-                    print(one, flush=True)
+        for subject, seeds in _batches(subjects, given.seed, given.cases):
             if time.monotonic() > until:
                 break
+            for one in tried_together(subject, seeds, Path(name), given.keep):
+                found += 1
+                print(one, flush=True)
+            tried[subject.name] += len(seeds)
     print(f"{tried.total():,} cases, {found} with faults: {dict(tried)}")
     return int(found > 0)
 
@@ -54,16 +51,29 @@ def prepare(subjects: list[Subject], folder: Path) -> None:
         subject.prepare(folder / subject.name)
 
 
-def tried_once(subject: Subject, seed: int, folder: Path, keep: Path | None) -> Found | None:
-    """Try one case in a folder that is empty before and gone afterwards, but for what is to be kept."""
-    case = folder / "case"
-    case.mkdir()
-    try:
-        found = try_case(subject, seed, case)
-        if keep is not None and (found is not None):
-            shutil.copytree(case, keep / f"{subject.name}-{seed}", dirs_exist_ok=True, ignore_dangling_symlinks=True)
-    finally:
-        shutil.rmtree(case)
+_TOGETHER = 20
+
+
+def _batches(subjects: list[Subject], first: int, cases: int) -> Iterator[tuple[Subject, range]]:
+    """Return subjects in turns, each with some of its seeds: few at first, so that a short run meets all of them."""
+    done, size = 0, 2
+    while done < cases:
+        for subject in subjects:
+            yield subject, range(first + done, first + min(done + size, cases))
+        done, size = done + size, _TOGETHER
+
+
+def tried_together(subject: Subject, seeds: range, folder: Path, keep: Path | None) -> list[Found]:
+    """Return what was found in some cases; their folders go afterwards, but for what is to be kept."""
+    places = [(seed, folder / f"case-{seed}") for seed in seeds]
+    for _, place in places:
+        place.mkdir()
+    found = [one for one in try_cases(subject, places) if one is not None]
+    if keep is not None:
+        for one in found:
+            shutil.copytree(folder / f"case-{one.seed}", keep / f"{one.subject}-{one.seed}", dirs_exist_ok=True)
+    for _, place in places:
+        shutil.rmtree(place)
     return found
 
 

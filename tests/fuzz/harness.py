@@ -1,4 +1,4 @@
-"""Runs the command line on damaged inputs, each in a process of its own, and says what it did that it must not do.
+"""Runs the command line on damaged inputs, apart from this process, and says what it did that it must not do.
 
 What holds for every input, whatever is wrong with it: the command ends by itself within bounded time and memory, with
 an exit code of `ALLOWED`; what it refuses, it refuses in one line on stderr, and leaves nothing behind; its inputs stay
@@ -10,6 +10,7 @@ A subject makes cases of one kind from a seed. To add one: write its ``prepare``
 
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -84,15 +85,24 @@ class Found:
 
 def try_case(subject: Subject, seed: int, folder: Path) -> Found | None:
     """Make one case in an empty folder and run it."""
-    case = subject.make(Random(f"{subject.name} {seed}"), folder)
-    before = _contents(case.inputs)
-    outcome = run(case.arguments, folder)
-    faults = [*_faults(case, outcome, folder)]
-    if _contents(case.inputs) != before:
-        faults.append("an input was changed")
-    if outcome.code == 0 and not faults:
-        faults += case.faults(outcome)
-    return Found(subject.name, seed, case.what, faults) if faults else None
+    (found,) = try_cases(subject, [(seed, folder)])
+    return found
+
+
+def try_cases(subject: Subject, places: Sequence[tuple[int, Path]]) -> list[Found | None]:
+    """Make a case of each seed in an empty folder of its own, and run them one after the other."""
+    cases = [subject.make(Random(f"{subject.name} {seed}"), folder) for seed, folder in places]
+    before = [_contents(case.inputs) for case in cases]
+    outcomes = run_all([(case.arguments, folder) for case, (_, folder) in zip(cases, places, strict=True)])
+    found: list[Found | None] = []
+    for case, was, outcome, (seed, folder) in zip(cases, before, outcomes, places, strict=True):
+        faults = [*_faults(case, outcome, folder)]
+        if _contents(case.inputs) != was:
+            faults.append("an input was changed")
+        if outcome.code == 0 and not faults:
+            faults += case.faults(outcome)
+        found.append(Found(subject.name, seed, case.what, faults) if faults else None)
+    return found
 
 
 def _contents(inputs: Sequence[Path]) -> dict[Path, object]:
@@ -124,56 +134,91 @@ def _is_above(path: Path, inputs: Sequence[Path]) -> bool:
 _OUT, _ERR = "stdout", "stderr"
 
 
-def run(arguments: Sequence[str], folder: Path) -> Outcome:
-    """Run `dsocr-nvtx` in a child of this process, which shares its imports; what it prints goes to files there."""
-    began = time.monotonic()
+def run_all(commands: Sequence[tuple[Sequence[str], Path]]) -> list[Outcome]:
+    """Run `dsocr-nvtx` with each of the arguments, in a child of this process, which shares its imports.
+
+    What each prints goes to files in its folder. One child runs them one after the other, as to start another takes
+    longer than most commands do; where one ends it, another child runs the rest.
+    """
+    outcomes: list[Outcome] = []
+    while len(outcomes) < len(commands):
+        outcomes += _run_some(commands[len(outcomes) :])
+    return outcomes
+
+
+def _run_some(commands: Sequence[tuple[Sequence[str], Path]]) -> list[Outcome]:
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _run_here(arguments, folder)
-    code = _waited(child, began + 5 * SECONDS)
-    stdout, stderr = ((folder / name).read_bytes().decode("utf-8", "replace") for name in (_OUT, _ERR))
-    return Outcome(code, stdout, stderr, time.monotonic() - began)
+        os.close(reader)
+        _run_here(commands, writer)
+    os.close(writer)
+    outcomes: list[Outcome] = []
+    while len(outcomes) < len(commands):
+        code, seconds = _told(reader, child)
+        _, folder = commands[len(outcomes)]
+        stdout, stderr = (_read(folder / name) for name in (_OUT, _ERR))
+        outcomes.append(Outcome(code, stdout, stderr, seconds))
+        if code < 0:
+            break
+    os.close(reader)
+    if outcomes[-1].code >= 0:
+        os.waitpid(child, 0)
+    return outcomes
 
 
-def _waited(child: int, until: float) -> int:
-    pause = 0.002
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(pause)
-        pause = min(1.2 * pause, 0.1)
+def _told(reader: int, child: int) -> tuple[int, float]:
+    """Return the exit code of the command that the child runs, and for how long it ran; by what it ended the child."""
+    began = time.monotonic()
+    if select.select([reader], [], [], 5 * SECONDS)[0]:
+        told = os.read(reader, 4)
+        if told:
+            return int(told), time.monotonic() - began
+    else:
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return min(code, -1), time.monotonic() - began
 
 
-def _run_here(arguments: Sequence[str], folder: Path) -> None:
-    """Become the command; never returns."""
-    code = 70
+def _read(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+
+
+def _run_here(commands: Sequence[tuple[Sequence[str], Path]], writer: int) -> None:
+    """Become a process that runs commands; never returns."""
     try:
-        for name, stream in ((_OUT, 1), (_ERR, 2)):
-            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process lives
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        os.chdir(folder)
-        os.environ["TMPDIR"] = str(folder)
-        sys.argv = ["dsocr-nvtx", *arguments]
+        for arguments, folder in commands:
+            for name, stream in ((_OUT, 1), (_ERR, 2)):
+                file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(file, stream)
+                os.close(file)
+            code = _command(arguments, folder)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.write(writer, b"%4d" % code)
+    finally:
+        os._exit(0)
+
+
+def _command(arguments: Sequence[str], folder: Path) -> int:
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the next command
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.chdir(folder)
+    os.environ["TMPDIR"] = str(folder)
+    sys.argv = ["dsocr-nvtx", *arguments]
+    try:
         _limit()
         from dsocr_nvtx.cli import main
 
         main()
-        code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - what a user would see as a traceback
         import traceback
 
         traceback.print_exc()
-        code = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return 1
+    return 0
 
 
 def _limit() -> None:
@@ -181,9 +226,11 @@ def _limit() -> None:
 
     tempfile.tempdir = None
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILES, _FILES))
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(spent.ru_utime + spent.ru_stime) + SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILES, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
