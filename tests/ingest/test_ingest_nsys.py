@@ -186,12 +186,13 @@ def test_announcements_are_read_from_plain_and_registered_marks(tmp_path: Path) 
     file = basic()
     text = announcement("decoder", payload(stage=2, event_id=4))
     file.mark(text, 90)
-    file.mark("dsocr/2 another version", 91)
+    file.mark("dsocr/9 another version", 91)  # which joining leaves alone
     file.mark("somebody's mark", 92)
     file.add("NVTX_EVENTS", start=95, eventType=34, globalTid=global_id(1, 8), textId=file.text(text), domainId=0)
     found = traced(file, tmp_path).announcements.to_pylist()
     assert found == [
         {"pid": 1, "tid": 1, "time_ns": 90, "text": text},
+        {"pid": 1, "tid": 1, "time_ns": 91, "text": "dsocr/9 another version"},
         {"pid": 1, "tid": 8, "time_ns": 95, "text": text},
     ]
 
