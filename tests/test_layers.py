@@ -136,7 +136,7 @@ def python(code: str, *arguments: str) -> str:
 
 def test_the_analysis_half_imports_and_joins_where_torch_is_not_installed(tmp_path: Path) -> None:
     from tests.builders.nsys import NsysFile
-    from tests.builders.tables import payload
+    from tests.builders.tables import payload_v1 as payload
 
     file = NsysFile()
     file.device(pids=[1])

@@ -8,8 +8,9 @@ from pathlib import Path
 from attrs import define, field
 
 from dsocr_nvtx.schema.payload import DOMAIN
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload_v1 import WIRES
 from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.schema.wire import Wire
 
 DOMAIN_ID = 1
 SCHEMA_ID = (1 << 32) + 1
@@ -79,6 +80,16 @@ def global_id(pid: int, tid: int = 0) -> int:
     return (1 << 48) | (pid << 24) | tid
 
 
+def wire_of(values: Sequence[int]) -> Wire:
+    """Return the version of a payload, told by its length."""
+    return next(wire for wire in WIRES if len(wire.fields) == len(values))
+
+
+def schema_id(wire: Wire) -> int:
+    """Return the id of a version's payload schema."""
+    return SCHEMA_ID + WIRES.index(wire)
+
+
 @define
 class NsysFile:
     """An export under construction. Times are nanoseconds; ``tid`` of the main thread equals ``pid``."""
@@ -114,18 +125,15 @@ class NsysFile:
             )
 
     def schema(self) -> None:
-        """Register the payload schema as Python's nvtx does: one schema per scalar type, one that names it."""
-        size = 8 * len(PAYLOAD_FIELDS)
+        """Register both versions' payload schemas as Python's nvtx does: one per scalar type, and one that names it."""
         self.add("NVTX_PAYLOAD_SCHEMAS", domainId=DOMAIN_ID, schemaId=SCALAR_ID, type=1, numEntries=1, payloadSize=8)
-        whole = {"domainId": DOMAIN_ID, "schemaId": SCHEMA_ID, "type": 1, "numEntries": 19}
-        self.add("NVTX_PAYLOAD_SCHEMAS", **whole, payloadSize=size)
         entries = "NVTX_PAYLOAD_SCHEMA_ENTRIES"
         self.add(entries, domainId=DOMAIN_ID, schemaId=SCALAR_ID, idx=0, type=17, name="int64")
-        for index, name in enumerate(PAYLOAD_FIELDS):
-            self.add(
-                entries, domainId=DOMAIN_ID, schemaId=SCHEMA_ID, idx=index, type=SCALAR_ID, name=name,
-                offset=8 * index or None,
-            )  # fmt: skip
+        for wire in WIRES:
+            count, place = len(wire.fields), {"domainId": DOMAIN_ID, "schemaId": schema_id(wire)}
+            self.add("NVTX_PAYLOAD_SCHEMAS", **place, type=1, numEntries=count, payloadSize=8 * count)
+            for index, name in enumerate(wire.fields):
+                self.add(entries, **place, idx=index, type=SCALAR_ID, name=name, offset=8 * index or None)
 
     def push_pop(
         self, path: str, start: int, end: int | None, *, pid: int = 1, tid: int | None = None, stage: str | None = None,
@@ -136,10 +144,10 @@ class NsysFile:
             stage = str(list(Stage)[values[1]]) if values is not None and 0 <= values[1] < len(Stage) else "decode"
         blob = text = None
         if values is not None and binary:
-            head = struct.pack("<QQQQ", domain, SCHEMA_ID, 8 * len(values), 32)
+            head = struct.pack("<QQQQ", domain, schema_id(wire_of(values)), 8 * len(values), 32)
             blob = head + struct.pack(f"<{len(values)}q", *values)
         if values is not None and json:
-            pairs = zip(PAYLOAD_FIELDS, values, strict=True)
+            pairs = zip(wire_of(values).fields, values, strict=True)
             text = "{" + ",".join(f'"{name}":{{"int64":{value}}}' for name, value in pairs) + "}"
         self.add(
             "NVTX_EVENTS", start=start, end=end, eventType=59, globalTid=global_id(pid, tid or pid),

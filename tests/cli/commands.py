@@ -8,7 +8,7 @@ from attrs import frozen
 
 from dsocr_nvtx.cli import main
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 
 @frozen

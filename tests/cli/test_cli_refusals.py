@@ -19,7 +19,8 @@ from dsocr_nvtx.schema.hardware import DATASHEET
 from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.tables import KERNELS, RANGES_V1
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import Row, filled, payload
+from tests.builders.tables import Row, filled
+from tests.builders.tables import payload_v1 as payload
 from tests.cli.commands import Commands, hooked, tree
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dsocr_nvtx.schema.ranks import Rank, rank_mark
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 
 def write_report(path: Path, rank: int = 0, *, world: int = 8, steps: int = 2, busy: int = 40, pace: int = 100) -> Path:

@@ -17,7 +17,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.sqlite import SqliteFile
 from tests.bench.generate import Size, generate
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 Limits = Callable[[], None]
 

@@ -4,6 +4,7 @@ import random
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -11,10 +12,11 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.schema import tables
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import READ_FIELDS
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from tests.builders.nsys import NsysFile, global_id
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 
 def basic(pid: int = 1) -> NsysFile:
@@ -170,7 +172,7 @@ def test_both_forms_of_a_payload_are_the_same_record(tmp_path: Path) -> None:
     file.push_pop("decoder", 300, 400, values=values, binary=False, json=True)
     file.push_pop("decoder", 500, 600, values=values)
     nvtx = traced(file, tmp_path).nvtx
-    said = dict(zip(PAYLOAD_FIELDS, values, strict=True))
+    said = dict(zip(READ_FIELDS, WIRE_V1.read(np.array([values]))[0].tolist(), strict=True))
     assert nvtx["payload"].to_pylist() == [said, None, said]
     assert nvtx["json"].to_pylist() == [said, said, None]
 

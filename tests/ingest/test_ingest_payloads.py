@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dsocr_nvtx.ingest import payloads
 from dsocr_nvtx.ingest.payloads import Entry, schema_layouts
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, READ_FIELDS
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1
 
 words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(PAYLOAD_FIELDS), max_size=len(PAYLOAD_FIELDS))
 INT64 = 17
@@ -49,7 +50,7 @@ def decode_blobs(blobs: list[bytes | None], table: Schemas) -> list[bytes | None
 def decode_one_json(text: str) -> bytes | None:
     """Return what a text alone decodes to."""
     found = payloads.decode_one_json(text)
-    return None if found is None else packed(found)
+    return None if found is None else packed(found[1])
 
 
 def decode_json(text: object) -> bytes | None:
@@ -205,3 +206,21 @@ PLAIN: dict[str, object] = dict.fromkeys(PAYLOAD_FIELDS, 1)
 )  # fmt: skip
 def test_json_that_is_not_ours_is_none(text: object) -> None:
     assert decode_json(text) is None
+
+
+def test_version_1_is_told_by_its_fields_and_read_as_its_sums() -> None:
+    """Bytes and JSON of both versions in a column: three sequences of two rows and seven keys are sums."""
+    told = {"batch": 3, "tokens": 2, "kv_len": 7, "own_activation_bytes": 5, "tensor_flops": 9}
+    old = dict.fromkeys(PAYLOAD_FIELDS_V1, 0) | told
+    layout = np.dtype([(name, "<i8") for name in PAYLOAD_FIELDS_V1])
+    schema = (layout.itemsize, [Entry(name, 17, 8 * place) for place, name in enumerate(PAYLOAD_FIELDS_V1)])
+    head = struct.pack("<QQQQ", 1, 7, layout.itemsize, 32)
+    blob = head + packed(list(old.values()))
+    (binary,) = payloads.decode_blobs(
+        [pa.array([blob], pa.binary())], np.ones(1, np.int64), {(1, 7): schema}
+    ).to_pylist()
+    texts = pa.array([json.dumps(old), json.dumps(dict.fromkeys(PAYLOAD_FIELDS, 4))])
+    first, second = payloads.decode_json(texts).to_pylist()
+    sums = {"sequences": 3, "rows": 6, "keys": 21, "tensor_flops": 9, "own_activation_bytes": 5, "version": 1}
+    assert binary == first == dict.fromkeys(READ_FIELDS, 0) | sums
+    assert second == dict.fromkeys(PAYLOAD_FIELDS, 4) | {"own_activation_bytes": 0, "version": 2}

@@ -24,7 +24,7 @@ from dsocr_nvtx.ingest.source import Source
 from dsocr_nvtx.ingest.sqlite import SqliteFile
 from tests.builders.folders import as_folder, write_file
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 EXPORTS = Path(__file__).parents[2] / ".." / "shared" / "data" / "nsys"
 

@@ -10,6 +10,7 @@ import pytest
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.cupti import read
 from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.inclusive import exclusive_table
 from dsocr_nvtx.schema.files import read_table, write_table
 from dsocr_nvtx.schema.tables import EXPERTS, GRAPH_NODES, LAUNCHES, OPERATIONS, RANGES_V1
 from tests.builders.tables import filled
@@ -144,7 +145,7 @@ def test_every_replayed_kernel_is_on_its_layer_at_the_step_and_the_cache_length_
         for step, kv_len in ((0, 11), (1, 12), (2, 31), (3, 31))
         for line in (
             ("decode", step, 0, 0, 0, 0, 0),
-            ("decoder.0", step, kv_len, 10 * kv_len + 7, 4 * kv_len, 120, 8),
+            ("decoder.0", step, kv_len, 0, 0, 0, 8),
             ("decoder.0.attention", step, kv_len, 10 * kv_len, 4 * kv_len, 20, 5 + 6),
             ("decoder.0.mlp", step, 0, 7, 0, 100, 7),
         )
@@ -160,15 +161,30 @@ def test_every_replayed_kernel_is_on_its_layer_at_the_step_and_the_cache_length_
     assert found.accounting.balances()
 
 
-def test_only_what_changes_between_replays_is_announced(tmp_path: Path) -> None:
-    texts = read(directory(tmp_path, ranges())).announcements["text"].to_pylist()
-    # Two captures and four launches of each module that grows; the product's cost comes with its captured call.
-    assert Counter(text.split()[1] for text in texts) == dict.fromkeys(GROWING, 2 + 4)
+def test_replayed_calls_are_those_of_the_run(tmp_path: Path) -> None:
+    """Nothing is announced or made anew: events, parents and threads are what the run wrote out."""
+    found = read(directory(tmp_path, ranges()))
+    assert len(found.announcements) == len(found.costs) == 0
+    assert len(found.replays) == 16
+    theirs, ours = (
+        {(r["event_id"], r["parent_id"], r["path"]) for r in rows if r.get("origin") == "replayed"}
+        for rows in (ranges(), join(found, "run").ranges.to_pylist())
+    )
+    assert theirs == ours
+
+
+def test_a_launch_that_the_run_did_not_write_out_stays_with_its_step(tmp_path: Path) -> None:
+    """The second launch of the first capture: it is not the first one's, whose calls have theirs already."""
+    kept = [r for r in ranges() if not (r.get("origin") == "replayed" and r["step"] == 1)]
+    found = joined(directory(tmp_path, kept))
+    places = Counter((r["path"], r["step"]) for r in found.kernels.to_pylist())
+    assert (places["decode", 1], places["decoder.0.mlp", 0], places["decoder.0.mlp", 1]) == (4, 1, 0)
+    assert found.accounting.balances()
 
 
 def test_the_run_and_the_join_tell_the_same_of_every_replayed_call(tmp_path: Path) -> None:
     path = directory(tmp_path, ranges())
-    kept = read_table(path / "ranges.arrow").to_pylist()
+    kept = exclusive_table(read_table(path / "ranges.arrow"), "run").to_pylist()
     names = ("path", "stage", "step", "layer", "kind", "batch", "tokens", "kv_len", "tensor_flops", "kv_read_bytes",
              "weight_bytes")  # fmt: skip
     theirs, ours = (
@@ -187,7 +203,7 @@ def test_experts_that_a_replay_hit_are_those_of_its_call(tmp_path: Path) -> None
     write_table(filled(EXPERTS, [{**about, **weights, "event_id": product}]), path / "experts.arrow")
     rows = [r for r in joined(path).ranges.to_pylist() if r["observed_weight_bytes"] is not None]
     told = [(r["path"], r["step"], r["origin"], r["observed_weight_bytes"]) for r in rows]
-    assert sorted(told) == [("decoder.0", 1, "replayed", 70), ("decoder.0.mlp", 1, "replayed", 50)]
+    assert sorted(told) == [("decoder.0.mlp", 1, "replayed", 50)]
 
 
 def test_without_nodes_all_that_a_graph_did_stays_with_its_step(tmp_path: Path) -> None:

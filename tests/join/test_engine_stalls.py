@@ -9,7 +9,7 @@ import pytest
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.join.engine import join
 from tests.builders.nsys import NsysFile, global_id
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 EXPORTS = Path(__file__).parents[2] / ".." / "shared" / "data" / "nsys"
 

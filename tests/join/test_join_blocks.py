@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsocr_nvtx.join import announced, columns
+from dsocr_nvtx.ingest import announcements
+from dsocr_nvtx.join import columns
 from dsocr_nvtx.join.columns import falling, sorting
 from tests.join.test_join_attribution import (  # noqa: F401 - tests, to be run here too
     test_buckets_by_hand,
@@ -42,7 +43,7 @@ from tests.join.test_join_ownership import (  # noqa: F401
 def few_rows_at_a_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "_BLOCK", 2)
-        patch.setattr(announced, "_TOGETHER", 2)
+        patch.setattr(announcements, "_TOGETHER", 2)
         yield
 
 

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.announcements import read_costs
 from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.columns import latest
 from dsocr_nvtx.join.costs import CostSource, RangeCosts, range_costs
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
-from dsocr_nvtx.schema.payload_v1 import growth_announcement_v1 as growth_announcement
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, READ_FIELDS, Flag, announcement, growth_announcement
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, NVTX
-from tests.builders.tables import Row, filled, payload
+from tests.builders.tables import Row, filled, payload, payload_v1
 from tests.join.test_join_nesting import column
 
 SOURCES = list(CostSource)
@@ -29,7 +29,7 @@ def packed(values: Sequence[int]) -> bytes:
 
 def costs(ranges: Sequence[Row], marks: Sequence[Row] = ()) -> RangeCosts:
     """Return the costs of ranges."""
-    return range_costs(filled(NVTX, ranges), read_announced(filled(ANNOUNCEMENTS, marks)), "report")
+    return range_costs(filled(NVTX, ranges), read_announced(read_costs(filled(ANNOUNCEMENTS, marks))), "report")
 
 
 def sources(found: RangeCosts) -> list[str]:
@@ -54,7 +54,7 @@ def test_binary_comes_before_json_before_announcements() -> None:
     assert sources(costs([RANGE], [mark(VALUES, 90)])) == ["announcement"]
     assert sources(costs([RANGE])) == ["none"]
     for rows, marks in (([{**RANGE, **binary}], []), ([{**RANGE, **json}], []), ([RANGE], [mark(VALUES, 90)])):
-        assert costs(rows, marks).values.tolist() == [VALUES]
+        assert costs(rows, marks).values.tolist() == [[*VALUES, 0, 2]]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_announcement_of_another_step_or_event_disagrees_too() -> None:
         mark(payload(stage=1, event_id=5, tensor_flops=10), 90),
         mark(VALUES, 90, tid=2),
         mark(VALUES, 90, pid=2),
-        {"text": "dsocr/1 decoder damaged", "time_ns": 90},
+        {"text": "dsocr/2 decoder damaged", "time_ns": 90},
     ],
 )
 def test_an_announcement_holds_for_its_module_stage_and_thread_from_then_on(mark_row: Row) -> None:
@@ -100,30 +100,51 @@ def increments(**fields: int) -> list[int]:
 def test_an_announcement_that_grows_holds_at_the_models_length() -> None:
     """Two keys more than were told of, at three FLOPs each; before the model says so, as told; then a plain one."""
     more = growth_announcement(
-        "decoder", payload(stage=2, kv_len=50, tensor_flops=10), increments(kv_len=1, tensor_flops=3)
+        "decoder", payload(stage=2, keys=50, tensor_flops=10), increments(keys=1, tensor_flops=3)
     )
-    model = payload(stage=2, kv_len=52)
+    model = payload(stage=2, keys=52)
     marks = [
         {"text": more, "time_ns": 10},
         mark(model, 150, "model"),
-        mark(payload(stage=1, kv_len=90), 160, "model"),  # another stage's
-        mark(payload(stage=2, kv_len=90), 160, "model", tid=3),  # another thread's
-        mark(payload(stage=2, kv_len=60, tensor_flops=7), 300),
+        mark(payload(stage=1, keys=90), 160, "model"),  # another stage's
+        mark(payload(stage=2, keys=90), 160, "model", tid=3),  # another thread's
+        mark(payload(stage=2, keys=60, tensor_flops=7), 300),
     ]
     rows = [{**RANGE, "start_ns": start, "end_ns": start + 20} for start in (100, 200, 400)]
     found = costs(rows, marks)
     assert found.field("tensor_flops").tolist() == [10, 16, 7]
-    assert found.field("kv_len").tolist() == [50, 52, 60]
+    assert found.field("keys").tolist() == [50, 52, 60]
     assert sources(found) == ["announcement"] * 3
 
 
+def test_what_version_1_tells_grows_with_each_sequence() -> None:
+    """Three sequences, each with two keys more than were told of, at five FLOPs for a key in all of them."""
+    told = WIRE_V1.growth_announcement(
+        "decoder", payload_v1(stage=2, batch=3, kv_len=50, tensor_flops=10),
+        [{"kv_len": 1, "tensor_flops": 5}.get(name, 0) for name in WIRE_V1.fields],
+    )  # fmt: skip
+    model = WIRE_V1.announcement("model", payload_v1(stage=2, batch=3, kv_len=52))
+    found = costs([RANGE], [{"text": told, "time_ns": 10}, {"text": model, "time_ns": 20}])
+    assert found.field("tensor_flops").tolist() == [20]
+    assert found.field("keys").tolist() == [3 * 52]
+    assert found.field("version").tolist() == [1]
+
+
+def test_a_forward_of_which_nothing_is_known_makes_nothing_grow() -> None:
+    told = growth_announcement(
+        "decoder", payload(stage=2, keys=50, tensor_flops=100), increments(keys=1, tensor_flops=9)
+    )
+    marks = [{"text": told, "time_ns": 10}, mark(payload(stage=2, flags=Flag.UNKNOWN), 20, "model")]
+    assert costs([RANGE], marks).field("tensor_flops").tolist() == [100]
+
+
 def test_a_payload_and_what_is_told_to_grow_must_agree() -> None:
-    told = growth_announcement("decoder", payload(stage=2, kv_len=50), increments(kv_len=1))
-    marks = [{"text": told, "time_ns": 10}, mark(payload(stage=2, kv_len=53), 20, "model")]
-    row = {**RANGE, "payload": packed(payload(stage=2, kv_len=53))}
+    told = growth_announcement("decoder", payload(stage=2, keys=50), increments(keys=1))
+    marks = [{"text": told, "time_ns": 10}, mark(payload(stage=2, keys=53), 20, "model")]
+    row = {**RANGE, "payload": packed(payload(stage=2, keys=53))}
     assert sources(costs([row], marks)) == ["binary"]
-    with pytest.raises(Refused, match="kv_len of decoder is 52 and 53"):
-        costs([{**RANGE, "payload": packed(payload(stage=2, kv_len=52))}], marks)
+    with pytest.raises(Refused, match="keys of decoder is 52 and 53"):
+        costs([{**RANGE, "payload": packed(payload(stage=2, keys=52))}], marks)
 
 
 def test_a_range_without_a_cost_has_zeros_and_an_id_of_its_own() -> None:
@@ -135,6 +156,7 @@ def test_a_range_without_a_cost_has_zeros_and_an_id_of_its_own() -> None:
     assert max(ids[:2]) < 0
     assert found.field("tensor_flops").tolist() == [0, 0, 10]
     assert found.field("layer").tolist() == [-1, -1, -1]
+    assert found.field("flags").tolist() == [Flag.UNKNOWN, Flag.UNKNOWN, 0]
     assert found.field("kind").tolist()[:2] == [-1, -1]
 
 
@@ -222,10 +244,10 @@ def test_the_latest_entry_of_a_key(entries: list[tuple[int, int]], asked: list[t
 
 
 def test_no_ranges_have_no_costs() -> None:
-    assert costs([], [mark(VALUES, 1)]).values.shape == (0, len(PAYLOAD_FIELDS))
+    assert costs([], [mark(VALUES, 1)]).values.shape == (0, len(READ_FIELDS))
 
 
 def test_the_refusal_names_the_report() -> None:
     rows = [{**RANGE, "payload": packed(VALUES), "json": packed(OTHER)}]
     with pytest.raises(Refused, match=re.escape("/data/run.sqlite")):
-        range_costs(filled(NVTX, rows), read_announced(filled(ANNOUNCEMENTS, [])), "/data/run.sqlite")
+        range_costs(filled(NVTX, rows), read_announced(read_costs(filled(ANNOUNCEMENTS, []))), "/data/run.sqlite")

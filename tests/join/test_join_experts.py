@@ -11,11 +11,14 @@ import pytest
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.report import read_report
 from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.inclusive import exclusive_table
 from dsocr_nvtx.roofline.points import roofline
+from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.payload import EXPERTS_PREFIX, experts_mark, parse_experts_mark
 from tests.builders.emitters import Listener
-from tests.builders.tables import payload, trace
+from tests.builders.tables import payload_v1 as payload
+from tests.builders.tables import trace
 from tests.join.test_engine_replays import graph_file
 
 EXPERTS = payload(event_id=4, kind=5, level=2, weight_bytes=1000, layer=1, stage=2)
@@ -33,10 +36,10 @@ def _joined(*marks: str, pid: int = 1) -> Joined:
     return join(trace(ranges, kernels, launches, told), "by hand")
 
 
-def test_observed_weights_replace_expected_ones_upward() -> None:
+def test_observed_weights_replace_expected_ones() -> None:
     ranges = _joined(experts_mark(2, 0, 100, 1000, [(4, 6)])).ranges
-    assert ranges["weight_bytes"].to_pylist() == [1700, 1000]
-    assert ranges["observed_weight_bytes"].to_pylist() == [1300, 600]
+    assert ranges["weight_bytes"].to_pylist() == [700, 1000]
+    assert ranges["observed_weight_bytes"].to_pylist() == [700, 600]
 
 
 def test_rooflines_use_them() -> None:
@@ -66,12 +69,12 @@ def test_a_mark_of_another_process_is_not_ours() -> None:
 
 def test_a_mark_that_is_there_twice_counts_once() -> None:
     mark = experts_mark(2, 0, 100, 1000, [(4, 6)])
-    assert _joined(mark, mark).ranges["observed_weight_bytes"].to_pylist() == [1300, 600]
+    assert _joined(mark, mark).ranges["observed_weight_bytes"].to_pylist() == [700, 600]
 
 
 def test_several_calls_in_one_range_add_up() -> None:
     ranges = _joined(experts_mark(2, 0, 100, 500, [(4, 6), (4, 3)])).ranges
-    assert ranges["observed_weight_bytes"].to_pylist() == [1600, 900]
+    assert ranges["observed_weight_bytes"].to_pylist() == [700, 900]
 
 
 def test_more_experts_than_announced_are_refused() -> None:
@@ -114,7 +117,9 @@ def test_a_report_tells_what_the_run_observed(level: str, payloads: bool, tmp_pa
     report = listener.as_nsys(payloads=payloads).write(tmp_path / "report.sqlite")
     ranges: pa.Table = join(read_report(report), "report").ranges
     found = dict(zip(ranges["event_id"].to_pylist(), ranges["observed_weight_bytes"].to_pylist(), strict=True))
-    expected = {record.event_id: record.observed_weight_bytes for record in session.stats.records}
+    session.stats.write(tmp_path)
+    recorded = exclusive_table(read_table(tmp_path / "ranges.arrow"), "run")
+    expected = dict(zip(*(recorded[name].to_pylist() for name in ("event_id", "observed_weight_bytes")), strict=True))
     assert found == expected
     assert any(value is not None for value in expected.values())
 
@@ -135,6 +140,6 @@ def test_a_mark_of_a_captured_call_is_of_the_launch_at_its_step(tmp_path: Path) 
         for row in ranges if row["origin"] == "replayed"
     }  # fmt: skip
     assert found["decoder.3.mlp", 1] == (2, 1)
-    assert found["decoder.3", 1] == (2, 1)
+    assert found["decoder.3", 1] == (0, None)
     assert found["decoder.3.mlp", 2] == (2, None)
     assert {row["observed_weight_bytes"] for row in ranges if row["origin"] == "captured"} == {None}

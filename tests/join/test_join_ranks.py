@@ -12,7 +12,7 @@ from dsocr_nvtx.join.ranks import recorded_rank
 from dsocr_nvtx.roofline.joined import joined_report, provenance
 from dsocr_nvtx.schema.ranks import Rank, rank_mark
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 
 
 def two_ranks(path: Path, marks: dict[int, list[str]]) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.schema.records import COST_FIELDS
-from dsocr_nvtx.schema.tables import MEASURED, RANGES_V1
+from dsocr_nvtx.schema.tables import MEASURED, RANGES, RANGES_V1
 from tests.builders.tables import Row, filled
 
 CALLS: list[Row] = [
@@ -18,7 +18,7 @@ CALLS: list[Row] = [
 
 def check(report: Sequence[Row], recorded: Sequence[Row]) -> int:
     """Check a report's calls against a run's."""
-    return check_run(filled(MEASURED, report), filled(RANGES_V1, recorded), "run/ranges.arrow")
+    return check_run(filled(MEASURED, report), filled(RANGES, recorded), "run/ranges.arrow")
 
 
 def test_the_same_calls_agree_in_any_order() -> None:
@@ -44,7 +44,7 @@ def test_calls_that_the_run_did_not_record_are_another_runs() -> None:
         check([{**CALLS[0], "event_id": 99}], CALLS)
 
 
-@pytest.mark.parametrize("name", ["step", "batch", "tokens", "kv_len", *COST_FIELDS, "own_activation_bytes"])
+@pytest.mark.parametrize("name", ["step", "batch", "tokens", "kv_len", *COST_FIELDS])
 def test_a_number_that_differs_is_another_runs(name: str) -> None:
     other = [{**row, **({name: 77} if row["event_id"] == 4 else {})} for row in CALLS]
     with pytest.raises(Refused, match=f"run/ranges.arrow: its {name} differ"):
@@ -54,3 +54,19 @@ def test_a_number_that_differs_is_another_runs(name: str) -> None:
 def test_several_processes_have_several_run_directories() -> None:
     with pytest.raises(Refused, match="join without --run"):
         check([CALLS[0], {**CALLS[1], "pid": 2}], CALLS)
+
+
+def test_inclusive_costs_of_version_1_are_the_same_run() -> None:
+    """A container that cost 30 in all, 10 of them inside: 20 are its own, and what activations it kept for itself."""
+    report = [
+        {"event_id": 0, "tensor_flops": 20, "activation_bytes": 3},
+        {"event_id": 1, "tensor_flops": 10, "activation_bytes": 8},
+    ]
+    recorded = [
+        {"event_id": 0, "tensor_flops": 30, "activation_bytes": 9, "own_activation_bytes": 3},
+        {"event_id": 1, "tensor_flops": 10, "activation_bytes": 8, "own_activation_bytes": 1, "parent_id": 0},
+    ]
+    assert check_run(filled(MEASURED, report), filled(RANGES_V1, recorded), "run/ranges.arrow") == 2
+    recorded[0]["tensor_flops"] = 9
+    with pytest.raises(Refused, match="cost more than"):
+        check_run(filled(MEASURED, report), filled(RANGES_V1, recorded), "run/ranges.arrow")

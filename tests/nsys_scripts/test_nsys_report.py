@@ -12,7 +12,7 @@ from dsocr_nvtx.cli.join import join_report
 from dsocr_nvtx.cli.nsys_rows import literal, main
 from dsocr_nvtx.schema.files import read_table
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 from tests.cli.commands import hooked
 
 SCRIPTS = Path(__file__).parents[2] / "nsys_scripts"

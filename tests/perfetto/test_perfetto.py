@@ -14,7 +14,7 @@ from dsocr_nvtx.roofline.least import MOVED
 from dsocr_nvtx.roofline.own import own_costs
 from dsocr_nvtx.schema.files import read_table
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload_v1 as payload
 from tests.cli.commands import hooked
 from tests.join.test_engine_replays import graph_file
 from tests.perfetto.processor import Processor, loaded

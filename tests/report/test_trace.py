@@ -21,7 +21,8 @@ from dsocr_nvtx.roofline.rates import rates
 from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.tables import MEASURED
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import filled, payload, trace
+from tests.builders.tables import filled, trace
+from tests.builders.tables import payload_v1 as payload
 from tests.cli.commands import hooked
 from tests.join.test_engine_replays import graph_file
 from tests.join.test_join_engine import traces

@@ -8,7 +8,8 @@ import pytest
 from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.roofline.kernel_summary import kernel_summary
 from dsocr_nvtx.schema.files import read_table
-from tests.builders.tables import Row, payload, trace
+from tests.builders.tables import Row, trace
+from tests.builders.tables import payload_v1 as payload
 from tests.join.test_join_costs import packed
 
 

@@ -12,9 +12,9 @@ from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.pairs import Side, StagePair
 from dsocr_nvtx.compare.steps import COUNTS, PARTS
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.events import rows_of_events
 from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.roofline.least import Floats
-from dsocr_nvtx.roofline.own import rows_of_events
 
 
 class Cell(NamedTuple):

@@ -6,37 +6,34 @@ the step that launched it, not to layers.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import cattrs
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_work import KERNEL, RUNTIME
 from dsocr_nvtx.ingest.records import Records, payload_bounds
-from dsocr_nvtx.ingest.replays import Replays, no_replays, read_replays
-from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source, whole
+from dsocr_nvtx.ingest.replays import captured_rows, of_origin
+from dsocr_nvtx.ingest.source import NULL, Ints, Source, whole
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema import tables
 from dsocr_nvtx.schema.checking import digest
 from dsocr_nvtx.schema.directories import run_table
-from dsocr_nvtx.schema.payload import experts_mark
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
+from dsocr_nvtx.schema.payload import READ_FIELDS, STATE_FLAGS, WIRE
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.records import DTYPE_BYTES, LayerKind, Level, Stage
 from dsocr_nvtx.schema.values import values_of
 
 TIMINGS = "timings"
-_CODES: dict[str, list[str]] = {
-    "stage": [str(member) for member in Stage],
-    "kind": [str(member) for member in LayerKind],
-    "level": [str(member) for member in Level],
-    "dtype": list(DTYPE_BYTES),
+_CODES: dict[str, dict[str, int]] = {
+    "stage": {str(member): code for code, member in enumerate(Stage)},
+    "kind": {str(member): code for code, member in enumerate(LayerKind)},
+    "level": {str(member): code for code, member in enumerate(Level)},
+    "dtype": {name: code for code, name in enumerate(DTYPE_BYTES)},
+    "cost_state": {str(state): int(flag) for state, flag in STATE_FLAGS.items()},
 }
 
 
@@ -59,11 +56,15 @@ def read(path: Path) -> Trace:
     about = operations.schema.metadata or {}
     pid, nodes = operations["pid"][0].as_py(), _graph_nodes(path)
     records = _records(path / "ranges.arrow", ranges)
-    replays = read_replays(ranges, records, str(path)) if len(nodes) else no_replays(ranges)
-    called = _called(ranges)
+    payload = pa.StructArray.from_arrays([pa.array(field) for field in records.T], READ_FIELDS)
+    called = np.flatnonzero(~of_origin(ranges, "replayed"))
+    again = captured_rows(ranges, str(path)) if len(nodes) else np.full(len(ranges), -1)
     return Trace(
-        nvtx=_nvtx(ranges.filter(called), records[called], pid),
-        announcements=_announcements(path, ranges, records, replays, pid),
+        nvtx=_nvtx(ranges.take(pa.array(called)), payload.take(pa.array(called)), pid),
+        announcements=tables.ANNOUNCEMENTS.empty_table(),
+        costs=tables.COSTS.empty_table(),
+        hits=_hits(path, pid),
+        replays=_replays(ranges, payload, np.searchsorted(called, again), np.flatnonzero(again >= 0), pid),
         launches=launches,
         operations=operations,
         graph_nodes=nodes,
@@ -105,14 +106,6 @@ def _graph_nodes(path: Path) -> pa.Table:
     return run_table(path, name) if (path / f"{name}.arrow").exists() else tables.GRAPH_NODES.empty_table()
 
 
-def _called(ranges: pa.Table) -> Mask:
-    """Return the rows of calls that were made, which a launch of a graph repeats without one."""
-    if "origin" not in ranges.column_names:
-        return np.ones(len(ranges), bool)
-    called: Mask = pc.not_equal(ranges["origin"].cast(pa.string()), "replayed").to_numpy()
-    return called
-
-
 def _digest(path: Path) -> str:
     return digest(path / TIMINGS / "operations.arrow")
 
@@ -125,33 +118,56 @@ def _devices(path: Path, told: bytes, pid: int) -> dict[tuple[int, int], Device]
         raise Refused(path, "devices in its metadata that are none", _AS_WRITTEN) from cause
 
 
-def _nvtx(ranges: pa.Table, records: Ints, pid: int) -> pa.Table:
-    count = len(ranges)
+def _nvtx(ranges: pa.Table, payload: pa.StructArray, pid: int) -> pa.Table:
     return tables.conform(
         {
-            "pid": np.full(count, pid),
+            "pid": np.full(len(ranges), pid),
             "tid": ranges["thread_id"],
             "start_ns": ranges["host_start_ns"],
             "end_ns": ranges["host_end_ns"],
             "path": ranges["path"],
             "stage": ranges["stage"],
-            "payload": pa.StructArray.from_arrays([pa.array(field) for field in records.T], PAYLOAD_FIELDS),
-            "json": pa.nulls(count, tables.PAYLOAD),
+            "payload": payload,
+            "json": pa.nulls(len(ranges), tables.PAYLOAD),
         },
         tables.NVTX,
     )
 
 
+def _replays(ranges: pa.Table, payload: pa.StructArray, captured: Ints, rows: Ints, pid: int) -> pa.Table:
+    """Return REPLAYS of some rows, of each of which ``captured`` says what it repeats."""
+    mine = pa.array(rows)
+    columns = {
+        "pid": np.full(len(rows), pid),
+        "tid": ranges["thread_id"].take(mine),
+        "time_ns": ranges["host_start_ns"].take(mine),
+        "captured": captured[rows],
+        "parent_id": ranges["parent_id"].take(mine),
+        "stage": ranges["stage"].take(mine),
+        "payload": payload.take(mine),
+    }
+    return tables.conform(columns, tables.REPLAYS)
+
+
+_COLUMNS = {"flags": "cost_state", "sequences": "batch"}
+"""Columns of RANGES that have another name than the field."""
+
+
 def _records(path: Path, ranges: pa.Table) -> Ints:
-    """Return `PAYLOAD_FIELDS` of every row, [rows, fields]."""
-    records = np.empty((len(ranges), len(PAYLOAD_FIELDS)), "<i8")
-    for field, name in enumerate(PAYLOAD_FIELDS):
+    """Return `READ_FIELDS` of every row, [rows, fields]; a table with own activations is of version 1."""
+    wire = WIRE_V1 if "own_activation_bytes" in ranges.column_names else WIRE
+    records = np.empty((len(ranges), len(wire.fields)), "<i8")
+    for field, name in enumerate(_COLUMNS.get(name, name) for name in wire.fields):
         if name not in ranges.column_names:
             raise Refused(path, f"no column {name}", _AS_WRITTEN)
         records[:, field] = _numbers(path, ranges, name)
-        if payload_bounds(name).broken(records[:, field]) is not None:
-            raise Refused(path, f"column {name} holds what no run writes", _AS_WRITTEN)
-    return records
+        _check_bounds(path, name, records[:, field])
+    return wire.read(records)
+
+
+def _check_bounds(path: Path, name: str, values: Ints) -> None:
+    if payload_bounds(name).broken(values) is not None:
+        raise Refused(path, f"column {name} holds what no run writes", _AS_WRITTEN)
 
 
 def _numbers(path: Path, ranges: pa.Table, name: str) -> Ints:
@@ -168,37 +184,24 @@ def _code(path: Path, name: str, word: object) -> int:
     """Return the number of a word of one of the `_CODES`; refuse what is none."""
     if word not in _CODES[name]:
         raise Refused(path, f"column {name} holds {str(word)[:40]!r}", _AS_WRITTEN)
-    return _CODES[name].index(str(word))
+    return _CODES[name][str(word)]
 
 
 _AS_WRITTEN = "give a run's directory as it was written"
 
 
-def _announcements(path: Path, ranges: pa.Table, records: Ints, replays: Replays, pid: int) -> pa.Table:
-    """Return the costs that change between replays, and what was observed of experts, as a tool would have heard it."""
-    changing = replays.changing
-    paths = ranges["path"].take(pa.array(changing)).to_pylist()
-    costs = [announcement(*one) for one in zip(paths, records[changing].tolist(), strict=True)]
-    experts = _experts(path, dict(zip(*replays.events(ranges), strict=True)))
-    thread, start = (ranges[name].to_numpy() for name in ("thread_id", "host_start_ns"))
-    last = int(pc.max(ranges["host_end_ns"]).as_py() or 0) if len(ranges) else 0
-    columns = {
-        "pid": np.full(len(costs) + len(experts), pid),
-        "tid": np.concatenate([thread[changing], np.full(len(experts), thread[0] if len(thread) else 0)]),
-        "time_ns": np.concatenate([start[changing], np.full(len(experts), last)]),
-        "text": costs + experts,
-    }
-    return tables.conform(columns, tables.ANNOUNCEMENTS)
-
-
-def _experts(path: Path, captured: Mapping[int, int]) -> list[str]:
-    """Return marks of the experts that were observed; of replayed calls they name those that were captured."""
+def _hits(path: Path, pid: int) -> pa.Table:
+    """Return HITS, of the calls of experts that were observed."""
     if not (path / "experts.arrow").is_file():
-        return []
-    grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
-    for row in run_table(path, "experts").to_pylist():
-        each = row["observed_weight_bytes"] // max(row["distinct_experts"], 1)
-        stage = _code(path / "experts.arrow", "stage", row["stage"])
-        key = (stage, row["step"], each, row["expected_weight_bytes"])
-        grouped[key].append((captured.get(row["event_id"], row["event_id"]), row["distinct_experts"]))
-    return [experts_mark(*key, hits) for key, hits in grouped.items()]
+        return tables.HITS.empty_table()
+    found = run_table(path, "experts")
+    for name in ("event_id", "step", "expected_weight_bytes", "observed_weight_bytes"):
+        _check_bounds(path / "experts.arrow", name, whole(found[name]).to_numpy())
+    columns = {
+        "pid": np.full(len(found), pid),
+        "event_id": found["event_id"],
+        "step": found["step"],
+        "expected_bytes": found["expected_weight_bytes"],
+        "observed_bytes": found["observed_weight_bytes"],
+    }
+    return tables.conform(columns, tables.HITS)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.announcements import read_costs, read_hits
 from dsocr_nvtx.ingest.devices import read_devices
 from dsocr_nvtx.ingest.nsys_nvtx import EVENTS, closed, read_announcements, read_events, read_every_range, read_ranges
 from dsocr_nvtx.ingest.nsys_work import (
@@ -32,6 +33,7 @@ from dsocr_nvtx.ingest.stacks import read_stacks
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 from dsocr_nvtx.ingest.words import Names, distinct
 from dsocr_nvtx.schema.payload import DOMAIN
+from dsocr_nvtx.schema.tables import REPLAYS
 from dsocr_nvtx.schema.values import values_of
 
 _LAYER_FLAGS = "profile with nsys profile -t cuda,nvtx (nsys_scripts/profile.sh has every flag)"
@@ -70,13 +72,17 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
         ranges = begin(lambda: read_ranges(records, events(), names, domain))
         calls = begin(lambda: read_launches(records, names))
         announcements = begin(lambda: read_announcements(records, events(), names))
+        costs = begin(lambda: read_costs(announcements()))
         launches, operations = calls(), work()
         return Trace(
             nvtx=closed(ranges(), max(_last(launches, "end_ns"), _last(operations, "end_ns"))),
             announcements=announcements(),
+            costs=costs(),
+            hits=read_hits(announcements()),
             launches=launches,
             operations=operations,
             graph_nodes=read_graph_nodes(records),
+            replays=REPLAYS.empty_table(),
             devices=read_devices(report, zip(*_pairs(operations), strict=True)),
             source=read_source(report),
             stacks=read_stacks(report, names),

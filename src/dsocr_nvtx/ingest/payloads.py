@@ -7,8 +7,7 @@ NVTX entry types. Equal layouts are decoded together.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,12 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.ingest.cells import windows
-from dsocr_nvtx.ingest.column import least_kind
+from dsocr_nvtx.ingest.fields import Fields
 from dsocr_nvtx.ingest.source import Ints, Mask
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_DTYPE_V1 as PAYLOAD_DTYPE
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import READ_FIELDS
+from dsocr_nvtx.schema.payload_v1 import WIRES
 from dsocr_nvtx.schema.values import values_of
+from dsocr_nvtx.schema.wire import Wire
 
 _ENTRY_TYPES = {
     1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<i8", 8: "<u8", 9: "<i8", 10: "<u8",
@@ -147,22 +147,31 @@ def _span(rows: Ints) -> Ints | slice:
 
 def _decode(data: npt.NDArray[np.uint8], begins: Ints, key: list[int], layouts: _Layouts) -> tuple[Ints, Mask]:
     domain, schema, size, offset, length = key
-    nothing = np.zeros((len(begins), len(PAYLOAD_FIELDS)), np.int64), np.zeros(len(begins), bool)
+    nothing = np.zeros((len(begins), len(READ_FIELDS)), np.int64), np.zeros(len(begins), bool)
     # Read as signed words: what is negative is beyond any size and any schema's id.
     if schema < 0 or not 0 <= offset <= length or not 0 <= size <= length - offset:
         return nothing
     layout = layouts(domain, schema)
-    if layout is None or layout.itemsize != size or not set(PAYLOAD_FIELDS) <= set(layout.names or ()):
+    if layout is None or layout.itemsize != size:
         return nothing
-    return _fields(windows(data, begins + offset, size), layout)
+    wire = _wire_of(layout.names or ())
+    if wire is None:
+        return nothing
+    values, known = _fields(windows(data, begins + offset, size), layout, wire)
+    return wire.read(values), known
 
 
-def _fields(body: npt.NDArray[np.uint8], layout: np.dtype) -> tuple[Ints, Mask]:
-    if layout == PAYLOAD_DTYPE:
+def _wire_of(names: Collection[str]) -> Wire | None:
+    """Return the version that has all its fields among these, or None."""
+    return next((wire for wire in WIRES if set(wire.fields) <= set(names)), None)
+
+
+def _fields(body: npt.NDArray[np.uint8], layout: np.dtype, wire: Wire) -> tuple[Ints, Mask]:
+    if layout == wire.dtype:
         return body.view("<i8"), np.ones(len(body), bool)
     records = body.view(layout)[:, 0]
-    values, known = np.zeros((len(body), len(PAYLOAD_FIELDS)), np.int64), np.ones(len(body), bool)
-    for index, name in enumerate(PAYLOAD_FIELDS):
+    values, known = np.zeros((len(body), len(wire.fields)), np.int64), np.ones(len(body), bool)
+    for index, name in enumerate(wire.fields):
         whole = records[name]
         if whole.dtype.kind not in "iuf" or whole.ndim != 1:
             return values, np.zeros(len(body), bool)
@@ -190,8 +199,12 @@ def decode_json(texts: pa.Array) -> pa.StructArray:
 
 def _decode_each(texts: Sequence[str]) -> tuple[Ints, Mask]:
     decoded = [decode_one_json(text) for text in texts]
-    values = [[0] * len(PAYLOAD_FIELDS) if one is None else one for one in decoded]
-    return np.array(values, np.int64), np.array([one is not None for one in decoded])
+    values = np.zeros((len(texts), len(READ_FIELDS)), np.int64)
+    for wire in WIRES:
+        rows = [row for row, one in enumerate(decoded) if one is not None and one[0] is wire]
+        found = [one[1] for one in decoded if one is not None and one[0] is wire]
+        values[rows] = wire.read(np.array(found, np.int64).reshape(len(rows), len(wire.fields)))
+    return values, np.array([one is not None for one in decoded])
 
 
 def _decode_alike(texts: pa.Array) -> tuple[Ints, Mask] | None:
@@ -200,8 +213,10 @@ def _decode_alike(texts: pa.Array) -> tuple[Ints, Mask] | None:
 
     first = texts[0].as_py()
     joined = "\n".join(texts.to_pylist()).encode()
-    if decode_one_json(first) is None or joined.count(b"\n") != len(texts) - 1:
+    told = decode_one_json(first)
+    if told is None or joined.count(b"\n") != len(texts) - 1:
         return None
+    wire, _ = told
     nesting = {name: list(value) if isinstance(value, dict) else [] for name, value in json.loads(first).items()}
     kinds = [(n, pa.struct([(inner[0], pa.int64())]) if inner else pa.int64()) for n, inner in nesting.items()]
     options = pj.ParseOptions(explicit_schema=pa.schema(kinds), unexpected_field_behavior="error")
@@ -209,10 +224,10 @@ def _decode_alike(texts: pa.Array) -> tuple[Ints, Mask] | None:
         table = pj.read_json(pa.BufferReader(joined), parse_options=options).combine_chunks()
     except pa.ArrowException:
         return None
-    columns = [_flat(table[name].combine_chunks(), nesting[name]) for name in PAYLOAD_FIELDS]
+    columns = [_flat(table[name].combine_chunks(), nesting[name]) for name in wire.fields]
     if len(table) != len(texts) or any(column.null_count for column in columns):
         return None
-    return np.column_stack([values_of(column) for column in columns]), np.ones(len(texts), bool)
+    return wire.read(np.column_stack([values_of(column) for column in columns])), np.ones(len(texts), bool)
 
 
 def _flat(column: pa.Array, inner: list[str]) -> pa.Array:
@@ -221,17 +236,20 @@ def _flat(column: pa.Array, inner: list[str]) -> pa.Array:
     return column.flatten()[0] if inner else column
 
 
-def decode_one_json(text: str) -> list[int] | None:
-    """Return the fields of one such text, None for any other text."""
+def decode_one_json(text: str) -> tuple[Wire, list[int]] | None:
+    """Return the version and the fields of one such text, None for any other text."""
     if not text.startswith("{"):
         return None
     try:
         found = json.loads(text)
-        values = [_scalar(found[name]) for name in PAYLOAD_FIELDS]
+        wire = _wire_of(found)
+        if wire is None:
+            return None
+        values = [_scalar(found[name]) for name in wire.fields]
         np.array(values, np.int64)  # refuses what is beyond a word
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return values
+    return wire, values
 
 
 def _scalar(value: object) -> int:
@@ -240,36 +258,3 @@ def _scalar(value: object) -> int:
     if type(value) is not int:
         raise TypeError(value)
     return value
-
-
-class Fields:
-    """The fields of payloads as they come, each field in as few bytes as its numbers fit."""
-
-    def __init__(self, rows: int) -> None:
-        self._known = np.zeros(rows, bool)
-        self._columns: list[npt.NDArray[np.signedinteger[Any]]] = [np.empty(rows, np.int8) for _ in PAYLOAD_FIELDS]
-        self._least, self._most = np.zeros((2, len(PAYLOAD_FIELDS)), np.int64)
-
-    def put(self, rows: Ints | slice, values: Ints, known: Mask) -> None:
-        """Take some rows' fields, [rows, fields], and which of them have any."""
-        if not len(values):
-            return
-        self._known[rows] = known
-        fields = np.ascontiguousarray(values.T)
-        least, most = np.minimum(fields.min(axis=1), self._least), np.maximum(fields.max(axis=1), self._most)
-        for at in np.flatnonzero((least < self._least) | (most > self._most)).tolist():
-            kind = least_kind(int(least[at]), int(most[at]))
-            self._columns[at] = self._columns[at].astype(kind, copy=False)
-        self._least, self._most = least, most
-        for column, field in zip(self._columns, fields, strict=True):
-            column[rows] = field
-
-    def array(self) -> pa.StructArray:
-        """Return all rows, null where there is no payload."""
-        unknown = ~self._known
-        if unknown.all():
-            return pa.nulls(len(unknown), pa.struct([(name, pa.int8()) for name in PAYLOAD_FIELDS]))
-        for column in self._columns if unknown.any() else ():
-            column[unknown] = 0
-        mask = pa.array(unknown) if unknown.any() else None
-        return pa.StructArray.from_arrays([pa.array(column) for column in self._columns], PAYLOAD_FIELDS, mask=mask)

@@ -58,7 +58,9 @@ NO_STACKS = Stacks(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 class Trace:
     """A profiled run. Tables follow the schemas of the same names in `dsocr_nvtx.schema.tables`.
 
-    Numbers may take fewer bytes than those say: ids of 32 bits, payloads' fields.
+    Numbers may take fewer bytes than those say: ids of 32 bits, payloads' fields. ``announcements`` are the marks as
+    they stand, ``costs`` and ``hits`` what was announced of costs and experts, by marks or otherwise. ``replays`` are
+    written out by some recorders only; the join makes those of the others.
 
     ``devices`` is keyed by (process id, CUDA ordinal): a process numbers the devices that it can see. ``source`` says
     what the tables were read from: tool, versions, file hash. ``set_apart`` says what of it is not in the tables.
@@ -66,9 +68,12 @@ class Trace:
 
     nvtx: pa.Table
     announcements: pa.Table
+    costs: pa.Table
+    hits: pa.Table
     launches: pa.Table
     operations: pa.Table
     graph_nodes: pa.Table
+    replays: pa.Table
     devices: Mapping[tuple[int, int], Device]
     source: Mapping[str, str]
     stacks: Stacks = NO_STACKS
@@ -76,7 +81,7 @@ class Trace:
 
     def emptied(self) -> "Trace":
         """Return what it says of the devices and of its origin, without the rows, which take most of the memory."""
-        tables = ("nvtx", "announcements", "launches", "operations", "graph_nodes")
+        tables = ("nvtx", "announcements", "costs", "hits", "launches", "operations", "graph_nodes", "replays")
         nothing = {name: getattr(self, name).schema.empty_table() for name in tables}
         return evolve(self, **nothing, stacks=NO_STACKS)
 

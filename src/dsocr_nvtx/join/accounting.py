@@ -14,7 +14,7 @@ from dsocr_nvtx.join.classes import classify
 from dsocr_nvtx.join.columns import Ints, blocks, dictionary_column, known, numbers
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.replays import Origin, Ranges
+from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.join.stalls import Stall, stalls
 from dsocr_nvtx.join.times import DeviceTime, Measured
 from dsocr_nvtx.schema.values import values_of

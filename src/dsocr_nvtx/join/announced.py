@@ -1,4 +1,4 @@
-"""Costs announced in plain text: all texts parsed at once, and the one that holds for a call found.
+"""Costs that were announced, and the one that holds for a call.
 
 Announcements are made when a module's cost changes, so the last one for the same module and stage on the same thread
 holds. Each carries the event id of the next range, so ids of ranges without a payload are counted on from there.
@@ -7,18 +7,17 @@ One that says how it grows holds while the KV cache does: the model's own announ
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask, whole
-from dsocr_nvtx.join.columns import Ints, coded, falling, groups, latest, numbers, sorting, taken
-from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
-from dsocr_nvtx.schema.payload_v1 import WIRE_V1
+from dsocr_nvtx.join.columns import Ints, coded, falling, groups, known, latest, numbers, sorting
+from dsocr_nvtx.schema.payload import READ_FIELDS, Flag
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.values import values_of
 
-_EVENT, _STEP, _STAGE, _KV = (FIELD_INDEX[name] for name in ("event_id", "step", "stage", "kv_len"))
+_EVENT, _STEP, _STAGE, _FLAGS, _SEQUENCES, _KEYS, _VERSION = (
+    READ_FIELDS.index(name) for name in ("event_id", "step", "stage", "flags", "sequences", "keys", "version")
+)
 _MODEL = "model"
 """The path of the range around a forward: its announcements say how long the cache is."""
 
@@ -47,94 +46,22 @@ class Announced:
         return values
 
 
-def read_announced(announcements: pa.Table) -> Announced:
-    """Parse an ANNOUNCEMENTS table; what is no announcement, or a damaged one, is left out."""
-    texts = whole(announcements["text"])
-    rows = np.flatnonzero(values_of(pc.starts_with(texts, WIRE_V1.announced)))
-    path, words, values = _parse(texts if len(rows) == len(texts) else texts.take(pa.array(rows)))
-    good = np.flatnonzero((path >= 0) & (values[:, _STAGE] >= 0) & (values[:, _STAGE] < len(Stage)))
-    rows, path, values = (taken(column, good) for column in (rows, path, values))
-    grown, their_path, their_words, their_values, increments = _parse_growing(texts)
-    growth = np.concatenate([np.full(len(rows), -1), np.arange(len(grown))])
-    if len(grown):
-        path, rows = np.concatenate([path, their_path + len(words)]), np.concatenate([rows, grown])
-        values = np.concatenate([values, their_values])
-    pid, tid, time = (numbers(announcements, name)[rows] for name in ("pid", "tid", "time_ns"))
+def read_announced(costs: pa.Table) -> Announced:
+    """Put a COSTS table in order."""
+    values, increments = _fields(costs, "values"), _fields(costs, "increments")
+    grows = known(costs, "increments")
+    growth = np.where(grows, np.cumsum(grows) - 1, -1)
+    pid, tid, time = (numbers(costs, name) for name in ("pid", "tid", "time_ns"))
+    path, words = coded(costs, "path")
     order = sorting(pid, tid, time, values[:, _EVENT])
     pid, tid, time, path, growth = (column[order] for column in (pid, tid, time, path, growth))
-    return Announced(pid, tid, time, path, [*words, *their_words], values[order], growth, increments)
+    return Announced(pid, tid, time, path, words, values[order], growth, increments)
 
 
-def _parse_growing(texts: pa.Array) -> tuple[Ints, Ints, list[str], Ints, Ints]:
-    """Return (row, path code, paths, fields, increments) of the announcements that say how they grow."""
-    rows = np.flatnonzero(values_of(pc.starts_with(texts, WIRE_V1.growing)))
-    parsed = [WIRE_V1.parse_growth(text) for text in texts.take(pa.array(rows)).to_pylist()]
-    found = [one for one in parsed if one is not None]
-    words = {path: code for code, path in enumerate(dict.fromkeys(path for path, _, _ in found))}
-    values, increments = (
-        np.array([one[part] for one in found], np.int64).reshape(len(found), len(PAYLOAD_FIELDS)) for part in (1, 2)
-    )
-    whole = rows[np.array([one is not None for one in parsed], bool)]
-    return whole, np.array([words[path] for path, _, _ in found], np.int64), list(words), values, increments
-
-
-def _parse(texts: pa.Array) -> tuple[Ints, list[str], Ints]:
-    """Return (path code or -1, paths, fields) of texts that begin as announcements do."""
-    found = _parse_alike(texts) if len(texts) else None
-    if found is not None:
-        return found
-    parsed = [WIRE_V1.parse(text) for text in texts.to_pylist()]
-    words = {path: code for code, path in enumerate(dict.fromkeys(one[0] for one in parsed if one is not None))}
-    path = np.array([-1 if one is None else words[one[0]] for one in parsed], np.int64)
-    values = [[0] * len(PAYLOAD_FIELDS) if one is None else one[1] for one in parsed]
-    return path, list(words), np.array(values, np.int64).reshape(len(parsed), len(PAYLOAD_FIELDS))
-
-
-_TOGETHER = 1 << 15
-"""Texts parsed together: few enough that what is made of them on the way stays small."""
-
-
-def _parse_alike(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
-    """Parse texts that are all whole announcements; None where one is not."""
-    path, values = np.empty(len(texts), np.int64), np.empty((len(texts), len(PAYLOAD_FIELDS)), np.int64)
-    words: dict[str, int] = {}
-    for at in range(0, len(texts), _TOGETHER):
-        some = slice(at, at + _TOGETHER)
-        found = _parse_some(texts[some])
-        if found is None:
-            return None
-        codes, said, values[some] = found
-        path[some] = np.array([words.setdefault(word, len(words)) for word in said], np.int64)[codes]
-    return path, list(words), values
-
-
-def _parse_some(texts: pa.Array) -> tuple[Ints, list[str], Ints] | None:
-    """Parse texts that are all whole announcements, as a table with spaces between columns; None where one is not."""
-    import pyarrow.csv as pv
-
-    together = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    joined = pc.binary_join(together, pa.scalar("\n", pa.string()))[0].as_buffer()
-    data = np.frombuffer(joined, np.uint8)
-    if np.count_nonzero(data < ord(" ")) != len(texts) - 1:  # a line break of its own, or a tab
-        return None
-    names = ["prefix", "path", *PAYLOAD_FIELDS]
-    kinds = {"prefix": pa.string(), "path": pa.dictionary(pa.int32(), pa.string())}
-    try:
-        table = pv.read_csv(
-            pa.BufferReader(joined),
-            pv.ReadOptions(column_names=names),
-            pv.ParseOptions(delimiter=" ", quote_char=False),
-            pv.ConvertOptions(null_values=[], column_types=kinds | dict.fromkeys(PAYLOAD_FIELDS, pa.int64())),
-        )
-    except pa.ArrowInvalid:
-        return None
-    path, words = coded(table, "path")
-    if len(table) != len(texts) or "" in words:
-        return None
-    values = np.empty((len(table), len(PAYLOAD_FIELDS)), np.int64)
-    for at, name in enumerate(PAYLOAD_FIELDS):
-        values[:, at] = values_of(whole(table[name]))
-    return path, words, values
+def _fields(costs: pa.Table, name: str) -> Ints:
+    """Return the fields of the rows that have any, [rows, fields]."""
+    column = whole(costs[name]).drop_null()
+    return np.column_stack([values_of(column.field(field)) for field in READ_FIELDS]).astype(np.int64, copy=False)
 
 
 @frozen(eq=False)
@@ -157,7 +84,7 @@ class Told:
         return (self.last >= 0) & (self.event >= 0)
 
     def fields(self, rows: Ints) -> Ints:
-        """Return the payload fields of some of the ranges that are told, [rows, fields]."""
+        """Return `READ_FIELDS` of some of the ranges that are told, [rows, fields]."""
         found = self.announced.fields(self.last[rows], self.more[rows])
         found[:, _STEP], found[:, _EVENT] = self.step[rows], self.event[rows]
         return found
@@ -182,8 +109,16 @@ def grown_since(announced: Announced, nvtx: pa.Table, last: Ints) -> Ints:
         return more
     grows = np.flatnonzero((last >= 0) & (announced.growth[last] >= 0))
     model = _last_of(announced, nvtx, np.zeros(len(nvtx), np.int64), [_MODEL])[grows]
-    more[grows] = np.where(model >= 0, announced.values[model, _KV] - announced.values[last[grows], _KV], 0)
+    held, now = announced.values[last[grows]], announced.values[model]
+    told = (model >= 0) & (now[:, _FLAGS] & Flag.UNKNOWN == 0)
+    more[grows] = np.where(told, _keys(now, held) - _keys(held, held), 0)
     return more
+
+
+def _keys(values: Ints, told: Ints) -> Ints:
+    """Return the keys that payloads say: of all sequences, or in terms of version 1, where that told, of each."""
+    keys = values[:, _KEYS]
+    return np.where(told[:, _VERSION] == 1, keys // np.maximum(values[:, _SEQUENCES], 1), keys)
 
 
 def _last_of(announced: Announced, nvtx: pa.Table, path: Ints, words: list[str]) -> Ints:

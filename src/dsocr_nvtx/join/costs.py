@@ -11,11 +11,10 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.announced import Announced, Told, told_costs
 from dsocr_nvtx.join.columns import Ints, Places, Rows, known
-from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import READ_FIELDS, Flag
 from dsocr_nvtx.schema.values import values_of
 
-_EVENT, _STEP = FIELD_INDEX["event_id"], FIELD_INDEX["step"]
+_EVENT, _STEP = READ_FIELDS.index("event_id"), READ_FIELDS.index("step")
 
 
 class CostSource(StrEnum):
@@ -29,14 +28,14 @@ class CostSource(StrEnum):
 
 @frozen(eq=False)
 class RangeCosts:
-    """One row per range: ``columns`` holds one for each of `PAYLOAD_FIELDS`, ``source`` a `CostSource` code."""
+    """One row per range: ``columns`` holds one for each of `READ_FIELDS`, ``source`` a `CostSource` code."""
 
     columns: Sequence[Places]
     source: Ints
 
     def field(self, name: str) -> Ints:
         """Return one payload field of all ranges."""
-        return np.asarray(self.columns[FIELD_INDEX[name]], np.int64)
+        return np.asarray(self.columns[READ_FIELDS.index(name)], np.int64)
 
     @property
     def values(self) -> Ints:
@@ -47,8 +46,8 @@ class RangeCosts:
 def range_costs(nvtx: pa.Table, announced: Announced, where: str) -> RangeCosts:
     """Return what is known of each range's cost; refuse a report whose sources contradict each other.
 
-    Ranges without any cost get zeros, source ``none``, negative event ids that are unique in the table, and a kind of
-    ``rest``.
+    Ranges without any cost get zeros that are flagged as unknown, source ``none``, negative event ids that are unique
+    in the table, and a kind of ``rest``.
     """
     from_binary, has_binary = _columns(nvtx, "payload")
     from_json, has_json = _columns(nvtx, "json")
@@ -69,7 +68,7 @@ def range_costs(nvtx: pa.Table, announced: Announced, where: str) -> RangeCosts:
 def _columns(nvtx: pa.Table, name: str) -> tuple[list[Places], Mask]:
     """Return the fields of a column of payloads, and which rows have any."""
     payloads = whole(nvtx[name])
-    return [values_of(payloads.field(field)) for field in PAYLOAD_FIELDS], known(nvtx, name)
+    return [values_of(payloads.field(field)) for field in READ_FIELDS], known(nvtx, name)
 
 
 def _rows(columns: Sequence[Places], rows: Rows) -> Ints:
@@ -86,11 +85,13 @@ def _filled(
     has_json: Mask,
 ) -> Ints:
     """Return fields from whatever has them; stand-ins for the rest: event id and step as far as they are told."""
-    values = np.zeros((len(nvtx), len(PAYLOAD_FIELDS)), np.int64)
+    values = np.zeros((len(nvtx), len(READ_FIELDS)), np.int64)
     values[:, _EVENT] = np.where(told.event >= 0, told.event, -1 - np.arange(len(nvtx)))
     values[:, _STEP] = np.maximum(told.step, 0)
-    values[:, FIELD_INDEX["layer"]] = -1
-    values[:, FIELD_INDEX["kind"]] = -1
+    values[:, READ_FIELDS.index("layer")] = -1
+    values[:, READ_FIELDS.index("kind")] = -1
+    values[:, READ_FIELDS.index("flags")] = Flag.UNKNOWN
+    values[:, READ_FIELDS.index("version")] = 2
     rows = np.flatnonzero(told.found)
     values[rows] = told.fields(rows)
     for columns, has in ((from_json, has_json), (from_binary, has_binary)):
@@ -108,6 +109,6 @@ def _agree(one: Ints, other: Ints, rows: Ints, nvtx: pa.Table, where: str) -> No
     if (one == other).all():
         return
     at, column = np.argwhere(one != other)[0].tolist()
-    name, path = PAYLOAD_FIELDS[column], nvtx["path"][int(rows[at])].as_py()
+    name, path = READ_FIELDS[column], nvtx["path"][int(rows[at])].as_py()
     found = f"two costs for one range: {name} of {path} is {one[at, column]} and {other[at, column]}"
     raise Refused(where, found, "the report was damaged or altered; export it again from the .nsys-rep")

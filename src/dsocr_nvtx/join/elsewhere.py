@@ -19,7 +19,7 @@ ELSEWHERE = "elsewhere"
 """The origin of such a row: its parent is the call."""
 
 _NOTHING = (
-    *COST_FIELDS, "own_activation_bytes", "batch", "tokens", "kv_len", "rows", "keys", "pairs", "host_ns",
+    *COST_FIELDS, "batch", "tokens", "kv_len", "rows", "keys", "pairs", "host_ns",
 )  # fmt: skip
 """Columns that the call's own row has, and one elsewhere has not."""
 

@@ -19,11 +19,13 @@ from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, as_they_stand, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, range_costs
 from dsocr_nvtx.join.experts import observed_weights
+from dsocr_nvtx.join.inclusive import exclusive
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.join.measure import measure
 from dsocr_nvtx.join.nesting import Forest
+from dsocr_nvtx.join.ranges import Ranges
 from dsocr_nvtx.join.ranks import identities
-from dsocr_nvtx.join.replays import Ranges, captured_ranges, replay
+from dsocr_nvtx.join.replays import captured_ranges, replay
 from dsocr_nvtx.join.tables import measured_table, time_order
 from dsocr_nvtx.join.times import Measured
 from dsocr_nvtx.schema.ranks import Rank
@@ -62,7 +64,7 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     every, found, measured = _measured(trace, where, priced=priced)
     with ThreadPoolExecutor(1) as aside:
         accounted = aside.submit(account, trace, every, found, measured)
-        weights = observed_weights(every, trace.announcements, where)
+        weights = observed_weights(every, trace.hits, where)
         accounting = accounted.result()
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
@@ -86,7 +88,7 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
     nvtx = trace.nvtx
     # Costs and times do not need each other, but for replayed graphs, and numpy works without the GIL.
     with ThreadPoolExecutor(1) as aside:
-        announcing = aside.submit(read_announced, trace.announcements)
+        announcing = aside.submit(read_announced, trace.costs)
         pricing = aside.submit(lambda: range_costs(nvtx, announcing.result(), where))
         ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
         found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
@@ -97,6 +99,7 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
     every, found = replay(trace, announced, costs, ranges, found, within)
+    every = exclusive(every, where)
     return every, found, measured or _times(trace, found, every.forest, every.nvtx)
 
 

@@ -5,9 +5,10 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import numbers
+from dsocr_nvtx.join.inclusive import exclusive_table
 from dsocr_nvtx.schema.records import COST_FIELDS
 
-_COMPARED = ("step", "batch", "tokens", "kv_len", *COST_FIELDS, "own_activation_bytes")
+_COMPARED = ("step", "batch", "tokens", "kv_len", *COST_FIELDS)
 
 
 def check_run(ranges: pa.Table, recorded: pa.Table, where: str) -> int:
@@ -21,6 +22,7 @@ def check_run(ranges: pa.Table, recorded: pa.Table, where: str) -> int:
     for name in ("event_id", *_COMPARED):
         if name not in recorded.column_names:
             raise Refused(where, f"a table without the column {name}, so no run's ranges", "give a run's directory")
+    recorded = exclusive_table(recorded, where)
     event, known = numbers(ranges, "event_id"), numbers(recorded, "event_id")
     order = np.argsort(known)
     place = np.minimum(np.searchsorted(known[order], event), max(len(known) - 1, 0))

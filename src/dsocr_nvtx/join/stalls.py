@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.columns import Ints, Places, Rows, numbers, rows_at, rows_where, sorting
-from dsocr_nvtx.join.replays import Ranges
+from dsocr_nvtx.join.ranges import Ranges
 from dsocr_nvtx.join.times import LongGap
 
 _MOST_CALLS = 5

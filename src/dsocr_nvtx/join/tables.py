@@ -6,13 +6,14 @@ import pyarrow as pa
 from dsocr_nvtx.join.columns import Ints, Rows, coded, numbers, recoded
 from dsocr_nvtx.join.costs import RangeCosts
 from dsocr_nvtx.join.elsewhere import ELSEWHERE, rows_elsewhere
+from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.join.ranks import Identities
-from dsocr_nvtx.join.replays import Origin, Ranges
 from dsocr_nvtx.join.times import Elsewhere, Measured
+from dsocr_nvtx.schema.payload import STATE_FLAGS
 from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
 from dsocr_nvtx.schema.tables import MEASURED, conform
 
-_PLAIN = ("event_id", "step", "batch", "tokens", "kv_len")
+_PLAIN = ("event_id", "step", "rows", "keys", "pairs")
 
 
 def measured_table(every: Ranges, measured: Measured, observed_weights: pa.Array, who: Identities) -> pa.Table:
@@ -29,7 +30,8 @@ def measured_table(every: Ranges, measured: Measured, observed_weights: pa.Array
     np.add.at(inside, ranges.parent[have], (end - start)[have])
     device = measured.device
     columns: dict[str, object] = {
-        **{name: costs.field(name)[order] for name in (*_PLAIN, *COST_FIELDS, "own_activation_bytes")},
+        **{name: costs.field(name)[order] for name in (*_PLAIN, *COST_FIELDS)},
+        **_each(costs, order),
         **_labels(nvtx, costs, order),
         "observed_weight_bytes": observed_weights,
         "origin": recoded(every.origin[order], list(Origin)),
@@ -72,20 +74,37 @@ def time_order(ranges: pa.Table) -> Rows:
     return np.lexsort((np.arange(len(ranges)), *keys))
 
 
+def _each(costs: RangeCosts, order: Rows) -> dict[str, Ints]:
+    """Return what there is of each sequence: where they differ, the mean, rounded down."""
+    sequences = costs.field("sequences")[order]
+    rows, keys = (costs.field(name)[order] // np.maximum(sequences, 1) * (sequences > 0) for name in ("rows", "keys"))
+    return {"batch": sequences, "tokens": rows, "kv_len": keys}
+
+
 def _labels(nvtx: pa.Table, costs: RangeCosts, order: Rows) -> dict[str, object]:
     path, paths = coded(nvtx, "path")
     stage, stages = coded(nvtx, "stage")
     layer = costs.field("layer")[order]
     kind = _code(costs.field("kind"), LayerKind)[order]
+    flags = costs.field("flags")[order]
     return {
         "path": recoded(path[order], paths),
         "module": recoded(path[order], [module_of(p) for p in paths]),
         "stage": recoded(stage[order], stages),
         "kind": recoded(np.where(kind < 0, list(LayerKind).index(LayerKind.REST), kind), list(LayerKind)),
         "level": recoded(np.maximum(_code(costs.field("level"), Level), 0)[order], list(Level)),
+        "cost_state": recoded(states(flags), list(STATE_FLAGS)),
         "layer": pa.array(layer.astype(np.int32), mask=layer < 0),
         "dtype": recoded(np.maximum(_code(costs.field("dtype"), DTYPE_BYTES), 0)[order], list(DTYPE_BYTES)),
     }
+
+
+def states(flags: Ints) -> Ints:
+    """Return the state that the flags say, as a position in `STATE_FLAGS`: of several, the last."""
+    state = np.zeros(len(flags), np.int64)
+    for place, flag in enumerate(STATE_FLAGS.values()):
+        state[flags & int(flag) != 0] = place
+    return state
 
 
 def _code(values: Ints, members: type[LayerKind] | type[Level] | type[Stage] | dict[str, int]) -> Ints:

@@ -10,9 +10,12 @@ from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.accounting import Accounting
+from dsocr_nvtx.join.inclusive import SHARED_COLUMNS, exclusive_table
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.schema.checking import check_columns
 from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table, table_beside
 from dsocr_nvtx.schema.hardware import Ceilings
+from dsocr_nvtx.schema.tables import MEASURED
 
 
 @frozen(eq=False)
@@ -31,8 +34,11 @@ class Opened:
 
     @property
     def ranges(self) -> pa.Table:
-        """Every hooked call."""
-        return joined_table(self.folder, "ranges")
+        """Every hooked call; costs that version 1 wrote are made exclusive."""
+        path = self.folder / "ranges.arrow"
+        table = exclusive_table(joined_table(self.folder, "ranges", SHARED_COLUMNS), str(path))
+        check_columns(table, MEASURED, path, REMEDY)
+        return table
 
     @property
     def kernels_summary(self) -> list[dict[str, object]]:

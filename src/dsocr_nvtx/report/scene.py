@@ -13,9 +13,10 @@ from attrs import fields, frozen
 from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, groups, known, numbers
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
+from dsocr_nvtx.join.events import parent_rows
 from dsocr_nvtx.report.lanes import Tracks, fitting, tracks
 from dsocr_nvtx.roofline.least import Floats
-from dsocr_nvtx.roofline.own import of_origin, parent_rows
+from dsocr_nvtx.roofline.own import of_origin
 from dsocr_nvtx.roofline.rates import Rates
 
 _EXACT = 2**50

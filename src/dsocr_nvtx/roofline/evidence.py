@@ -7,7 +7,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
-from dsocr_nvtx.roofline.own import rows_of_events
+from dsocr_nvtx.join.events import rows_of_events
 
 ROW_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
 """What tells the rows of a ROOFLINE table apart; the first three, those of a STAGES table."""

@@ -6,9 +6,9 @@ from attrs import frozen
 
 from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, Places, blocks, known, numbers, rows_where
+from dsocr_nvtx.join.events import rows_of_events
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.join.ownership import union_by_group
-from dsocr_nvtx.roofline.own import rows_of_events
 from dsocr_nvtx.roofline.tax import taxed, taxed_names
 
 SHORT_NS = 5_000

@@ -14,6 +14,7 @@ from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
+from dsocr_nvtx.join.events import check_events
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of, unjudged
 from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
@@ -60,10 +61,11 @@ def roofline(
 ) -> Roofline:  # fmt: skip
     """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
 
-    KERNELS may be yet to be made. ``where`` names the report in refusals (`own_costs`). Rows are of the ranks that the
-    ranges tell, or of ``rank``. ``sm_count`` is that of the device, 0 where it is not known.
+    KERNELS may be yet to be made. ``where`` names the report in refusals. Rows are of the ranks that the ranges tell, or
+    of ``rank``. ``sm_count`` is that of the device, 0 where it is not known.
     """
-    own = own_costs(ranges, where)
+    check_events(ranges, where)
+    own = own_costs(ranges)
     dtypes = coded(ranges, "dtype")
     ran = _ran(ranges)
     shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
@@ -238,7 +240,7 @@ def tokens_of(ranges: pa.Table) -> Ints:
 
     Where a stage has no such call (the vendor's vision runs inside prefill), the projector's rows are its tokens.
     """
-    rows = numbers(ranges, "batch") * numbers(ranges, "tokens")
+    rows = numbers(ranges, "rows")
     paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
     whole = _ran(ranges) & np.isin(

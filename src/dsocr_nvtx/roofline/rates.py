@@ -18,9 +18,10 @@ from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import Ints, Places, known, numbers
+from dsocr_nvtx.join.events import check_events, rows_of_events
 from dsocr_nvtx.roofline.evidence import rows_of
 from dsocr_nvtx.roofline.least import MOVED, Floats
-from dsocr_nvtx.roofline.own import own_costs, rows_of_events
+from dsocr_nvtx.roofline.own import own_costs
 
 
 @frozen(kw_only=True, eq=False)
@@ -42,7 +43,8 @@ class Rates:
 
 def rates(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, where: str) -> Rates:
     """Return the rates of a join's KERNELS, MEASURED and ROOFLINE tables; refuse tables that are not of one join."""
-    own = own_costs(ranges, where)
+    check_events(ranges, where)
+    own = own_costs(ranges)
     moved = np.sum([own[name] for name in MOVED], axis=0)
     busy, row = numbers(ranges, "busy_owned_ns"), _rows(ranges, rows, where)
     row_busy, least = numbers(rows, "busy_owned_ns"), numbers(rows, "roofline_ns")

@@ -50,12 +50,17 @@ READ_FIELDS: tuple[str, ...] = (*PAYLOAD_FIELDS, "own_activation_bytes", "versio
 """What readers make of a payload of either version: the last two are 0 and 2 but for version 1."""
 
 
-def _read(values: Ints) -> Ints:
-    more = np.broadcast_to(np.array([0, 2], np.int64), (len(values), 2))
+def _with(values: Ints, version: int) -> Ints:
+    more = np.broadcast_to(np.array([0, version], np.int64), (len(values), 2))
     return np.concatenate([values, more], axis=1, dtype=np.int64)
 
 
-WIRE = Wire(fields=PAYLOAD_FIELDS, prefix="dsocr/2", read=_read)
+WIRE = Wire(
+    fields=PAYLOAD_FIELDS,
+    prefix="dsocr/2",
+    read=lambda values: _with(values, 2),
+    read_increments=lambda _values, increments: _with(increments, 0),
+)
 """The version that hooks write."""
 
 

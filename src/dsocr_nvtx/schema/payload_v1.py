@@ -20,10 +20,7 @@ FIELD_INDEX_V1: dict[str, int] = {name: position for position, name in enumerate
 
 
 def _read(values: Ints) -> Ints:
-    found = np.zeros((len(values), len(READ_FIELDS)), np.int64)
-    for place, name in enumerate(PAYLOAD_FIELDS_V1):
-        if name in READ_FIELDS:
-            found[:, READ_FIELDS.index(name)] = values[:, place]
+    found = _shared(values)
     batch, tokens, kv_len = (values[:, FIELD_INDEX_V1[name]] for name in ("batch", "tokens", "kv_len"))
     found[:, FIELD_INDEX["sequences"]] = batch
     found[:, FIELD_INDEX["rows"]] = batch * tokens
@@ -32,7 +29,23 @@ def _read(values: Ints) -> Ints:
     return found
 
 
-WIRE_V1 = Wire(fields=PAYLOAD_FIELDS_V1, prefix="dsocr/1", read=_read)
+def _read_increments(values: Ints, increments: Ints) -> Ints:
+    """Return what one key more in each sequence adds: the number of sequences stays."""
+    found, batch = _shared(increments), values[:, FIELD_INDEX_V1["batch"]]
+    for name, whole in (("tokens", "rows"), ("kv_len", "keys")):
+        found[:, FIELD_INDEX[whole]] = batch * increments[:, FIELD_INDEX_V1[name]]
+    return found
+
+
+def _shared(values: Ints) -> Ints:
+    found = np.zeros((len(values), len(READ_FIELDS)), np.int64)
+    for place, name in enumerate(PAYLOAD_FIELDS_V1):
+        if name in READ_FIELDS:
+            found[:, READ_FIELDS.index(name)] = values[:, place]
+    return found
+
+
+WIRE_V1 = Wire(fields=PAYLOAD_FIELDS_V1, prefix="dsocr/1", read=_read, read_increments=_read_increments)
 
 WIRES = (WIRE, WIRE_V1)
 """Every version that readers know."""

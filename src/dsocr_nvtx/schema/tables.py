@@ -9,12 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import READ_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.values import values_of
 
-SCHEMA_VERSION = 1
-"""History: 1, the first."""
+SCHEMA_VERSION = 2
+"""History: 1, the first. 2: costs of RANGES and MEASURED are exclusive, and own_activation_bytes is gone."""
 
 
 def column(name: str, kind: pa.DataType, unit: str, description: str, *, null: bool = False) -> pa.Field:
@@ -26,8 +26,8 @@ _I64, _I32, _F64 = pa.int64(), pa.int32(), pa.float64()
 WORD = pa.dictionary(pa.int32(), pa.string())
 """Text that repeats: names, stages, kinds."""
 
-PAYLOAD = pa.struct([(name, _I64) for name in PAYLOAD_FIELDS])
-"""A range's payload; in memory each field may take fewer bytes, where its numbers fit."""
+PAYLOAD = pa.struct([(name, _I64) for name in READ_FIELDS])
+"""A range's payload, of any version; in memory each field may take fewer bytes, where its numbers fit."""
 
 _COST_TEXT: Mapping[str, tuple[str, str]] = {
     "tensor_flops": ("FLOP", "matrix products and convolutions the algorithm needs, 2 per multiply-add, causal-exact"),
@@ -118,11 +118,24 @@ NVTX = pa.schema(
         column("end_ns", _I64, "ns", "pop; the last instant of the trace where the range was never closed"),
         column("path", WORD, "", "message"),
         column("stage", WORD, "", "category"),
-        column("payload", PAYLOAD, "", "`PAYLOAD_FIELDS`, from the binary payload", null=True),
+        column("payload", PAYLOAD, "", "`READ_FIELDS`, from the binary payload", null=True),
         column("json", PAYLOAD, "", "the same, from the payload printed as JSON", null=True),
     ]
 )
 """Push/pop ranges of the ``dsocr`` domain."""
+
+REPLAYS = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "thread that launched the graph"),
+        column("time_ns", _I64, "ns", "just before the launch, the same for all that it repeats"),
+        column("captured", _I64, "", "row of NVTX: the range that was open when the graph was captured"),
+        column("parent_id", _I64, "", "event_id of the range around it", null=True),
+        column("stage", WORD, "", "stage of the launch"),
+        column("payload", PAYLOAD, "", "`READ_FIELDS`"),
+    ]
+)
+"""Calls that launches of CUDA graphs repeated, where whoever recorded the trace has written them out."""
 
 EVERY_RANGE = pa.schema(
     [
@@ -161,7 +174,30 @@ ANNOUNCEMENTS = pa.schema(
         column("text", pa.string(), "", "the announcement, as `dsocr_nvtx.schema.payload` writes it"),
     ]
 )
-"""Costs announced in plain text."""
+"""What marks of ours say, in plain text."""
+
+COSTS = pa.schema(
+    [
+        _PID,
+        column("tid", _I64, "", "thread id"),
+        column("time_ns", _I64, "ns", "from when on it holds"),
+        column("path", WORD, "", "module path"),
+        column("values", PAYLOAD, "", "`READ_FIELDS` of the next range of that path and stage on the thread"),
+        column("increments", PAYLOAD, "", "what one key more in the cache adds to each; null: stays", null=True),
+    ]
+)
+"""Costs that were announced."""
+
+HITS = pa.schema(
+    [
+        _PID,
+        column("event_id", _I64, "", "hooked call in which the experts' cost lies"),
+        column("step", _I64, "", "how many earlier steps the stage had"),
+        column("expected_bytes", _I64, "B", "of the call's weight_bytes: the expected experts"),
+        column("observed_bytes", _I64, "B", "weights of the experts hit"),
+    ]
+)
+"""Calls of routed experts whose experts were observed."""
 
 LAUNCHES = pa.schema(
     [
@@ -244,9 +280,8 @@ MEASURED = pa.schema(
         _PID,
         _EVENT,
         column("parent_id", _I64, "", "event_id of the hooked call around it", null=True),
-        *_SHARED,
+        *_CALL,
         *COST_COLUMNS,
-        _OWN,
         column("tid", _I64, "", "calling thread"),
         column("start_ns", _I64, "ns", "push"),
         column("end_ns", _I64, "ns", "pop"),
@@ -267,7 +302,7 @@ MEASURED = pa.schema(
         _GPU,
     ]
 )
-"""``ranges.arrow`` of a join: one row per hooked call; times are its own unless named inclusive."""
+"""``ranges.arrow`` of a join: one row per hooked call; times and costs are its own unless named inclusive."""
 
 _RATES = (
     column("achieved_tflops", _F64, "TFLOP/s", "tensor_flops / busy_owned_ns", null=True),

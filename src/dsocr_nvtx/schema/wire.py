@@ -19,12 +19,19 @@ _WORD = range(-(2**63), 2**63)
 class Wire:
     """The ``fields`` of a payload in order, what its announcements begin with, and how readers take it.
 
-    ``read`` turns payloads, [rows, fields], into [rows, `dsocr_nvtx.schema.payload.READ_FIELDS`].
+    ``read`` turns payloads, [rows, fields], into [rows, `dsocr_nvtx.schema.payload.READ_FIELDS`], and
+    ``read_increments`` what is added to payloads, given beside them, likewise.
     """
 
     fields: tuple[str, ...]
     prefix: str
     read: Callable[[Ints], Ints]
+    read_increments: Callable[[Ints, Ints], Ints]
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        """The record's type: little-endian words."""
+        return np.dtype([(name, "<i8") for name in self.fields])
 
     @property
     def announced(self) -> str:

@@ -1,23 +1,45 @@
-"""Own costs against a recursive version: rows are disjoint and add up to what the outermost calls cost."""
+"""Inclusive costs made exclusive, against a recursive version: they add up to what the outermost calls cost."""
 
 from collections.abc import Sequence
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.roofline.own import own_costs
+from dsocr_nvtx.join.columns import numbers
+from dsocr_nvtx.join.inclusive import exclusive_table
 from dsocr_nvtx.schema.records import COST_FIELDS
-from dsocr_nvtx.schema.tables import MEASURED
+from dsocr_nvtx.schema.tables import MEASURED, RANGES_V1
 from tests.builders.tables import Row, filled
 
 ADDITIVE = [name for name in COST_FIELDS if name != "activation_bytes"]
 
 
 def own(rows: Sequence[Row], name: str = "tensor_flops") -> list[int]:
-    """Return one field of own costs."""
-    return [int(value) for value in own_costs(filled(MEASURED, rows))[name]]
+    """Return one field of exclusive costs."""
+    return numbers(exclusive_table(old(rows), "report"), name).tolist()
+
+
+OLD = pa.schema(
+    [item for item in MEASURED if item.name not in ("rows", "keys", "pairs", "cost_state")]
+    + [RANGES_V1.field("own_activation_bytes")]
+)
+"""MEASURED as version 1 wrote it."""
+
+
+def old(rows: Sequence[Row]) -> pa.Table:
+    """Return a table of version 1."""
+    return filled(OLD, rows)
+
+
+def test_a_table_of_version_1_becomes_one_of_this_version() -> None:
+    found = exclusive_table(old([call(0, None, 7, batch=3, tokens=5, kv_len=9)]), "report")
+    assert found.schema.equals(MEASURED)
+    row = found.to_pylist()[0]
+    assert (row["rows"], row["keys"], row["pairs"], row["cost_state"], row["tokens"]) == (15, 27, 0, "known", 5)
+    assert exclusive_table(found, "report") is found
 
 
 def call(event: int, parent: int | None, flops: int, **more: object) -> Row:
@@ -101,11 +123,11 @@ def _modelled(rows: list[dict[str, int | None]], row: dict[str, int | None]) -> 
 
 @given(forests())
 def test_own_costs_add_up_to_the_outermost_calls(rows: list[dict[str, int | None]]) -> None:
-    found = own_costs(filled(MEASURED, rows))
+    found = exclusive_table(old(rows), "report")
     for name in ADDITIVE:
         roots = [_modelled(rows, row)[name] for row in rows if row["parent_id"] is None]
-        assert int(found[name].sum()) == sum(roots)
-        for row, value in zip(rows, found[name].tolist(), strict=True):
+        assert sum(found[name].to_pylist()) == sum(roots)
+        for row, value in zip(rows, found[name].to_pylist(), strict=True):
             parts = [_modelled(rows, r)[name] for r in rows if r["parent_id"] == row["event_id"]]
             known = any(row[n] for n in ADDITIVE)
             assert value == (int(row[name] or 0) - sum(parts) if known else 0)

@@ -1,0 +1,33 @@
+"""Rows of a table of hooked calls by event id, which is unique within a process."""
+
+import numpy as np
+import pyarrow as pa
+
+from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.join.columns import Ints, Places, known, numbers, rows_of
+
+
+def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Places:
+    """Return the row of each (process, event id), the first of several, -1 where there is none."""
+    return rows_of(_processes(ranges), numbers(ranges, "event_id"), pid, event)
+
+
+def parent_rows(ranges: pa.Table, where: str) -> Ints:
+    """Return each row's parent row, or -1; refuse two calls of a process with one event id."""
+    check_events(ranges, where)
+    found = rows_of_events(ranges, _processes(ranges), numbers(ranges, "parent_id"))
+    return np.where(known(ranges, "parent_id"), found, -1)
+
+
+def check_events(ranges: pa.Table, where: str) -> None:
+    """Refuse two calls of a process with one event id."""
+    pid, event = _processes(ranges), numbers(ranges, "event_id")
+    twice = np.flatnonzero(rows_of(pid, event, pid, event) != np.arange(len(ranges)))
+    if len(twice):
+        found = f"event id {event[twice[0]]} of process {pid[twice[0]]} stands for two calls"
+        raise Refused(where, found, "record one run in each process, with the hooks attached once")
+
+
+def _processes(ranges: pa.Table) -> Ints:
+    """Return the process of each row; a run directory's table is of one and does not say which."""
+    return numbers(ranges, "pid") if "pid" in ranges.column_names else np.zeros(len(ranges), np.int64)
