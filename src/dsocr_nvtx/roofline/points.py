@@ -61,8 +61,8 @@ def roofline(
 ) -> Roofline:  # fmt: skip
     """Return ROOFLINE and STAGES of KERNELS and MEASURED tables, with the roofs and thresholds in their metadata.
 
-    KERNELS may be yet to be made. ``where`` names the report in refusals. Rows are of the ranks that the ranges tell, or
-    of ``rank``. ``sm_count`` is that of the device, 0 where it is not known.
+    KERNELS may be yet to be made. ``where`` names the report in refusals. Rows are of the ranks that the ranges tell,
+    or of ``rank``. ``sm_count`` is that of the device, 0 where it is not known.
     """
     check_events(ranges, where)
     own = own_costs(ranges)
