@@ -87,17 +87,16 @@ def test_a_stage_by_hand() -> None:
     model: Row = {"path": "model", "module": "model", "kind": "rest", "level": "stage", "batch": 2}
     head: Row = {"path": "lm_head", "module": "lm_head", "kind": "lm_head", "tensor_flops": 30_000, "weight_bytes": 10}
     mlp: Row = {"tensor_flops": 50_000, "weight_bytes": 40, "kv_read_bytes": 30}
-    whole: Row = {"tensor_flops": 80_000, "weight_bytes": 50, "kv_read_bytes": 30}
     rows = []
     for step in (0, 1):
         inside: Row = {"step": step, "parent_id": 10 * step}
-        rows.append(timed(10 * step, 0, 10, **{**model, **whole, "step": step}))
+        rows.append(timed(10 * step, 0, 10, **{**model, "step": step}))
         rows.append(timed(10 * step + 1, 70, 0, **{**mlp, **inside}))
         rows.append(timed(10 * step + 2, 20, 0, **{**head, **inside}))
     found = points(rows)
     (stage,) = found.stages.to_pylist()
     assert (stage["stage"], stage["steps"], stage["calls"], stage["tokens"]) == ("decode", 2, 6, 4)  # 2 steps x batch 2
-    assert stage["tensor_flops"] == 160_000  # (50 000 + 30 000) x 2: the model's own share is nothing
+    assert stage["tensor_flops"] == 160_000  # (50 000 + 30 000) x 2
     assert (stage["busy_owned_ns"], stage["idle_owned_ns"], stage["wall_ns"]) == (180, 20, 200)
     assert stage["roofline_ns"] == 200  # a step: MLP max(50, 70) + lm_head max(30, 10) = 100
     assert stage["mfu"] == pytest.approx(0.8)  # 160 000 / 1000 = 160 of 200 ns
