@@ -91,7 +91,8 @@ def exit_code_of(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except MemoryError as error:
-        return _say(f"not enough memory ({error}); give it more, or a smaller input", DsocrError.exit_code)
+        why = f" ({error})" if str(error) else ""
+        return _say(f"not enough memory{why}; give it more, or a smaller input", DsocrError.exit_code)
     except OSError as error:
         # Disk full, no permission: the file that was being written is gone, what stood there before still stands.
         return _say(f"{error.filename or 'file system'}: {error.strerror or error}", DsocrError.exit_code)

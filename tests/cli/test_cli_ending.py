@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsocr_nvtx.errors import UNEXPECTED, Unprinted
+from tests.builders.nsys import NsysFile
 from tests.cli.commands import Commands, hooked, tree
 
 RULE = "decode.busy_ns<=1s"
@@ -152,3 +153,21 @@ def test_a_directory_of_reports_is_told_how_to_be_joined(dsocr: Commands, tmp_pa
     hooked().write(tmp_path / "all of them" / "rank-0.sqlite")
     done = dsocr("join", tmp_path / "all of them")
     assert (done.code, f"dsocr-nvtx join '{tmp_path}/all of them/*.sqlite' -o OUT" in done.err) == (3, True), done
+
+
+def test_an_unhooked_report_is_told_what_takes_it(dsocr: Commands, tmp_path: Path) -> None:
+    report = NsysFile()
+    report.launch("gemm", 10, 20, 30)
+    path = report.write(tmp_path / "of others.sqlite")
+    done = dsocr("join", path)
+    assert (done.code, f"dsocr-nvtx project '{path}' -o projected.csv" in done.err) == (3, True), done
+
+
+def test_the_demo_and_a_fleet_end_with_the_file_to_open(dsocr: Commands, tmp_path: Path) -> None:
+    done = dsocr("demo", "-o", tmp_path / "demo")
+    assert done.out.splitlines()[-1] == f"open this in a browser: {tmp_path / 'demo' / 'review.html'}"
+    assert (tmp_path / "demo" / "review.html").is_file()
+    hooked().write(tmp_path / "rank-0.sqlite")
+    done = dsocr("join", tmp_path / "*.sqlite", "-o", tmp_path / "fleet", "--workers", 1)
+    assert done.out.splitlines()[-1] == f"open this in a browser: {tmp_path / 'fleet' / 'fleet.html'}"
+    assert (tmp_path / "fleet" / "fleet.html").is_file()

@@ -281,3 +281,12 @@ def test_every_version_so_far_still_opens(tmp_path: Path) -> None:
     for version in range(1, SCHEMA_VERSION + 1):
         path = _arrow(tmp_path / f"{version}.arrow", {"schema_version": str(version)})
         assert read_table(path)["a"].to_pylist() == [1]
+
+
+def test_csv_and_text_hold_no_byte_that_moves_a_cursor(tmp_path: Path) -> None:
+    name = "a\x1b[31m\x9b\u202eb\nc"
+    write_table(filled(KERNELS, [{"name": name}, {"name": "plain"}]), tmp_path / "k.csv")
+    write_text(f"<p>{name}\udcff</p>\n", tmp_path / "p.html")
+    with (tmp_path / "k.csv").open(newline="") as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == ["a\\x1b[31m\\x9b\\u202eb\nc", "plain"]
+    assert (tmp_path / "p.html").read_text() == "<p>a\\x1b[31m\\x9b\\u202eb\nc\\udcff</p>\n"

@@ -108,6 +108,8 @@ class QuickCheck:
             ((found,),) = self._connection.execute("PRAGMA quick_check(1)").fetchall()
         except (sqlite3.Error, ValueError) as error:  # what it says of a name may be no UTF-8
             return f"SQLite: {error}"
+        if f"error code={sqlite3.SQLITE_NOMEM}".encode() in found:
+            raise MemoryError("SQLite had none left to check the report")
         return "" if found == b"ok" else f"SQLite: {decoded(found).splitlines()[-1]}"
 
     def __enter__(self) -> Self:
