@@ -131,6 +131,11 @@ JOIN op ON op.correlationId = api.correlationId AND op.globalPid >> 24 = api.glo
 GROUP BY range.rowid
 """
 
+_TWICE = """
+SELECT 1 FROM CUPTI_ACTIVITY_KIND_RUNTIME WHERE eventClass IS NULL OR eventClass IN (0, 1)
+GROUP BY globalTid >> 24, correlationId HAVING count(*) > 1
+"""
+
 
 def projection_faults(path: Path, out: Path) -> Iterator[str]:
     """Yield how a projection differs from the same rules in SQL."""

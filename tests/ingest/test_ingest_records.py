@@ -138,6 +138,15 @@ def test_kernels_of_other_streams_contexts_and_of_graphs_may_run_inside_a_long_o
     assert not read(file.write(tmp_path / "r.sqlite")).set_apart
 
 
+def test_operations_that_last_longer_together_than_can_be_counted_are_refused(tmp_path: Path) -> None:
+    """Twelve days each on 2,000 streams of their own are 2^61 ns, and sums of them do not fit 64 bits for long."""
+    file = forty_steps()
+    for stream in range(2000):
+        file.kernel("long", 1_000_000_000, 1 << 50, correlation=stream + 1, stream=stream)
+    with pytest.raises(Refused, match="more than can be counted"):
+        read(file.write(tmp_path / "r.sqlite"))
+
+
 def test_processes_of_two_machines_with_one_number_are_two(tmp_path: Path) -> None:
     """A report of several virtual machines packs their numbers above the process id."""
     file = forty_steps()

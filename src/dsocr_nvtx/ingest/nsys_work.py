@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.records import Records, taken
 from dsocr_nvtx.ingest.source import NULL, Ints, mapped
@@ -73,7 +74,18 @@ def _read(records: Records, table: str, columns: tuple[str, ...], timed: bool) -
     c = records.report.integers(table, (*_COMMON, *columns), _SMALL)
     kept = records.possible(_OPERATIONS, table, c, timed=timed)
     c = taken(c, kept)
-    return taken(c, records.not_overlapping(_OPERATIONS, table, c, kept)) if timed else c
+    if not timed:
+        return c
+    c = taken(c, records.not_overlapping(_OPERATIONS, table, c, kept))
+    together = float(np.sum(c["end"] - c["start"], dtype=np.float64))
+    if together > _MOST_TOGETHER:
+        found = f"{table} says that its records last {together / 1e9:,.0f} s together"
+        raise Refused(records.report.path, found, "that is more than can be counted; export it again")
+    return c
+
+
+_MOST_TOGETHER = 1 << 60
+"""Nanoseconds that operations of one kind may last together: sums of all of them, and idle time beside, fit 64 bits."""
 
 
 def _kernels(records: Records, names: Names, timed: bool) -> pa.Table:
