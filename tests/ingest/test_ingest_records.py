@@ -102,7 +102,7 @@ def test_calls_and_ranges_that_cannot_be_are_set_apart(
 
 @pytest.mark.parametrize(
     "values",
-    [{"dtype": 99}, {"kind": 99}, {"stage": 9}, {"level": -1}, {"layer": 2**40 + 3}, {"layer": -2}, {"tokens": -1},
+    [{"dtype": 99}, {"kind": 99}, {"stage": 9}, {"level": -1}, {"layer": 2**40 + 3}, {"layer": -2}, {"rows": -1},
      {"weight_bytes": -(2**40)}, {"tensor_flops": 2**62}],
 )  # fmt: skip
 def test_a_payload_that_names_nothing_is_no_payload(tmp_path: Path, values: dict[str, int]) -> None:
@@ -114,6 +114,50 @@ def test_a_payload_that_names_nothing_is_no_payload(tmp_path: Path, values: dict
     ((name, value),) = values.items()
     assert [str(one) for one in joined.accounting.set_apart] == [f"1 payload: impossible {name}"], value
     assert joined.accounting.cost_sources == {"binary": STEPS, "json": 0, "announcement": 0, "none": 1}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (6, 99, "impossible dtype"),
+        (4, 99, "impossible kind"),
+        (3, 2**40 + 3, "impossible layer"),
+        (10, 2**62, "impossible tensor_flops"),
+        (9, 2**62, "impossible keys"),
+        (9, 2**40, "impossible keys"),
+    ],
+)
+def test_an_announcement_that_names_nothing_is_none(tmp_path: Path, place: int, value: int, says: str) -> None:
+    file = forty_steps()
+    at = 1_000_000_000 + 1000 * STEPS
+    values = [99, 2, STEPS, 0, 0, 0, 0, 4, 4, 4, *[7] * 9]
+    values[place] = value
+    file.mark("dsocr/1 decoder.9 " + " ".join(map(str, values)), at)
+    file.push_pop("decoder.9", at + 1, at + 900, stage="decode")
+    joined = join(read(file.write(tmp_path / "r.sqlite")), "r.sqlite")
+    assert [str(one) for one in joined.accounting.set_apart] == [f"1 announcement: {says}"]
+    assert joined.accounting.cost_sources["none"] == 1
+
+
+def test_an_increment_with_which_sums_would_leave_64_bits_is_none(tmp_path: Path) -> None:
+    file = forty_steps()
+    at = 1_000_000_000 + 1000 * STEPS
+    values = [99, 2, STEPS, 0, 0, 0, 0, 1, 1, 4, *[7] * 9]
+    file.mark("dsocr/1k decoder.9 " + " ".join(map(str, [*values, *[0] * 10, 2**62, *[0] * 8])), at)
+    file.push_pop("decoder.9", at + 1, at + 900, stage="decode")
+    joined = join(read(file.write(tmp_path / "r.sqlite")), "r.sqlite")
+    assert [one.why for one in joined.accounting.set_apart] == ["impossible increment of tensor_flops"]
+
+
+def test_costs_that_do_not_fit_64_bits_together_are_refused(tmp_path: Path) -> None:
+    file = forty_steps()
+    for row in range(4):
+        at = 1_000_000_000 + 1000 * (STEPS + row)
+        values = payload(event_id=100 + row, stage=2, step=STEPS + row, tensor_flops=2**60)
+        file.push_pop("decoder.0.mlp", at, at + 900, values=values)
+    trace = read(file.write(tmp_path / "r.sqlite"))
+    with pytest.raises(Refused, match="tensor_flops of all ranges"):
+        join(trace, "r.sqlite")
 
 
 def test_a_payload_of_another_stage_than_its_category_is_refused(tmp_path: Path) -> None:

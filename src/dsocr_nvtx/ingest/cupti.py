@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.ingest.bounds import payload_bounds
 from dsocr_nvtx.ingest.nsys_work import KERNEL, RUNTIME
-from dsocr_nvtx.ingest.records import Records, payload_bounds
+from dsocr_nvtx.ingest.records import Records
 from dsocr_nvtx.ingest.replays import captured_rows, of_origin
 from dsocr_nvtx.ingest.source import NULL, Ints, Source, whole
 from dsocr_nvtx.ingest.trace import Device, Trace

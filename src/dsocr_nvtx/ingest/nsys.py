@@ -72,7 +72,7 @@ def read_trace(report: Source, domain: str = DOMAIN) -> Trace:
         ranges = begin(lambda: read_ranges(records, events(), names, domain))
         calls = begin(lambda: read_launches(records, names))
         announcements = begin(lambda: read_announcements(records, events(), names))
-        costs = begin(lambda: read_costs(announcements()))
+        costs = begin(lambda: records.possible_costs(read_costs(announcements())))
         launches, operations = calls(), work()
         return Trace(
             nvtx=closed(ranges(), max(_last(launches, "end_ns"), _last(operations, "end_ns"))),

@@ -1,4 +1,4 @@
-"""Which records of a report are possible: the one place that says what every integer column may hold.
+"""Which records of a report are possible: what columns may hold (`dsocr_nvtx.ingest.bounds`), and which times can be.
 
 A record that cannot be (it ends before it began, or its times were not taken; its GPU has no such number) is set apart
 by reason and counted, and the rest is used: one of them must neither turn a verdict nor refuse a report. What is no
@@ -9,68 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
 
-from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source
+from dsocr_nvtx.ingest.bounds import BOUNDS, INCREMENT, extent, payload_bounds
+from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source, whole
 from dsocr_nvtx.ingest.trace import SetApart
-from dsocr_nvtx.schema.records import DTYPE_BYTES, LayerKind, Level, Stage
 from dsocr_nvtx.schema.values import values_of
 
-
-@frozen
-class Bounds:
-    """What a column may hold: from ``low`` to ``high``, and NULL where it may be missing."""
-
-    low: int
-    high: int
-    null: bool = False
-
-    def broken(self, values: Ints) -> Mask | None:
-        """Return the rows that hold something else; None where there are none."""
-        low, high = _extent(values)
-        if self.low <= low and high <= self.high:
-            return None
-        broken = (values < self.low) | (values > self.high)
-        if self.null:
-            broken &= values != NULL
-        return broken if broken.any() else None
-
-
-_WORD = (1 << 63) - 1
-_ID = Bounds(0, (1 << 32) - 1)
-_PACKED = Bounds(-_WORD, _WORD)
-_COUNT = Bounds(0, _WORD)
-_DEVICE = Bounds(0, (1 << 16) - 1)
-_OPERATION = {
-    "globalPid": _PACKED,
-    "deviceId": _DEVICE,
-    "streamId": _ID,
-    "correlationId": Bounds(-(1 << 31), (1 << 32) - 1, null=True),
-    "demangledName": _COUNT,
-    "gridX*gridY*gridZ": _COUNT,
-    "blockX*blockY*blockZ": Bounds(0, (1 << 31) - 1),
-    "bytes": Bounds(0, 1 << 50),
-    "copyKind": Bounds(0, 255),
-}
-_EVENT = {"globalTid": _PACKED, "domainId": Bounds(0, _WORD, null=True)}
-_BOUNDS: Mapping[str, Mapping[str, Bounds]] = {
-    "CUPTI_ACTIVITY_KIND_KERNEL": _OPERATION,
-    "CUPTI_ACTIVITY_KIND_MEMCPY": _OPERATION,
-    "CUPTI_ACTIVITY_KIND_MEMSET": _OPERATION,
-    "CUPTI_ACTIVITY_KIND_GRAPH_TRACE": _OPERATION,
-    "CUPTI_ACTIVITY_KIND_RUNTIME": {
-        "globalTid": _PACKED,
-        "correlationId": Bounds(-(1 << 31), (1 << 32) - 1, null=True),
-        "nameId": _COUNT,
-    },
-    "NVTX_EVENTS": _EVENT,
-    "CUDA_GRAPH_NODE_EVENTS": {"globalTid": _PACKED, "graphNodeId": _PACKED},
-    "CUDA_GRAPH_EVENTS": {"globalTid": _PACKED, "graphNodeId": _PACKED},
-}
-"""By table and column (or product of columns). A product that does not fit is NULL (`dsocr_nvtx.ingest.source`)."""
-
-_MOST = 1 << 61
-"""No count or cost of one call reaches this."""
 _LONGEST = 1 << 50
 """No two records of a session are so many nanoseconds (13 days) apart."""
 _FARTHEST = 1 << 61
@@ -121,7 +65,7 @@ class Records:
         self, table: str, c: Mapping[str, Ints], *, timed: bool, may_be_open: bool
     ) -> list[tuple[str, Mask | None]]:
         found: list[tuple[str, Mask | None]] = []
-        bounds = _BOUNDS.get(table, {})
+        bounds = BOUNDS.get(table, {})
         for name, values in c.items():
             if name in bounds and len(values) and self.report.has(table, *name.split("*")):
                 found.append((f"impossible {name.replace('*', ' x ')}", bounds[name].broken(values)))
@@ -159,6 +103,17 @@ class Records:
         fields = [payloads.field(name) for name in names]
         return pa.StructArray.from_arrays(fields, names, mask=pa.array(~(there & kept)))
 
+    def possible_costs(self, costs: pa.Table) -> pa.Table:
+        """Return the announced costs without those that hold what no hook says, or that would grow beyond counting."""
+        kept: Mask | None = None
+        values, increments = whole(costs["values"]), whole(costs["increments"])
+        for item in values.type if len(costs) else ():
+            broken = payload_bounds(item.name).broken(values_of(values.field(item.name)))
+            kept = self._without("announcement", f"impossible {item.name}", broken, kept)
+            broken = INCREMENT.broken(values_of(increments.field(item.name)))
+            kept = self._without("announcement", f"impossible increment of {item.name}", broken, kept)
+        return costs if kept is None else costs.filter(pa.array(kept))
+
     def not_overlapping(self, what: str, table: str, c: dict[str, Ints], kept: Mask | None) -> Mask | None:
         """Return the operations that do not last over several later ones of their stream; None stands for all.
 
@@ -172,16 +127,6 @@ class Records:
         return self._without(what, OVERLAPPING, _overlapping({**c, **more}), None)
 
 
-_CODES = {"stage": len(Stage), "kind": len(LayerKind), "level": len(Level), "dtype": len(DTYPE_BYTES)}
-
-
-def payload_bounds(name: str) -> Bounds:
-    """Return what a field of a payload may hold: a code of what there is, a layer, or a count."""
-    if name in _CODES:
-        return Bounds(-1 if name == "kind" else 0, _CODES[name] - 1)
-    return Bounds(-1, (1 << 16) - 1) if name == "layer" else Bounds(0, _MOST)
-
-
 def taken(c: dict[str, Ints], kept: Mask | None) -> dict[str, Ints]:
     """Return some rows of columns; one of a single value takes no room."""
     if kept is None:
@@ -193,22 +138,14 @@ def taken(c: dict[str, Ints], kept: Mask | None) -> dict[str, Ints]:
     }
 
 
-def _extent(values: Ints) -> tuple[int, int]:
-    if not len(values):
-        return 0, 0
-    if values.strides == (0,):
-        return int(values[0]), int(values[0])
-    return int(values.min()), int(values.max())
-
-
 def _timeless(start: Ints, end: Ints, may_be_open: bool, *, never_zero: bool) -> Mask | None:
     """Return the records without times, or with none that could be; CUPTI writes 0 and 0 where it took none."""
-    low, high = min(_extent(start)[0], _extent(end)[0]), max(_extent(start)[1], _extent(end)[1])
+    low, high = min(extent(start)[0], extent(end)[0]), max(extent(start)[1], extent(end)[1])
     if low > -_FARTHEST and high < _FARTHEST and (low > 0 or not never_zero):
         return None
     open_end = (end == NULL) if may_be_open else np.zeros(len(end), bool)
-    ends = (np.abs(np.maximum(end, -_WORD)) < _FARTHEST) | open_end
-    timeless = ~((np.abs(np.maximum(start, -_WORD)) < _FARTHEST) & ends)
+    ends = (np.abs(np.maximum(end, -_FARTHEST)) < _FARTHEST) | open_end
+    timeless = ~((np.abs(np.maximum(start, -_FARTHEST)) < _FARTHEST) & ends)
     if never_zero:
         timeless |= (start == 0) & (end == 0)
     return timeless if timeless.any() else None

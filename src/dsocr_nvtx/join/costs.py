@@ -12,6 +12,7 @@ from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.announced import Announced, Told, told_costs
 from dsocr_nvtx.join.columns import Ints, Places, Rows, known
 from dsocr_nvtx.schema.payload import READ_FIELDS, Flag
+from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.values import values_of
 
 _EVENT, _STEP = READ_FIELDS.index("event_id"), READ_FIELDS.index("step")
@@ -112,3 +113,15 @@ def _agree(one: Ints, other: Ints, rows: Ints, nvtx: pa.Table, where: str) -> No
     name, path = READ_FIELDS[column], nvtx["path"][int(rows[at])].as_py()
     found = f"two costs for one range: {name} of {path} is {one[at, column]} and {other[at, column]}"
     raise Refused(where, found, "the report was damaged or altered; export it again from the .nsys-rep")
+
+
+_MOST = 2.0**62
+
+
+def check_sums(costs: RangeCosts, where: str) -> None:
+    """Refuse costs that do not fit 64 bits together."""
+    for name in COST_FIELDS:
+        together = float(np.sum(costs.field(name), dtype=np.float64))
+        if together >= _MOST:
+            found = f"{name} of all ranges comes to {together:.3g}, more than can be counted"
+            raise Refused(where, found, "the report was damaged or altered; export it again from the .nsys-rep")

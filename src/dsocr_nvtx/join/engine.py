@@ -17,7 +17,7 @@ from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.attribution import Attribution, attribute
 from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, as_they_stand, groups, numbers
-from dsocr_nvtx.join.costs import CostSource, range_costs
+from dsocr_nvtx.join.costs import CostSource, check_sums, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.inclusive import exclusive
 from dsocr_nvtx.join.kernels import Kernels
@@ -99,6 +99,7 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
     every, found = replay(trace, announced, costs, ranges, found, within)
+    check_sums(every.costs, where)
     every = exclusive(every, where)
     return every, found, measured or _times(trace, found, every.forest, every.nvtx)
 

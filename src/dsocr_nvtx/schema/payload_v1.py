@@ -23,8 +23,8 @@ def _read(values: Ints) -> Ints:
     found = _shared(values)
     batch, tokens, kv_len = (values[:, FIELD_INDEX_V1[name]] for name in ("batch", "tokens", "kv_len"))
     found[:, FIELD_INDEX["sequences"]] = batch
-    found[:, FIELD_INDEX["rows"]] = batch * tokens
-    found[:, FIELD_INDEX["keys"]] = batch * kv_len
+    found[:, FIELD_INDEX["rows"]] = _product(batch, tokens)
+    found[:, FIELD_INDEX["keys"]] = _product(batch, kv_len)
     found[:, READ_FIELDS.index("version")] = 1
     return found
 
@@ -33,8 +33,13 @@ def _read_increments(values: Ints, increments: Ints) -> Ints:
     """Return what one key more in each sequence adds: the number of sequences stays."""
     found, batch = _shared(increments), values[:, FIELD_INDEX_V1["batch"]]
     for name, whole in (("tokens", "rows"), ("kv_len", "keys")):
-        found[:, FIELD_INDEX[whole]] = batch * increments[:, FIELD_INDEX_V1[name]]
+        found[:, FIELD_INDEX[whole]] = _product(batch, increments[:, FIELD_INDEX_V1[name]])
     return found
+
+
+def _product(one: Ints, other: Ints) -> Ints:
+    """Return products; -1, which no count is, where one does not fit 64 bits."""
+    return np.where(np.abs(one.astype(np.float64) * other) < 2.0**62, one * other, -1)
 
 
 def _shared(values: Ints) -> Ints:
