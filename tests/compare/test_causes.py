@@ -13,7 +13,8 @@ from dsocr_nvtx.compare.explain import What, explain, family
 from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.verdicts import Verdict
 from dsocr_nvtx.join.stalls import Stall, StallCall
-from dsocr_nvtx.report.causes import Sort, cause_values, headed, opened, ranked
+from dsocr_nvtx.report.causes import Sort, called, cause_values, headed, opened, ranked
+from dsocr_nvtx.schema.summaries import HOST_CALLS
 from dsocr_nvtx.schema.tables import KERNELS
 from tests.builders.runs import call, out_of
 from tests.builders.tables import Row, filled
@@ -211,3 +212,32 @@ def test_a_host_slower_by_more_than_is_allowed_for_is_one_cause_and_what_waits_b
     both = causes(run(1), run(2, waits=waits(5)))
     assert [one.title for one in both] == ["idle (host) everywhere", "decoder.2: idle"]
     assert both[1].cost == pytest.approx(3 * 4 * 80e6)
+
+
+def calling(calls: Mapping[str, tuple[int, int]], seed: int) -> Out:
+    """Return a run in which CUDA functions are called so often a step, so long together."""
+    random = np.random.default_rng(seed)
+    rows: list[Row] = [
+        {"stage": "decode", "step": step, "call": name, "calls": count, "total_ns": int(ns * random.lognormal(0, 0.1))}
+        for step in range(STEPS)
+        for name, (count, ns) in calls.items()
+    ]
+    return evolve(run(seed), host_calls=filled(HOST_CALLS, rows))
+
+
+def test_calls_of_the_host_that_are_new_gone_more_or_slower_are_told_and_others_are_not() -> None:
+    launch = {"cudaLaunchKernel": (100, 700_000)}
+    a = calling({**launch, "cudaStreamSynchronize": (1, 100_000), "cudaEventRecord": (4, 4000)}, 1)
+    b = calling({**launch, "cudaStreamSynchronize": (1, 3_000_000), "cudaMalloc": (12, 2_400_000)}, 2)
+    [stage] = compare(a, b).stages
+    assert [(one.name, one.verdict, one.a_count, one.b_count) for one in stage.calls] == [
+        ("cudaStreamSynchronize", Verdict.WORSE, 1, 1),
+        ("cudaMalloc", Verdict.WORSE, 0, 12),
+        ("cudaEventRecord", Verdict.INCONCLUSIVE, 4, 0),
+    ]
+    assert called(stage.calls[1]).startswith("cudaMalloc: 0 > 12 calls a step of 0.00 > 2")
+    assert stage.causes == []
+    [same] = compare(a, a).stages
+    assert same.calls == []
+    [older] = compare(a, evolve(b, host_calls=None)).stages
+    assert older.calls == []

@@ -47,7 +47,7 @@ def test_a_change_beyond_noise_and_allowance_has_a_verdict_and_adds_up() -> None
     assert (line.busy.a, line.busy.b) == (100_000, 110_000)
     assert line.busy.relative == pytest.approx(0.1)
     assert line.contribution == 10_000
-    assert line.parts == (10_000, 0, 0, 0, 0, 0)
+    assert line.parts == (10_000, 0, 0, 0, 0, 0, 0)
     assert row(found, "rest", None).verdict == Verdict.SAME
 
 

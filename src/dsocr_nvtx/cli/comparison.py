@@ -71,7 +71,8 @@ def diff_command(
 
     def values() -> dict[str, object]:
         told = [cause_values(cause) for cause in flat(ranked(found, sort=order), limit)]
-        return {"causes": told, **as_values(found)}
+        calls = [cause_values(cause) for one in found.stages for cause in one.calls[:limit]]
+        return {"causes": told, "calls": calls, **as_values(found)}
 
     if out is not None:
         writers: dict[str, Callable[[], None]] = {

@@ -49,7 +49,8 @@ class Place:
 class Cause:
     """One cause: what has it in common, its time per unit in both runs, and what it adds; opened into its parts.
 
-    ``sort`` is kernel, rows, idle or stall; ``what`` tells which cells: `What`; ``detail`` names CUDA calls meanwhile.
+    ``sort`` is kernel, rows, idle, stall or call; ``what`` tells which cells: `What`. ``detail`` names CUDA calls
+    meanwhile.
     """
 
     stage: str
@@ -86,7 +87,7 @@ class Cause:
         """What it is, and where: what people search for."""
         if self.sort == "stall":
             return f"{self.where}: stall in step {self.step}"
-        if self.sort == "kernel":
+        if self.sort in ("kernel", "call"):
             return f"{self.name} in {self.where}" if self.where else self.name
         if self.sort == "rows":
             return self.where or "every kernel"

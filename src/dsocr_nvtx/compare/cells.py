@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.compare.noise import typical
@@ -93,6 +94,34 @@ class Operations:
             for at in first
         ]
         return found, times, count
+
+
+def call_cells(pair: StagePair, a: pa.Table, b: pa.Table) -> Cells:
+    """Return the CUDA calls of a stage in both runs by function: how long they lasted, and how many there were."""
+    sides = [_called(table, pair.stage, side) for table, side in ((a, pair.a), (b, pair.b))]
+    names = sorted({*sides[0], *sides[1]})
+    nothing = [np.zeros((2, len(side.step))) for side in (pair.a, pair.b)]
+    (a_times, a_count), (b_times, b_count) = (
+        np.stack([found.get(name, none) for name in names], axis=1) * (len(side.step) / max(side.units, 1))
+        if names
+        else np.zeros((2, 0, len(side.step)))
+        for found, none, side in zip(sides, nothing, (pair.a, pair.b), strict=True)
+    )
+    cells = [Cell("", "", -1, name) for name in names]
+    return Cells(cells=cells, a=a_times, b=b_times, a_count=_mean(a_count), b_count=_mean(b_count))
+
+
+def _called(table: pa.Table, stage: str, side: Side) -> dict[str, Floats]:
+    """Return, per function, how long its calls lasted in each paired step, and how many they were."""
+    stages, words = coded(table, "stage")
+    at = _places(side.step, numbers(table, "step", -1))
+    codes, names = coded(table, "call")
+    found: dict[str, Floats] = {}
+    wanted = known(table, "stage") & (stages == (words.index(stage) if stage in words else -1)) & (at >= 0)
+    for row in np.flatnonzero(wanted).tolist():
+        mine = found.setdefault(names[codes[row]], np.zeros((2, len(side.step))))
+        mine[:, at[row]] += numbers(table, "total_ns")[row], numbers(table, "calls")[row]
+    return found
 
 
 def _places(steps: Ints, asked: Ints) -> Ints:

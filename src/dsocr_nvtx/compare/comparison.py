@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from attrs import evolve, frozen
 
 from dsocr_nvtx.compare.additive import contributions
+from dsocr_nvtx.compare.calls import call_changes
 from dsocr_nvtx.compare.cause import Cause
 from dsocr_nvtx.compare.causes import busy_causes, idle_causes
 from dsocr_nvtx.compare.cells import Operations
@@ -34,11 +35,17 @@ class StageComparison:
     rows: list[Line]
     notes: list[str]
     find: Callable[[], list[Cause]] = list
+    called: Callable[[], list[Cause]] = list
 
     @cached_property
     def causes(self) -> list[Cause]:
         """What changed for sure, by name, that first which costs, or saves, most a step."""
         return sorted(self.find(), key=lambda cause: (-abs(cause.cost), cause.name, cause.module, cause.kind))
+
+    @cached_property
+    def calls(self) -> list[Cause]:
+        """Which CUDA calls of the host changed in number or time, the largest change of time first."""
+        return self.called()
 
     @property
     def tokens_per_unit(self) -> float:
@@ -120,7 +127,7 @@ def _with_causes(
             *stall_causes(pair, a, b, limits),
         ]
 
-    return evolve(stage, find=find)
+    return evolve(stage, find=find, called=lambda: call_changes(pair, a, b, limits))
 
 
 def _stage_order(name: str) -> tuple[int, str]:

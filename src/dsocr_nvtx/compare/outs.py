@@ -14,7 +14,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import SetApart
 from dsocr_nvtx.join.columns import Ints, coded, numbers
 from dsocr_nvtx.join.stalls import Stall
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table, table_beside
 from dsocr_nvtx.schema.seal import files_in
 
 _RANGES = (
@@ -32,7 +32,8 @@ _KERNELS = ("pid", "event_id", "name", "start_ns", "end_ns")
 class Out:
     """The tables of one join: hooked calls, roofline rows, stages; its level and what its metadata says of it.
 
-    ``kernels`` are its GPU operations, ``stalls`` its longest idle times, none where the join does not have them;
+    ``kernels`` are its GPU operations, ``host_calls`` its CUDA calls by step, ``stalls`` its longest idle times, none
+    where the join does not have them;
     ``set_apart`` says which records of the report are in no table.
     """
 
@@ -43,6 +44,7 @@ class Out:
     level: str
     about: Mapping[str, str]
     kernels: pa.Table | None = None
+    host_calls: pa.Table | None = None
     stalls: tuple[Stall, ...] = ()
     set_apart: tuple[SetApart, ...] = ()
 
@@ -102,7 +104,8 @@ def read_out(directory: Path) -> Out:
     kernels = joined_table(directory, "kernels", _KERNELS).select(_KERNELS) if has_kernels else None
     return Out(
         where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about,
-        kernels=kernels, stalls=_listed(directory, told, "stalls", Stall),
+        kernels=kernels, host_calls=table_beside(directory, "host_calls"),
+        stalls=_listed(directory, told, "stalls", Stall),
         set_apart=_listed(directory, told, "set_apart", SetApart),
     )  # fmt: skip
 

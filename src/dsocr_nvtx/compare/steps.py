@@ -17,10 +17,12 @@ from dsocr_nvtx.join.columns import Ints, coded, known, numbers
 from dsocr_nvtx.roofline.points import tokens_of
 from dsocr_nvtx.schema.records import COST_FIELDS
 
-PARTS = ("busy", "launch", "sync", "memory", "host", "other")
+PARTS = ("busy", "launch", "sync", "memory", "host", "queued", "other")
 """What wall time is made of: owned busy time, and owned idle time by cause; other: idle of a cause not recorded."""
-BUSY, COUNTS = 0, {"launches": 6, "calls": 7}
-_COLUMNS = ("busy_owned_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_host_ns")
+COUNTS = {"launches": len(PARTS), "calls": len(PARTS) + 1}
+_COLUMNS = (
+    "busy_owned_ns", "idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_host_ns", "idle_queued_ns",
+)  # fmt: skip
 
 
 class Key(NamedTuple):
@@ -99,9 +101,10 @@ def _stage(ranges: pa.Table, stage: str, rows: Ints, captured: npt.NDArray[np.bo
 
 def _measures(ranges: pa.Table, rows: Ints) -> Iterator[Ints]:
     """Yield the parts and counts of each call, in the order of `PARTS` and `COUNTS`."""
-    parts = [numbers(ranges, name)[rows] for name in _COLUMNS]
+    nothing = np.zeros(len(rows), np.int64)  # of a cause that tables of an earlier version do not tell
+    parts = [numbers(ranges, name)[rows] if name in ranges.column_names else nothing for name in _COLUMNS]
     yield from parts
-    yield numbers(ranges, "idle_owned_ns")[rows] - sum(parts[1:], np.zeros(len(rows), np.int64))
+    yield numbers(ranges, "idle_owned_ns")[rows] - sum(parts[1:], nothing)
     yield numbers(ranges, "launches")[rows]
     yield np.ones(len(rows), np.int64)
 

@@ -19,6 +19,7 @@ from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, as_they_stand, groups, numbers
 from dsocr_nvtx.join.costs import CostSource, check_sums, range_costs
 from dsocr_nvtx.join.experts import observed_weights
+from dsocr_nvtx.join.host_calls import host_calls
 from dsocr_nvtx.join.inclusive import exclusive
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.join.measure import measure
@@ -29,16 +30,18 @@ from dsocr_nvtx.join.replays import captured_ranges, replay
 from dsocr_nvtx.join.tables import measured_table, time_order
 from dsocr_nvtx.join.times import Measured
 from dsocr_nvtx.schema.ranks import Rank
+from dsocr_nvtx.schema.summaries import HOST_CALLS
 
 
 @frozen(kw_only=True, eq=False)
 class Joined:
-    """KERNELS yet to be made, MEASURED, the accounting of one trace, and its ranks by process id."""
+    """KERNELS yet to be made, MEASURED, HOST_CALLS, the accounting of one trace, and its ranks by process id."""
 
     operations: Kernels
     ranges: pa.Table
     accounting: Accounting
     ranks: Mapping[int, Rank] = field(factory=dict)
+    host_calls: pa.Table = field(factory=HOST_CALLS.empty_table)
 
     @cached_property
     def kernels(self) -> pa.Table:
@@ -65,6 +68,7 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     with ThreadPoolExecutor(1) as aside:
         accounted = aside.submit(account, trace, every, found, measured)
         weights = observed_weights(every, trace.hits, where)
+        called = host_calls(trace.launches, every)
         accounting = accounted.result()
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
@@ -77,7 +81,9 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     if not isinstance(order, slice):
         ranges, owner = ranges.take(order), np.append(np.argsort(order), -1)[owner]
     kernels = Kernels.of(operations, launches, ranges, found, owner, measured.op_busy_ns, who)
-    return Joined(operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks)
+    return Joined(
+        operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks, host_calls=called
+    )  # fmt: skip
 
 
 def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution, Measured]:

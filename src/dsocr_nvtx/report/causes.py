@@ -11,6 +11,7 @@ WAITS = {
     "sync": "in synchronising calls",
     "memory": "in allocations and copies",
     "host": "in host code",
+    "queued": "with work queued",
     "other": "of no recorded cause",
 }
 _OPENED = 3
@@ -59,6 +60,15 @@ def factor_text(cause: Cause) -> str:
     if cause.sort == "stall":
         return "new" if cause.cost > 0 else "gone"
     return f"x{cause.factor:.2f}" if not 0.8 <= cause.factor <= 1.25 else f"{cause.factor - 1:+.1%}"
+
+
+def called(cause: Cause) -> str:
+    """Return what changed of a CUDA function's calls: how many, and how long one takes on the host's thread."""
+    one = _whole(cause)
+    means = _both(*(f"{mean / 1e3:,.2f}" for mean in one.means))
+    counts = _both(f"{one.a_count:,.4g}", f"{one.b_count:,.4g}")
+    said = f"{cause.name}: {counts} calls a {cause.unit} of {means} us"
+    return f"{said}, {milliseconds(cause.cost)} ms of the host's time a {cause.unit}"
 
 
 def headed(cause: Cause) -> str:

@@ -18,6 +18,7 @@ CAUSES = {
     "sync": "idle in synchronising calls",
     "memory": "idle in allocations and copies",
     "host": "idle in host code",
+    "queued": "idle with work queued",
     "other": "idle of no recorded cause",
     "capture": "capturing CUDA graphs",
 }

@@ -7,7 +7,7 @@ from dsocr_nvtx.compare.lines import Line, place
 from dsocr_nvtx.compare.rules import Rule
 from dsocr_nvtx.compare.rulings import Gate
 from dsocr_nvtx.report import changes
-from dsocr_nvtx.report.causes import headed, opened, ranked
+from dsocr_nvtx.report.causes import called, headed, opened, ranked
 
 _MOST_ROWS = 10
 _SPECIAL = frozenset("\\`*_{}[]<>()#+!|~&@:/\"'$^=")
@@ -32,6 +32,8 @@ def comparison_markdown(found: Comparison, *, limit: int = 10) -> str:
         *_stages(found),
         "",
         *_causes(found, limit),
+        "",
+        *_calls(found, limit),
         "",
         *_movers(found),
     ]
@@ -74,6 +76,15 @@ def _causes(found: Comparison, limit: int) -> Iterator[str]:
         for number, cause in enumerate(causes[:limit], 1):
             yield f"{number}. {escaped(headed(cause))}; {escaped(opened(cause))}"
         yield ""
+
+
+def _calls(found: Comparison, limit: int) -> Iterator[str]:
+    for stage in found.stages:
+        if stage.calls:
+            yield f"CUDA calls that changed in {escaped(stage.stage)}, A > B:"
+            yield ""
+            yield from (f"- {escaped(called(cause))}" for cause in stage.calls[:limit])
+            yield ""
 
 
 def _movers(found: Comparison) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dsocr_nvtx.compare.lines import Line, place
 from dsocr_nvtx.compare.rulings import Gate, Ruling
 from dsocr_nvtx.errors import printable
 from dsocr_nvtx.report import changes, words
-from dsocr_nvtx.report.causes import Sort, headed, opened, ranked
+from dsocr_nvtx.report.causes import Sort, called, headed, opened, ranked
 from dsocr_nvtx.report.columns import Column, fits, table
 
 _MOST_LAYERS = 5
@@ -71,6 +71,7 @@ def show_comparison(console: Console, found: Comparison, *, limit: int = 10, sor
     for stage in found.stages:
         _say(console, changes.headline(stage), changes.COLOURS[stage.total.verdict])
     _show_causes(console, found, limit, sort)
+    _show_calls(console, found, limit)
     title = "Stages, A > B (times in ms per step or token; graph capture left out)"
     console.print(table(console, title, _STAGES, [_told(stage.total) for stage in found.stages]))
     _show_rows(console, found, limit)
@@ -94,6 +95,17 @@ def _show_causes(console: Console, found: Comparison, limit: int, sort: Sort) ->
             _say(console, f"   {opened(cause)}", "dim")
         if len(causes) > limit:
             _say(console, f"and {len(causes) - limit} more: --limit")
+
+
+def _show_calls(console: Console, found: Comparison, limit: int) -> None:
+    """Print the CUDA calls that changed, which cost a step where the GPU waits for them."""
+    for stage in found.stages:
+        for number, cause in enumerate(stage.calls[:limit]):
+            if not number:
+                _say(console, f"\nCUDA calls that changed in {stage.stage}, A > B:", "bold")
+            _say(console, f"- {called(cause)}", changes.COLOURS[cause.verdict])
+        if len(stage.calls) > limit:
+            _say(console, f"and {len(stage.calls) - limit} more: --limit")
 
 
 def _show_rows(console: Console, found: Comparison, limit: int) -> None:

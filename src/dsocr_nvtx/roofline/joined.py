@@ -28,7 +28,7 @@ from dsocr_nvtx.schema.files import replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import ranks_text
 from dsocr_nvtx.schema.seal import FILES, digests, sealed
 
-TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary")
+TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary", "host_calls")
 ACCOUNTING = "accounting"
 
 
@@ -121,6 +121,8 @@ def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callabl
     operations = whole.joined.operations
     write_table(operations.batches(about), place("kernels"))
     write_table(whole.kernels_summary, place("kernels_summary"))
+    calls = whole.joined.host_calls
+    write_table(calls.replace_schema_metadata({**(calls.schema.metadata or {}), **about}), place("host_calls"))
 
 
 def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path]) -> Roofline:

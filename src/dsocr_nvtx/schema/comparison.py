@@ -52,6 +52,7 @@ COMPARISON = pa.schema(
         _part("sync", "idle inside synchronising calls"),
         _part("memory", "idle inside allocation and copy calls"),
         _part("host", "idle in host code outside CUDA calls"),
+        _part("queued", "idle although the next launch call had long returned"),
         _part("other", "idle of no recorded cause"),
     ]
 )  # fmt: skip

@@ -15,7 +15,7 @@ from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.gauges import ENERGY, POWER
 from dsocr_nvtx.schema.page_records import PAGES
 from dsocr_nvtx.schema.seal import files_in, read_sealed
-from dsocr_nvtx.schema.summaries import KERNELS_SUMMARY
+from dsocr_nvtx.schema.summaries import HOST_CALLS, KERNELS_SUMMARY
 from dsocr_nvtx.schema.tables import (
     EXPERTS,
     GRAPH_NODES,
@@ -56,7 +56,7 @@ def check_joined(folder: Path) -> dict[str, Any]:
 JOINED_TABLES = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}
 BESIDE = {"experts": EXPERTS, "energy": ENERGY, "power": POWER}
 """What a run measured beside its ranges: kept with the join's tables, as it is."""
-LATER_TABLES = {"kernels_summary": KERNELS_SUMMARY}
+LATER_TABLES = {"kernels_summary": KERNELS_SUMMARY, "host_calls": HOST_CALLS}
 """What joins of the first version lack."""
 RUN_TABLES = {
     "ranges": pa.unify_schemas([RANGES, RANGES_V1]),

@@ -30,3 +30,15 @@ KERNELS_SUMMARY = pa.schema(
     ]
 )
 """``kernels_summary.arrow``: one row per stage and name of GPU operations, the longest total first."""
+
+HOST_CALLS = pa.schema(
+    [
+        column("stage", WORD, "", "stage of the innermost hooked call open when it was made; null for none", null=True),
+        column("step", _I64, "", "step of that call", null=True),
+        column("call", WORD, "", "CUDA API function"),
+        column("calls", _I64, "", "how often it was called in the step"),
+        column("total_ns", _I64, "ns", "how long those calls lasted on their threads"),
+        column("longest_ns", _I64, "ns", "the longest of them"),
+    ]
+)
+"""``host_calls.arrow``: one row per stage, step and CUDA API function."""
