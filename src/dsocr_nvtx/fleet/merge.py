@@ -9,6 +9,7 @@ from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.roofline.least import MOVED
 from dsocr_nvtx.roofline.points import ratio
 from dsocr_nvtx.schema.fleet import MERGED_ROOFLINE, MERGED_STAGES
+from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import conform
 
 ROW_KEYS = ("stage", "module", "kind", "layer")
@@ -33,7 +34,7 @@ def merged_stages(rows: pa.Table, causes: Mapping[str, str], about: Mapping[str,
     for name in ("mfu", "mbu"):
         columns[name] = _weighted(group, count, rows[name], wall)
     table = conform(columns, MERGED_STAGES, about)
-    order = {stage: at for at, stage in enumerate(("vision", "prefill", "decode", "unknown"))}
+    order = {str(stage): at for at, stage in enumerate(Stage)}
     return table.take(pa.array(np.argsort([order[stage] for stage in table["stage"].to_pylist()], kind="stable")))
 
 
@@ -54,13 +55,14 @@ def _merged(rows: pa.Table, keys: Sequence[str], schema: pa.Schema) -> dict[str,
     whole = [item.name for item in schema if pa.types.is_int64(item.type) and item.name != "above_roof"]
     sums = {name: added(group, numbers(rows, name), count) for name in whole if name in rows.column_names}
     busy, moved = sums["busy_owned_ns"], np.sum([sums[name] for name in MOVED], axis=0)
+    certain = np.sum([sums[name] for name in ("unknown_calls", "contradicted_calls") if name in sums], axis=0) == 0
     above = np.array([value is True for value in rows["above_roof"].to_pylist()], np.int64)
     columns |= {
         **sums,
-        "achieved_tflops": ratio(sums["tensor_flops"], busy * 1e3),
-        "achieved_gbps": ratio(moved, busy),
-        "intensity": ratio(sums["tensor_flops"] + sums["vector_flops"], moved),
-        "efficiency": ratio(sums["roofline_ns"], busy),
+        "achieved_tflops": ratio(sums["tensor_flops"], busy * 1e3 * certain),
+        "achieved_gbps": ratio(moved, busy * certain),
+        "intensity": ratio(sums["tensor_flops"] + sums["vector_flops"], moved * certain),
+        "efficiency": ratio(sums["roofline_ns"], busy * certain),
         "bound": _usual_bound(rows, group, count),
         "above_roof": added(group, above, count),
         **_spread(rows, group, count),

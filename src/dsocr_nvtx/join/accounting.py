@@ -5,18 +5,19 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 
 from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.ingest.trace import SetApart, Trace
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
-from dsocr_nvtx.join.columns import Ints, blocks, dictionary_column, known, numbers
+from dsocr_nvtx.join.columns import Ints, blocks, coded, dictionary_column, known, numbers
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.join.stalls import Stall, stalls
 from dsocr_nvtx.join.times import DeviceTime, Measured
+from dsocr_nvtx.schema.payload import Flag
 from dsocr_nvtx.schema.values import values_of
 
 
@@ -52,7 +53,9 @@ class Accounting:
     ``covered`` and ``covered_by_leaves`` are shares of the operation time between the first and the last hooked call:
     launched inside a range, and inside one that has none inside it. ``classes`` is owned
     busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
-    ``set_apart`` are records of the report that cannot be; they are in no other number here.
+    ``set_apart`` are records of the report that cannot be; they are in no other number here. ``unknown_costs`` and
+    ``contradicted_costs`` say, by stage, of which sites how many calls have a cost that is not known, or that tensors
+    contradict.
     """
 
     operations: int
@@ -68,6 +71,8 @@ class Accounting:
     graphs: GraphWork = GraphWork()
     stalls: tuple[Stall, ...] = ()
     set_apart: tuple[SetApart, ...] = ()
+    unknown_costs: dict[str, dict[str, int]] = field(factory=dict)
+    contradicted_costs: dict[str, dict[str, int]] = field(factory=dict)
 
     def balances(self) -> bool:
         """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""
@@ -101,7 +106,21 @@ def account(trace: Trace, every: Ranges, found: Attribution, measured: Measured)
         devices=tuple(measured.devices),
         stalls=stalls(trace, every, measured.longest),
         set_apart=trace.set_apart,
+        unknown_costs=_flagged(every, Flag.UNKNOWN),
+        contradicted_costs=_flagged(every, Flag.CONTRADICTED),
     )
+
+
+def _flagged(every: Ranges, flag: Flag) -> dict[str, dict[str, int]]:
+    """Return, by stage and site, how many ranges bear a flag, those with most first; what was captured ran nothing."""
+    captured = every.origin == list(Origin).index(Origin.CAPTURED)
+    rows = np.flatnonzero((every.costs.field("flags") & int(flag) != 0) & ~captured)
+    (path, paths), (stage, stages) = coded(every.nvtx, "path"), coded(every.nvtx, "stage")
+    counts = Counter(zip(stage[rows].tolist(), path[rows].tolist(), strict=True))
+    found: dict[str, dict[str, int]] = {}
+    for (one, site), count in counts.most_common():
+        found.setdefault(stages[one], {})[paths[site]] = count
+    return found
 
 
 def _sums(operations: pa.Table, found: Attribution, ranges: Forest) -> tuple[Ints, Ints]:

@@ -1,6 +1,6 @@
 """What a reader must know before trusting a figure: what is missing, assumed, distorted or contradictory. In words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from attrs import frozen
 
@@ -25,13 +25,26 @@ _FEW = 0.01
 
 def caveats(found: Roofline, accounting: Accounting) -> list[Caveat]:
     """Return the caveats of a join, grave ones first."""
-    every = [*_missing(accounting), *_contradictions(found), *_withheld(found), *_assumed(found, accounting)]
+    every = [
+        *_doubts(accounting),
+        *_missing(accounting),
+        *_contradictions(found),
+        *_withheld(found),
+        *_assumed(found, accounting),
+    ]
     return sorted(every, key=lambda one: not one.is_grave)
 
 
-def _missing(accounting: Accounting) -> Iterator[Caveat]:
-    if none := accounting.cost_sources.get("none"):
+def _doubts(accounting: Accounting) -> Iterator[Caveat]:
+    none = accounting.cost_sources.get("none")
+    if none and not accounting.unknown_costs:  # of a join before they were named
         yield Caveat(f"{none:,} ranges have no cost in this report: their work is missing", is_grave=True)
+    for what, told in (("is not known", accounting.unknown_costs), ("is contradicted", accounting.contradicted_costs)):
+        for stage, sites in told.items():
+            yield Caveat(_doubt(stage, sites, what), is_grave=True)
+
+
+def _missing(accounting: Accounting) -> Iterator[Caveat]:
     for one in accounting.set_apart:
         yield Caveat(f"set apart, as it cannot be: {one}", is_grave=one.records > _FEW * max(accounting.operations, 1))
     if (share := set_apart_share(accounting)) > MOST_APART:
@@ -50,6 +63,16 @@ def _missing(accounting: Accounting) -> Iterator[Caveat]:
                 f"GPU {device.device} is idle outside every range for {words.milliseconds(unowned)} ms, "
                 f"{unowned / device.wall_ns:.0%} of its wall time: no stage has it"
             )
+
+
+_NAMED = 3
+"""Sites that a sentence names."""
+
+
+def _doubt(stage: str, sites: Mapping[str, int], what: str) -> str:
+    named = ", ".join(f"{site} ({calls:,})" for site, calls in list(sites.items())[:_NAMED])
+    more = f" and {len(sites) - _NAMED:,} sites more" if len(sites) > _NAMED else ""
+    return f"{stage}: the cost of {sum(sites.values()):,} calls {what}, and no verdict rests on them: {named}{more}"
 
 
 def _contradictions(found: Roofline) -> Iterator[Caveat]:

@@ -49,6 +49,9 @@ def verdict(stage: Record) -> str:
     middle = stage.get("median_step_ns")
     usual = f" ({milliseconds(middle)} the middle one)" if middle and abs(per_step / number(middle) - 1) > 0.1 else ""
     times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
+    if doubtful := number(stage.get("unknown_calls", 0)) + number(stage.get("contradicted_calls", 0)):
+        told = f"the cost of {doubtful:,.0f} calls is not known or contradicted"
+        return f"{stage['stage']} is not judged: {told}; {milliseconds(per_step)} ms a step{usual}"
     judged = "not judged" if stage["bound"] is None else bound(stage["bound"])
     return f"{stage['stage']} is {judged}: {what}; {milliseconds(per_step)} ms a step{usual}, {times}"
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
@@ -21,7 +22,7 @@ from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
 from dsocr_nvtx.roofline.operations import CallOperations, small_rule
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
-from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage, is_call
+from dsocr_nvtx.schema.records import COST_FIELDS, CostState, Level, Stage, is_call
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
 
 Numbers = npt.NDArray[np.integer[Any] | np.floating[Any]]
@@ -87,7 +88,9 @@ def roofline(
     rows = conform(sums if roofs.is_known else unjudged(sums), ROOFLINE, about)
     about["above_roof"] = str(sum(value is True for value in rows["above_roof"].to_pylist()))
     rows = rows.replace_schema_metadata(rows.schema.metadata | {b"above_roof": about["above_roof"].encode()})
-    staged = _sums(calls, keys[:3]) | _stage_columns(ranges, own, keys[:3], roofs)
+    staged = _sums(calls, keys[:3])
+    certain = np.asarray(staged["unknown_calls"]) + np.asarray(staged["contradicted_calls"]) == 0
+    staged |= _judged(_stage_columns(ranges, own, keys[:3], roofs), certain)
     staged = staged if roofs.is_known else unjudged(staged)
     stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
     return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
@@ -139,16 +142,50 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
     time |= calls.operations.times(group, count)
     at = {name: _float_total(group, times, count) for name, times in calls.least.at_roofs().items()}
+    rates = _rates(cost, time, at) | {"above_roof": _contradicts(time, _float_total(group, calls.shortest, count))}
+    doubtful = _doubtful(calls, group, count)
     return {
         **_whose(ranges, first, calls.rank),
         **labels,
         "calls": np.bincount(group[calls.counted], minlength=count),
         **cost,
         **time,
-        **_rates(cost, time, at),
+        **doubtful,
+        **_judged(rates, sum(doubtful.values()) == 0),
         "throttle": [None] * count,
-        "above_roof": _contradicts(time, _float_total(group, calls.shortest, count)),
     }
+
+
+def _doubtful(calls: _Calls, group: Ints, count: int) -> dict[str, Ints]:
+    """Return how many ranges that ran have a cost that is not known, or is contradicted; older tables tell of none."""
+    ran, found = _ran(calls.ranges), {}
+    for state in (CostState.UNKNOWN, CostState.CONTRADICTED):
+        here = ran & _of_state(calls.ranges, state)
+        found[f"{state}_calls"] = np.bincount(group[here], minlength=count).astype(np.int64)
+    return found
+
+
+def _of_state(ranges: pa.Table, state: CostState) -> npt.NDArray[np.bool_]:
+    if "cost_state" not in ranges.column_names:
+        return np.zeros(len(ranges), bool)
+    codes, words = coded(ranges, "cost_state")
+    return np.isin(codes, [code for code, word in enumerate(words) if word == state])
+
+
+_ON_COSTS = ("achieved_tflops", "achieved_gbps", "intensity", "efficiency", "bound", "above_roof", "mfu", "mbu")
+"""Columns that rest on costs and may be null."""
+
+
+def _judged(columns: Mapping[str, object], certain: npt.NDArray[np.bool_]) -> dict[str, object]:
+    """Return columns, null what rests on costs in rows where those are not certain."""
+    if certain.all():
+        return dict(columns)
+    return {name: _null(c, ~certain) if name in _ON_COSTS else c for name, c in columns.items()}
+
+
+def _null(values: object, where: npt.NDArray[np.bool_]) -> pa.Array:
+    column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return pc.if_else(pa.array(where), pa.scalar(None, column.type), column)  # type: ignore[attr-defined]
 
 
 def _whose(ranges: pa.Table, first: Ints, rank: int | None) -> dict[str, object]:

@@ -332,7 +332,11 @@ _RATES = (
         null=True,
     ),
 )
-_STAGE = column("stage", WORD, "", "vision, prefill, decode or unknown")
+_STAGE = column("stage", WORD, "", "vision, prefill, decode, unknown, or mixed: prefill and decode in one forward")
+_DOUBTFUL = (
+    column("unknown_calls", _I64, "", "ranges of which the cost is not known: rates and bound are null where any is"),
+    column("contradicted_calls", _I64, "", "ranges whose tensors contradict their cost: as with unknown_calls"),
+)
 _PLACE = (
     _RANK,
     _GPU,
@@ -345,6 +349,7 @@ _ROW = (
     column("kind", WORD, "", "what it computes; rest: a container's own work"),
     column("layer", _I32, "", "layer index within the module", null=True),
     column("calls", _I64, "", "calls that the row adds up"),
+    *_DOUBTFUL,
 )
 
 _BUSY_PARTS = (
@@ -375,6 +380,7 @@ STAGES = pa.schema(
         column("steps", _I64, "", "steps of the stage"),
         column("tokens", _I64, "", "tokens decoded or prefilled, or image tiles' patches seen"),
         column("calls", _I64, "", "hooked calls"),
+        *_DOUBTFUL,
         *COST_COLUMNS,
         *_TIMES,
         *_BUSY_PARTS,
