@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.schema.checking import read_json
+from dsocr_nvtx.schema.checking import check_finite, read_json
 from dsocr_nvtx.schema.files import read_table, write_json, write_table
 from dsocr_nvtx.schema.seal import digests, read_sealed, sealed
 from dsocr_nvtx.schema.tables import KERNELS, STAGES
@@ -56,6 +56,12 @@ def test_a_column_that_is_missing_mistyped_twice_there_or_without_values_is_name
         variants[f"column {name} has rows without a value"] = table.set_column(
             at, name, pa.nulls(1, STAGES.field(name).type)
         )
+    if pa.types.is_floating(STAGES.field(name).type):
+        for number in (float("nan"), float("inf")):
+            odd = table.set_column(at, STAGES.field(name), pa.array([number], STAGES.field(name).type))
+            with pytest.raises(Refused, match=f"column {name} holds what is no number"):
+                check_finite(odd, path)
+        check_finite(table, path)
     for found, variant in variants.items():
         write_table(variant.replace_schema_metadata(table.schema.metadata), path)
         with pytest.raises(Refused, match=found):

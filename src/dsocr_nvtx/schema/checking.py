@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
 
@@ -119,6 +120,14 @@ def check_columns(
             raise Refused(path, f"column {name} holds {column.type}, not {wanted.type}", remedy)
         if column.null_count and not wanted.nullable:
             raise Refused(path, f"column {name} has rows without a value", remedy)
+
+
+def check_finite(table: pa.Table, path: Path, remedy: str = REMEDY) -> pa.Table:
+    """Return a table; refuse one that holds an infinite number, or none where a number is."""
+    for item in table.schema:
+        if pa.types.is_floating(item.type) and pc.any(pc.invert(pc.is_finite(table[item.name]))).as_py():
+            raise Refused(path, f"column {item.name} holds what is no number", remedy)
+    return table
 
 
 _FEW = 3

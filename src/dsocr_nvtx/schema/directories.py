@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.schema.checking import read_json
+from dsocr_nvtx.schema.checking import check_finite, read_json
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.gauges import ENERGY, POWER
 from dsocr_nvtx.schema.page_records import PAGES
@@ -72,7 +72,8 @@ def joined_table(folder: Path, name: str, needed: Sequence[str] | None = None) -
     """Return a table of a join's directory: whole, undamaged, with the columns ``needed`` (all of its schema)."""
     noted = files_in(check_joined(folder)).get(f"{name}.arrow")
     schema = {**JOINED_TABLES, **BESIDE, **LATER_TABLES}[name]
-    return read_table(folder / f"{name}.arrow", schema, needed=needed, sha256=noted, remedy=REMEDY)
+    path = folder / f"{name}.arrow"
+    return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=REMEDY), path, REMEDY)
 
 
 def table_beside(folder: Path, name: str) -> pa.Table | None:
@@ -95,7 +96,8 @@ def run_table(run: Path, name: str) -> pa.Table:
     schema = RUN_TABLES[name]
     needed = [column for column in schema.names if column not in _OF_ONE_VERSION]
     remedy = f"that is no run's {name}: {_RUN_REMEDY}"
-    return read_table(run / f"{name}.arrow", schema, needed=needed, sha256=noted, remedy=remedy)
+    path = run / f"{name}.arrow"
+    return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=remedy), path, remedy)
 
 
 _OF_ONE_VERSION = {"origin", *(set(RANGES.names) ^ set(RANGES_V1.names))}
