@@ -11,9 +11,12 @@ import pyarrow.compute as pc
 import pytest
 
 from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.report import glossary
 from dsocr_nvtx.report.opened import open_joined
 from dsocr_nvtx.report.page import MOST_ROWS, review_page, roofline_picture, shorten
 from dsocr_nvtx.schema.files import read_table, write_table
+from dsocr_nvtx.schema.summaries import KERNELS_SUMMARY
+from dsocr_nvtx.schema.tables import ROOFLINE
 from tests.builders.runs import reseal
 from tests.conftest import HOSTILE
 
@@ -207,3 +210,12 @@ def test_tables_of_an_older_version_are_refused_by_their_missing_column(
     write_table(read_table(demo_out / "roofline.arrow").drop_columns([column]), tmp_path / "roofline.arrow")
     with pytest.raises(Refused, match=f"no column {column}; name a directory .* join the report again"):
         open_joined(tmp_path)
+
+
+def test_every_heading_of_rows_and_kernels_is_told_in_the_words_of_its_column(demo_page: str) -> None:
+    """Oracle: the schemas' own descriptions; a heading that no column stands behind is ``where``, which is several."""
+    page = Page(demo_page)
+    told = {str(attrs["title"]) for tag, attrs in page.elements if tag in ("th", "button") and attrs.get("title")}
+    for schema, headings in ((ROOFLINE, glossary.ROWS), (KERNELS_SUMMARY, glossary.KERNELS)):
+        for heading, name in headings.items():
+            assert schema.field(name).metadata[b"description"].decode() in told, heading

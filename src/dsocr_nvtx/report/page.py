@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.join.naming import short_name
-from dsocr_nvtx.report import drawings, sections, words
+from dsocr_nvtx.report import drawings, glossary, sections, words
 from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.chart import HEIGHT, WIDTH, chart
@@ -85,7 +85,7 @@ def review_page(opened: Opened, title: str = "") -> str:
         experts=drawings.experts(observed.to_pylist()) if observed is not None else [],
         energy=sections.energy_lines(energy.to_pylist()) if energy is not None else [],
         energy_columns=sections.ENERGY_COLUMNS,
-        rows=listed.rows, others=listed, words=words, bounds=_bounds(listed.rows),
+        rows=listed.rows, others=listed, words=words, glossary=glossary, bounds=_bounds(listed.rows),
         place=lambda row: _place(row, shown=shown),
         data=_data(listed.rows, shares, shown=shown),
         version=__version__,
