@@ -1,18 +1,23 @@
 """Damaged reports: bits and values of SQLite files and of folders of Parquet and Arrow files, joined and projected."""
 
+import lzma
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dsocr_nvtx.demo import CAPTURE
+from dsocr_nvtx.schema.payload import announcement
+from dsocr_nvtx.schema.payload_v1 import announcement_v1
 from tests.builders.folders import as_folder, write_file
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload
+from tests.builders.tables import payload, payload_v1
 from tests.fuzz.harness import Case, Outcome
 from tests.fuzz.mutations import EDGES, TEXTS, damage
 from tests.fuzz.oracle import join_faults, projection_faults, quick_check, times_of_folder, times_of_sqlite
@@ -32,13 +37,13 @@ def small(path: Path) -> Path:
 
 
 def _step(file: NsysFile, pid: int, step: int) -> None:
-    at, event = 10_000 * (step + 1), 10 * step
+    at, event = 10_000 * (step + 1), 3 * step
     costs = {"tensor_flops": 1 << 20, "weight_bytes": 1 << 16, "activation_bytes": 1 << 10}
-    file.push_pop("decode", at, at + 9000, pid=pid, values=payload(event_id=event, stage=2, step=step, level=0))
+    _push(file, pid, step, "decode", (at, at + 9000), {"event_id": event, "level": 0})
     for place, path in enumerate(("decoder.0.attention", "decoder.1.mlp")):
         begin = at + 1000 + 3000 * place
-        values = payload(event_id=event + place + 1, stage=2, step=step, layer=place, level=2, **costs)
-        file.push_pop(path, begin, begin + 2500, pid=pid, values=values, binary=step % 2 == 0, json=step % 3 > 0)
+        fields = {"event_id": event + place + 1, "layer": place, "level": 2, **costs}
+        _push(file, pid, step, path, (begin, begin + 2500), fields)
         file.launch(f"gemm_{place}", begin + 100, begin + 300, begin + 900, pid=pid)
         file.launch("elementwise_kernel", begin + 400, begin + 1000, begin + 1300, pid=pid, stream=8)
     for table, more in (("MEMCPY", {"bytes": 4096, "copyKind": 1}), ("MEMSET", {"bytes": 64, "value": 0})):
@@ -47,9 +52,18 @@ def _step(file: NsysFile, pid: int, step: int) -> None:
         common = {name: kernel[name] for name in ("deviceId", "contextId", "streamId", "globalPid")}
         times = {"start": at + 8100 + 10 * len(table), "end": at + 8150 + 10 * len(table)}
         file.add(f"CUPTI_ACTIVITY_KIND_{table}", **times, **common, correlationId=number, **more)
-    file.mark(
-        f"dsocr/1 decode {' '.join(map(str, payload(event_id=event, stage=2, step=step, level=0)))}", at - 5, pid=pid
-    )
+
+
+def _push(file: NsysFile, pid: int, step: int, path: str, times: tuple[int, int], fields: dict[str, int]) -> None:
+    """Add a range: its cost announced, of the first process as blob or JSON too, of the other in version 1 alone."""
+    fields |= {"stage": 2, "step": step}
+    if pid == 2:
+        file.mark(announcement_v1(path, payload_v1(**fields)), times[0] - 5, pid=pid)
+        file.push_pop(path, *times, pid=pid)
+    else:
+        values = payload(**fields)
+        file.mark(announcement(path, values), times[0] - 5, pid=pid)
+        file.push_pop(path, *times, pid=pid, values=values, binary=step % 2 == 0, json=step % 3 > 0)
 
 
 def _join(report: Path, folder: Path, what: str, faults: Callable[[Path, Outcome], Iterator[str]]) -> Case:
@@ -60,13 +74,19 @@ def _join(report: Path, folder: Path, what: str, faults: Callable[[Path, Outcome
     )  # fmt: skip
 
 
+def recorded(path: Path) -> Path:
+    """Write the capture of an H200 that ships with the package."""
+    with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as packed:
+        path.write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
+
+
 class SqliteBits:
     """SQLite reports with damaged bytes: refused where SQLite itself calls them malformed, else joined by its sums."""
 
-    name = "sqlite-bits"
-
-    def __init__(self, make: Callable[[Path], Path] = small) -> None:
-        self._make = make
+    def __init__(self, name: str, make: Callable[[Path], Path], projected: float) -> None:
+        """``projected``: share of cases that are projected, whose rules take long in SQL; the others are joined."""
+        self.name, self._make, self._projected = name, make, projected
 
     def prepare(self, folder: Path) -> None:
         """Write the sound report."""
@@ -77,10 +97,10 @@ class SqliteBits:
         data, report = bytearray(self._sound), folder / "r.sqlite"
         what = damage(random, data)
         report.write_bytes(data)
-        return _case(random, report, folder, what)
+        return _case(random, report, folder, what, self._projected)
 
 
-def _case(random: Random, report: Path, folder: Path, what: str) -> Case:
+def _case(random: Random, report: Path, folder: Path, what: str, projected: float) -> Case:
     def check(out: Path, outcome: Outcome) -> Iterator[str]:
         verdict = quick_check(report)
         if verdict != "ok":
@@ -90,7 +110,7 @@ def _case(random: Random, report: Path, folder: Path, what: str) -> Case:
         elif "set apart" not in outcome.stderr:
             yield from projection_faults(report, out)
 
-    if random.random() < 0.7:
+    if random.random() >= projected:
         return _join(report, folder, what, check)
     out = folder / "out.arrow"
     return Case(
@@ -125,7 +145,7 @@ class SqliteValues:
         edits = [_edited(random, connection) for _ in range(random.choice((1, 1, 1, 2, 5)))]
         connection.commit()
         connection.close()
-        return _case(random, report, folder, ", ".join(edits))
+        return _case(random, report, folder, ", ".join(edits), 0.3)
 
 
 def _edited(random: Random, connection: sqlite3.Connection) -> str:
