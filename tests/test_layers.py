@@ -5,7 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,69 @@ def test_every_import_is_an_arrow_the_design_permits(module: str) -> None:
         if not (target in OFFERED if source == "" else allowed(source, target))
     )  # fmt: skip
     assert not wrong, f"{module} imports {wrong}"
+
+
+def dotted(module: str) -> str:
+    """Return the full name of a module's file."""
+    return "dsocr_nvtx." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def at_import(code: str, package: str, modules: Collection[str]) -> set[str]:
+    """Return which of some modules code imports at once: not inside functions, nor for type checkers only."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_function or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            node.body = [ast.Pass()]  # type: ignore[attr-defined]
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            whole = {f"{base}.{alias.name}" for alias in node.names}
+            names |= whole if whole <= set(modules) else whole | {base}  # a name of a module, or a module of a room
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & set(modules)
+
+
+def circles(arrows: Mapping[str, set[str]]) -> list[set[str]]:
+    """Return the sets of several modules of which each imports every other, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        found, waiting = set[str](), [start]
+        while waiting:
+            new = arrows[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return found
+
+    reach = {name: reached(name) for name in arrows}
+    circling = [name for name in arrows if name in reach[name]]
+    rings = {frozenset(other for other in reach[name] if name in reach[other]) for name in circling}
+    return [set(ring) for ring in rings]
+
+
+REBUILT = "hooks"
+"""The room whose circle goes when it is built anew; until then it may have one."""
+
+
+@pytest.mark.parametrize("room", sorted({m.split("/")[0] for m in MODULES if "/" in m} - {REBUILT}))
+def test_no_modules_of_a_room_import_each_other_in_a_circle(room: str) -> None:
+    mine = {dotted(m): m for m in MODULES if m.startswith(f"{room}/")}
+    arrows = {}
+    for name, module in mine.items():
+        package = name if module.endswith("__init__.py") else name.rpartition(".")[0]
+        code = (ROOT / module).read_text(encoding="utf-8")
+        arrows[name] = at_import(code, package, mine.keys()) - {name}
+    assert circles(arrows) == []
+
+
+def test_a_circle_is_seen_through_any_number_of_modules() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    late = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a.x\ndef f():\n    import a.y\n"
+    assert at_import(late + "from a import z, name", "a", ["a.x", "a.y", "a.z", "a"]) == {"a", "a.z"}
+    assert at_import("from . import z", "a", ["a.z", "a"]) == {"a.z"}
 
 
 @pytest.mark.parametrize(
