@@ -3,8 +3,9 @@
 from attrs import evolve
 
 from dsocr_nvtx.join.stalls import Stall
+from dsocr_nvtx.report.advice import advice
 from dsocr_nvtx.report.caveats import caveats
-from dsocr_nvtx.report.sections import advice, stall_lines
+from dsocr_nvtx.report.sections import stall_lines
 from dsocr_nvtx.roofline.evidence import stage_steps
 from dsocr_nvtx.schema.tables import MEASURED
 from tests.builders.tables import filled
@@ -15,6 +16,9 @@ RUNGS = [
     {"rung": "now", "step_ns": 10e6, "speedup": 1.0}, {"rung": "no_stall", "step_ns": 5e6, "speedup": 2.0},
     {"rung": "graph", "step_ns": 4e6, "speedup": 2.5}, {"rung": "fused", "step_ns": 1e6, "speedup": 10.0},
 ]  # fmt: skip
+
+
+PLANNED = "cudnn_generated_fort_native_sdpa_sm80"
 
 
 def stall(ns: int, name: str = "gemm", path: str = "decoder.0.attention") -> Stall:
@@ -32,9 +36,20 @@ def test_what_helps_a_stage_that_waits_is_launching_less_and_a_stage_that_works_
 
 
 def test_a_stall_with_a_known_remedy_names_it_where_it_is() -> None:
-    plans = (stall(5, "cudnn_generated_fort_native_sdpa_sm80"),)
-    assert "--no-cudnn-sdpa" in next(iter(advice({"stage": "decode", "bound": "host"}, (), plans)))
+    plans = (stall(5, PLANNED),)
+    assert list(advice({"stage": "decode", "bound": "host"}, (), (*plans, stall(2_000_000, PLANNED)))) == [
+        "cuDNN plans its attention anew for each KV length: 2.00 ms in 2 stalls; "
+        "run --no-cudnn-sdpa, or --decode static or graph"
+    ]
     assert not list(advice({"stage": "prefill", "bound": "host"}, (), plans))
+    assert not list(advice({"stage": "decode", "bound": "host", "device": 1}, (), plans)), "another GPU's"
+
+
+def test_a_stage_has_the_rungs_of_its_own_process_and_gpu() -> None:
+    rungs = [{**rung, "pid": pid, "device": 0, "stage": "decode"} for pid in (1, 2) for rung in RUNGS]
+    rungs = [{**rung, "step_ns": 9e6} if rung["pid"] == 1 else rung for rung in rungs]
+    stage = {"stage": "decode", "bound": "unfused", "pid": 2, "device": 0}
+    assert list(advice(stage, rungs, ())) == ["and tax kernels fused away: 1.000 ms a step, 10.0x faster"]
 
 
 def test_stalls_of_one_place_stand_together_longest_sum_first() -> None:

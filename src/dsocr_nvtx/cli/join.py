@@ -11,7 +11,9 @@ from dsocr_nvtx.ingest.cupti import run_directory
 from dsocr_nvtx.ingest.process import prepare_process
 from dsocr_nvtx.report.columns import wide_console
 from dsocr_nvtx.report.terminal import show
-from dsocr_nvtx.roofline.joined import joined_report, write_tables
+from dsocr_nvtx.roofline.joined import JoinedReport, joined_report, write_tables
+from dsocr_nvtx.roofline.ladder import short_ladder
+from dsocr_nvtx.roofline.points import Roofline
 from dsocr_nvtx.schema.directories import JOINED, check_report
 from dsocr_nvtx.schema.files import check_directory, write_text
 
@@ -31,7 +33,7 @@ def join_report(
     if found.other_gpu:
         print(f"dsocr-nvtx: note: {printable_line(found.other_gpu)}", file=sys.stderr)
     with written(f"the tables are written: {target}"):
-        show(wide_console(), found, whole.joined.accounting, whole.kernels_summary.to_pylist())
+        _show(whole, found)
         tell(f"\ntables: {target}")
 
 
@@ -51,13 +53,19 @@ def demo(out: Path | None, *, force: bool) -> None:
         )
     with written(f"tables and review are written: {out}" if out is not None else "nothing was to be written"):
         tell("DeepSeek-OCR on an NVIDIA H200: one page of 2x3 tiles, recorded by this project\n")
-        show(wide_console(), found, whole.joined.accounting, whole.kernels_summary.to_pylist())
+        _show(whole, found)
         tell("\nnext, on a machine with an NVIDIA GPU: nsys profile -o report python -m dsocr_nvtx.run")
         if out is not None:
             tell(f"open this in a browser: {out / _REVIEW}")
 
 
 _REVIEW = "review.html"
+
+
+def _show(whole: JoinedReport, found: Roofline) -> None:
+    joined = whole.joined
+    rungs = short_ladder(len(joined.operations), joined.operations.table, found.stages)
+    show(wide_console(), found, joined.accounting, whole.kernels_summary.to_pylist(), rungs=rungs)
 
 
 def default_out(report: Path) -> Path:

@@ -44,11 +44,13 @@ def show_command(
     from dsocr_nvtx.report.columns import wide_console
     from dsocr_nvtx.report.opened import open_joined
     from dsocr_nvtx.report.terminal import as_plain, show
+    from dsocr_nvtx.roofline.ladder import short_ladder
 
     opened = open_joined(directory)
-    summary = opened.kernels_summary
+    summary, found = opened.kernels_summary, opened.roofline
+    rungs = short_ladder(opened.accounting.operations, lambda: opened.kernels, found.stages)
     if as_json:
-        print(json.dumps(as_plain(opened.roofline, opened.accounting, summary, losses=losses), indent=2))
+        print(json.dumps(as_plain(found, opened.accounting, summary, losses=losses, rungs=rungs), indent=2))
     else:
         console = wide_console()
-        show(console, opened.roofline, opened.accounting, summary, losses=losses, most_kernels=kernels)
+        show(console, found, opened.accounting, summary, losses=losses, most_kernels=kernels, rungs=rungs)

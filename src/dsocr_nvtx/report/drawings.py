@@ -6,7 +6,7 @@ import numpy as np
 from attrs import frozen
 
 from dsocr_nvtx.report import words
-from dsocr_nvtx.report.sections import RUNG_WORDS, milliseconds_of
+from dsocr_nvtx.report.advice import RUNG_WORDS, milliseconds_of
 from dsocr_nvtx.roofline.evidence import Steps
 
 Row = Mapping[str, object]

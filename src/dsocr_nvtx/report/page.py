@@ -17,6 +17,7 @@ from markupsafe import Markup
 from dsocr_nvtx import __version__
 from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.report import drawings, glossary, sections, words
+from dsocr_nvtx.report.advice import RUNG_WORDS
 from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.chart import HEIGHT, WIDTH, chart
@@ -77,7 +78,7 @@ def review_page(opened: Opened, title: str = "") -> str:
         where=where, microseconds=microseconds,
         chart=drawn, width=WIDTH, height=HEIGHT,
         rungs=drawings.rungs(climbed),
-        assumed=dict.fromkeys((sections.RUNG_WORDS[rung["rung"]], rung["assumes"]) for rung in climbed),
+        assumed=dict.fromkeys((RUNG_WORDS[rung["rung"]], rung["assumes"]) for rung in climbed),
         tax_rule=TAX_RULE,
         heats=drawings.heat_maps(listed.rows),
         steps=_step_figures(stages, ranges),

@@ -3,15 +3,15 @@
 Exact numbers stand beside the words wherever a total is shown, so that a reader (and a test) can add them up again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.join.stalls import Stall
 from dsocr_nvtx.report import words
+from dsocr_nvtx.report.advice import advice
 from dsocr_nvtx.report.axes import scaled
-from dsocr_nvtx.roofline.bounds import IDLE_BOUNDS
 from dsocr_nvtx.roofline.budget import OUTSIDE, PARTS, budget, outside
 
 Row = Mapping[str, object]
@@ -121,7 +121,7 @@ def cards(stages: Sequence[Row], rows: Sequence[Row], rungs: Sequence[Row], stal
             bound=str(stage["bound"] or "open"),
             sentence=words.verdict(stage),
             detail=_detail(stage, _of(stage, rows)),
-            advice=tuple(advice(stage, _of(stage, rungs), stalls)),
+            advice=tuple(advice(stage, rungs, stalls)),
             parts=_parts(budget(_of(stage, rows))),
         )
         for stage in stages
@@ -143,34 +143,6 @@ def _detail(stage: Row, rows: Sequence[Row]) -> str:
     if busy:
         said.append(f"{tax / busy:.0%} of busy time is tax kernels")
     return "; ".join(said)
-
-
-def advice(stage: Row, rungs: Sequence[Row], stalls: Sequence[Stall]) -> Iterator[str]:
-    """Yield what would help a stage most: a remedy for a stall that we know, and what the ladder says to expect."""
-    names = [stall.next_operation or "" for stall in stalls if stall.stage == stage["stage"] == "decode"]
-    if any("cudnn" in name and "sdpa" in name for name in names):
-        yield "cuDNN plans its attention anew for each KV length: run --no-cudnn-sdpa, or --decode static or graph"
-    steps = {str(rung["rung"]): rung for rung in rungs}
-    wanted = ("no_stall", "graph") if stage["bound"] in (*IDLE_BOUNDS, None) else ("fused",)
-    for name in wanted:
-        rung = steps.get(name)
-        if rung is not None and rung["step_ns"] is not None and rung["speedup"] is not None:
-            text = f"{RUNG_WORDS[name]}: {milliseconds_of(rung['step_ns'])} ms a step"
-            yield f"{text}, {words.number(rung['speedup']):,.1f}x faster"
-
-
-def milliseconds_of(ns: object) -> str:
-    """Return nanoseconds as milliseconds with a digit more, as the ladder has them."""
-    return f"{words.number(ns) / 1e6:,.3f}"
-
-
-RUNG_WORDS = {
-    "now": "as measured",
-    "no_stall": "if the host never stalled",
-    "graph": "if launches were free, as in a CUDA graph",
-    "fused": "and tax kernels fused away",
-    "roof": "at the roof",
-}
 
 
 def _parts(found: Mapping[str, int]) -> tuple[Part, ...]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from dsocr_nvtx.errors import printable
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.report import words
+from dsocr_nvtx.report.advice import advice
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.columns import Column, count, decimal, nanoseconds, percentage, table
 from dsocr_nvtx.report.kernels import kernels_table
@@ -66,12 +67,12 @@ LOSS_COLUMNS = (
 
 def show(
     console: Console, found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *,
-    losses: int = 10, most_kernels: int = 10,
+    losses: int = 10, most_kernels: int = 10, rungs: Sequence[words.Record] = (),
 ) -> None:  # fmt: skip
-    """Print verdicts, stages, the ``losses`` rows that lose most, the longest ``kernels``, and the accounting.
+    """Print verdicts with advice, stages, the ``losses`` rows that lose most, the longest ``kernels``, the accounting.
 
-    ``kernels`` are rows of KERNELS_SUMMARY. What is not a terminal has no width to keep to: there every column is
-    printed.
+    ``kernels`` are rows of KERNELS_SUMMARY, ``rungs`` of LADDER. What is not a terminal has no width to keep to: there
+    every column is printed.
     """
     stages = found.stages.to_pylist()
     rows = loss_rows(found, losses)
@@ -79,6 +80,8 @@ def show(
     for stage in stages:
         text = "".join(f"{column.title} {column.text(stage)}: " for column in who) + words.verdict(stage)
         console.print(Text(text, style=_COLOURS.get(str(stage["bound"]), "")))
+        for line in advice(stage, rungs, accounting.stalls):
+            console.print(Text(f"  {printable(line)}"))
     console.print(table(console, "Stages (times in ms)", (*who, *STAGE_COLUMNS), stages))
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
     console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
@@ -104,8 +107,9 @@ def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:
 
 
 def as_plain(
-    found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *, losses: int
-) -> dict[str, object]:
+    found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *, losses: int,
+    rungs: Sequence[words.Record] = (),
+) -> dict[str, object]:  # fmt: skip
     """Return what `show` prints as plain data: whole nanoseconds, and every caveat."""
     stages, rows = found.stages.to_pylist(), found.rows.to_pylist()
     columns = [*stage_labels(stages), "outside", "total"]
@@ -113,6 +117,7 @@ def as_plain(
         "level": found.level,
         "roofs": {"device": found.roofs.device, "source": found.roofs.source},
         "verdicts": [words.verdict(stage) for stage in stages],
+        "advice": [list(advice(stage, rungs, accounting.stalls)) for stage in stages],
         "stages": stages,
         "budget": {
             line.key: dict(zip(columns, line.values, strict=True)) for line in budget_lines(stages, rows, accounting)
