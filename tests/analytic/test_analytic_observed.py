@@ -15,7 +15,7 @@ from dsocr_nvtx.analytic.table import PageRequest, page_table, page_total  # noq
 from dsocr_nvtx.errors import DsocrError  # noqa: E402
 from dsocr_nvtx.hooks import hook  # noqa: E402
 from dsocr_nvtx.run.loop import Decoding, run_pages  # noqa: E402
-from dsocr_nvtx.run.model import base_side, random_model, tiny_config  # noqa: E402
+from dsocr_nvtx.run.model import CACHE_ARGUMENT, base_side, random_model, tiny_config  # noqa: E402
 from dsocr_nvtx.run.pages import drawn_page  # noqa: E402
 from dsocr_nvtx.run.prompt import prompt_ids  # noqa: E402
 from dsocr_nvtx.run.static import observed_page  # noqa: E402
@@ -77,7 +77,7 @@ def test_with_a_static_cache() -> None:
     with torch.no_grad(), hook(model) as session:
         for stage, given in [("prefill", ids), *(("decode", ids[:, :1]) for _ in range(STEPS))]:
             with session.step(stage):
-                model(input_ids=given, past_key_values=kv, use_cache=True, logits_to_keep=1)
+                model(input_ids=given, **{CACHE_ARGUMENT: kv}, use_cache=True, logits_to_keep=1)
     assert not session.errors
     request = PageRequest(
         mode="tiny", whole_side=256, prompt_tokens=tokens, decode_tokens=STEPS, batch=2, dtype="float32", kv_slots=slots

@@ -1,6 +1,5 @@
 """Emitters that listen in place of NVTX: what was pushed, popped and announced, with a clock that only they advance."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +32,7 @@ class Listener:
     stack: list[Pushed] = field(factory=list)
     clock: int = 0
     active: bool = True
-    edge: Callable[[], object] | None = None
+    announces: bool = True
 
     def prepare(self, path: str, stage: int, words: "Words") -> object:
         """Return what `push` needs."""

@@ -18,7 +18,7 @@ from transformers import Cache
 
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.run.model import random_model, tiny_config
-from dsocr_nvtx.schema.records import RangeRecord, Stage
+from dsocr_nvtx.schema.records import CostState, RangeRecord, Stage
 
 PROMPT, NEW_TOKENS = 12, 6
 
@@ -93,6 +93,7 @@ MODES: dict[str, Callable[[Any], Run]] = {
     "assisted": lambda model: partial(generate, model, assistant_model=eager_model(seed=2)),
     "batch 2": lambda model: partial(generate, model, batch=2),
     "early end": _early_end,
+    "chunk of one": lambda model: partial(generate, model, prefill_chunk_size=PROMPT - 1),
     "no cache": lambda model: partial(generate, model, use_cache=False),
 }
 """By name, what prepares a mode on a model that is not hooked yet, and returns what runs it."""
@@ -110,8 +111,7 @@ def check(mode: str, model: Any = None) -> Checked:
         wrong.append("the hooked model wrote other tokens")
     if wrong:
         return Checked(verdict=Verdict.WRONG, reasons=tuple(wrong))
-    unknown = [record.path for record in session.stats.records if is_unknown(record)]
-    if unknown or session.errors:
+    if session.errors or any(map(is_unknown, session.stats.records)):
         return Checked(verdict=Verdict.UNKNOWN, reasons=tuple(session.errors))
     return Checked(verdict=Verdict.RIGHT)
 
@@ -157,8 +157,8 @@ def _step(ids: torch.Tensor, cache: Cache | None, flops: int) -> Step:
 
 
 def is_unknown(record: RangeRecord) -> bool:
-    """Say whether a range has no cost that anybody knows."""
-    return bool(getattr(record, "unknown", False))
+    """Say whether a range says of itself that its cost is not known, or contradicted."""
+    return record.state is not CostState.KNOWN
 
 
 def differences(session: HookSession, steps: list[Step]) -> Iterator[str]:
@@ -168,7 +168,7 @@ def differences(session: HookSession, steps: list[Step]) -> Iterator[str]:
     if len(forwards) != len(steps):
         yield f"{len(forwards)} forwards were recorded, {len(steps)} were made"
     for number, (record, step) in enumerate(zip(forwards, steps, strict=False)):
-        told = (record.stage, record.shape.batch, record.shape.tokens, record.shape.kv_len)
+        told = (record.stage, record.sequences, record.tokens, record.kv_len)
         true = (step.stage, step.batch, step.tokens, step.kv_len)
         if record.stage not in (step.stage, Stage.UNKNOWN) or not (is_unknown(record) or told[1:] == true[1:]):
             yield f"forward {number}: (stage, batch, tokens, keys) {told}, in truth {true}"

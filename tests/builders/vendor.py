@@ -169,7 +169,9 @@ def vendor_model(experts: int = 6, layers: int = 3, seed: int = 0) -> Any:
     model = DeepseekOCRForCausalLM(vendor_config(experts, layers)).eval().requires_grad_(False)
     noise = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if "norm" not in name and not name.endswith("bias"):
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" not in name:
             parameter.normal_(0.0, 0.02, generator=noise)
     return model
 

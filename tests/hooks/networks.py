@@ -8,7 +8,7 @@ from transformers import Cache
 
 from dsocr_nvtx.hooks import HookSession
 from dsocr_nvtx.run.loop import Decoding, run_pages
-from dsocr_nvtx.run.model import random_model, tiny_config
+from dsocr_nvtx.run.model import CACHE_ARGUMENT, random_model, tiny_config
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.views import PageViews
 
@@ -39,7 +39,7 @@ def run(model: nn.Module, session: HookSession, tokens: int = 4, views: PageView
 def forward(model: nn.Module, cache: Cache, tokens: int = 1, batch: int = 1) -> None:
     """Run one forward over so many tokens more."""
     ids = torch.ones(batch, tokens, dtype=torch.int64)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(input_ids=ids, **{CACHE_ARGUMENT: cache}, use_cache=True, logits_to_keep=1)
 
 
 def attached(model: nn.Module) -> list[str]:

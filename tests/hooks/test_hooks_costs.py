@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsocr_nvtx.hooks import hook
-from dsocr_nvtx.schema.records import RangeRecord
+from dsocr_nvtx.run.model import CACHE_ARGUMENT
+from dsocr_nvtx.schema.records import COST_FIELDS, Level
 from tests.hooks.networks import network, run
 
 
@@ -16,36 +17,23 @@ def model() -> Any:
     return network(attention="eager", experts="eager")
 
 
-def _own(records: list[RangeRecord], name: str) -> dict[str, int]:
-    """Return what each path adds itself: its cost less that of the calls inside it."""
-    cost = {record.event_id: getattr(record.cost, name) for record in records}
-    own = dict(cost)
-    for record in records:
-        if record.parent_id is not None and cost[record.parent_id]:
-            own[record.parent_id] -= cost[record.event_id]
-    totals: dict[str, int] = {}
-    for record in records:
-        if cost[record.event_id]:
-            totals[record.path] = totals.get(record.path, 0) + own[record.event_id]
-    return totals
-
-
 def test_hooks_count_what_torch_counts(model: Any) -> None:
-    """Prefill and three decode steps, eager experts and attention: exactly, over all leaves and over whole calls."""
+    """Prefill and three decode steps, eager experts and attention: exactly."""
     with hook(model) as session, FlopCounterMode(display=False) as counter:
         run(model, session, tokens=4)
-    records = session.stats.records
-    whole = sum(r.cost.tensor_flops_unmasked for r in records if r.path in ("model", "image_features"))
-    leaves = _own(records, "tensor_flops_unmasked")
-    assert whole == sum(leaves.values()) == counter.get_total_flops()
-    assert min(leaves.values()) >= 0
+    assert sum(r.cost.tensor_flops_unmasked for r in session.stats.records) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", ["tensor_flops", "vector_flops", "weight_bytes", "kv_read_bytes", "op_bytes"])
-def test_costs_of_containers_hold_those_of_their_parts(model: Any, name: str) -> None:
-    with hook(model) as session:
-        run(model, session, tokens=3)
-    assert min(_own(session.stats.records, name).values()) >= 0
+@pytest.mark.parametrize("name", [name for name in COST_FIELDS if name != "activation_bytes"])
+def test_levels_tell_the_same_costs(model: Any, name: str) -> None:
+    """What is not hooked at a coarse level lies in the range around it. Lower bounds of activations do not add up."""
+    totals = []
+    for level in Level:
+        with hook(model, level=level) as session:
+            run(model, session, tokens=3)
+        totals.append(sum(getattr(r.cost, name) for r in session.stats.records))
+    assert totals == [totals[0]] * len(totals)
+    assert totals[0] > 0
 
 
 def test_kv_bytes_are_those_of_the_cache(model: Any) -> None:
@@ -55,10 +43,10 @@ def test_kv_bytes_are_those_of_the_cache(model: Any) -> None:
     text = model.config.text_config
     per_token = 2 * text.num_key_value_heads * text.head_dim * 4  # keys and values, float32
     attention = [r for r in records if r.path == "decoder.1.attention"]
-    assert [r.cost.kv_write_bytes for r in attention] == [per_token * r.shape.tokens for r in attention]
-    assert [r.cost.kv_read_bytes for r in attention] == [per_token * r.shape.kv_len for r in attention]
+    assert [r.cost.kv_write_bytes for r in attention] == [per_token * r.tokens for r in attention]
+    assert [r.cost.kv_read_bytes for r in attention] == [per_token * r.kv_len for r in attention]
     steps = [step for step in session.stats.decoder_steps() if step["layer_idx"] == 1]
-    assert [step["kv_bytes"] for step in steps] == [per_token * r.shape.kv_len for r in attention]
+    assert [step["kv_bytes"] for step in steps] == [per_token * r.kv_len for r in attention]
 
 
 def test_the_experts_implementation_is_read_at_every_call(model: Any) -> None:
@@ -77,7 +65,7 @@ def test_the_experts_implementation_is_read_at_every_call(model: Any) -> None:
 def test_a_call_without_a_cache_moves_no_kv(model: Any) -> None:
     with hook(model) as session, torch.no_grad():
         model(input_ids=torch.ones(1, 3).long(), use_cache=False)
-    assert {(r.cost.kv_read_bytes, r.cost.kv_write_bytes, r.shape.kv_len) for r in session.stats.records} == {(0, 0, 0)}
+    assert {(r.cost.kv_read_bytes, r.cost.kv_write_bytes, r.kv_len) for r in session.stats.records} == {(0, 0, 0)}
 
 
 def test_logits_of_every_row_cost_more_than_of_the_last(model: Any) -> None:
@@ -86,8 +74,6 @@ def test_logits_of_every_row_cost_more_than_of_the_last(model: Any) -> None:
         model(input_ids=torch.ones(1, 6).long(), logits_to_keep=1)
     everything, last = (r for r in session.stats.records if r.path == "lm_head")
     assert everything.cost.tensor_flops == 6 * last.cost.tensor_flops
-    whole, less = (r for r in session.stats.records if r.path == "model")
-    assert whole.cost.tensor_flops - less.cost.tensor_flops == 5 * last.cost.tensor_flops
 
 
 @pytest.mark.parametrize("capacity", [64, 100])
@@ -97,7 +83,7 @@ def test_a_static_cache_is_counted_without_asking_the_device(model: Any, capacit
     cache = StaticCache(config=model.config.text_config, max_cache_len=capacity)
     with hook(model) as session, torch.no_grad():
         for tokens in (5, 1, 1):
-            model(input_ids=torch.ones(1, tokens).long(), past_key_values=cache)
+            model(input_ids=torch.ones(1, tokens).long(), **{CACHE_ARGUMENT: cache})
     calls = [r.shape for r in session.stats.records if r.path == "decoder.0.attention"]
     # The slots are made by the first update, so the prefill reads what it wrote.
     assert [(c.tokens, c.kv_len) for c in calls] == [(5, 5), (1, 6), (1, 7)]
@@ -113,4 +99,6 @@ def test_records_fill_the_plans_lists(model: Any) -> None:
     assert {*decoder[0]} >= {"layer_idx", "stage", "flops_tflops", "io_tb", "kv_gb"}
     assert [step["module"] for step in vision] == ["image_encoder_vit", "vit_model", "mlp_projector"] * 2
     assert {*vision[0]} >= {"module", "flops_tflops", "io_tb", "act_gb", "w_gb"}
-    assert decoder[0]["flops"] == next(r.cost.flops for r in session.stats.records if r.path == "decoder.0")
+    first = next(r for r in session.stats.records if r.path == "decoder.0")
+    inside = [r for r in session.stats.records if first.host_start_ns <= r.host_start_ns <= first.host_end_ns]
+    assert decoder[0]["flops"] == sum(r.cost.flops for r in inside)

@@ -14,15 +14,14 @@ from dsocr_nvtx.analytic import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.observed import own_calls
 from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.hooks import HookSession, get_analytic_run_stats, hook
-from dsocr_nvtx.hooks.bindings import bindings
 from dsocr_nvtx.hooks.observe import ExpertsObserver
-from dsocr_nvtx.hooks.parts import Binding
-from dsocr_nvtx.run.model import random_model, tiny_config
+from dsocr_nvtx.run.model import CACHE_ARGUMENT, random_model, tiny_config
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.payload import parse_experts_mark
-from dsocr_nvtx.schema.records import ExpertsCall, Level, Stage
-from dsocr_nvtx.schema.tables import EXPERTS, RANGES_V1
+from dsocr_nvtx.schema.records import CallShape, ExpertsCall, Stage
+from dsocr_nvtx.schema.tables import EXPERTS, RANGES
 from tests.builders.emitters import Listener
+from tests.builders.vendor import vendor_model
 from tests.hooks.networks import run
 
 CONFIG = tiny_config()
@@ -43,7 +42,7 @@ def _generate(ids: torch.Tensor, steps: int = 2, **options: Any) -> tuple[HookSe
         with torch.inference_mode(), hook(MODEL, observe_experts=True, **options) as session:
             for stage, given in [("prefill", ids), *[("decode", ids[:, :1])] * steps]:
                 with session.step(stage):
-                    MODEL(input_ids=given, past_key_values=kv, use_cache=True, logits_to_keep=1)
+                    MODEL(input_ids=given, **{CACHE_ARGUMENT: kv}, use_cache=True, logits_to_keep=1)
     finally:
         for handle in handles:
             handle.remove()
@@ -86,31 +85,33 @@ def test_different_prompts_stay_between_top_k_and_all() -> None:
         assert sum(call.rows_per_expert) == TOP_K * call.rows
 
 
-def test_ranges_carry_expected_and_observed_weights(tmp_path: Path) -> None:
-    session, _ = _generate(_ids(2))
-    layers = build_analytic_layers_from_config(CONFIG)
+@pytest.mark.parametrize(("level", "path"), [("op", "decoder.{}.moe.experts"), ("layer", "decoder.{}")])
+def test_ranges_carry_expected_and_observed_weights(level: str, path: str, tmp_path: Path) -> None:
+    session, _ = _generate(_ids(2), level=level)
     hits = {(c.stage, c.step, c.layer): c.distinct for c in session.stats.experts}
-    for record in session.stats.records:
-        name = record.path.split(".")[-1]
-        if name not in ("experts", "moe") and record.path not in ("decoder.1", "decoder.2"):
-            assert (record.observed_weight_bytes is None) == (record.path != "model")
-            continue
+    routed = [record for record in session.stats.records if record.observed_weight_bytes is not None]
+    assert {record.path for record in routed} == {path.format(1), path.format(2)}
+    assert len(routed) == len(hits) == 3 * 2
+    for record in routed:
         assert record.layer is not None
-        hit = hits[record.stage, record.step, record.layer]
-        description: Any = {"experts": layers.layers[1].mlp.experts, "moe": layers.layers[1].mlp}.get(  # type: ignore
-            name, layers.layers[1]
-        )
-        assert record.observed_weight_bytes == description.cost(record.shape, hit).weight_bytes
-    model = next(r for r in session.stats.records if (r.path, r.stage, r.step) == ("model", Stage.DECODE, 1))
-    changed = sum((hits[Stage.DECODE, 1, n] * EXPERT_BYTES) for n in (1, 2)) - 2 * round(3.5 * EXPERT_BYTES)
-    assert model.observed_weight_bytes == model.cost.weight_bytes + changed
+        hit, shape = hits[record.stage, record.step, record.layer], CallShape(tokens=record.rows, dtype="float32")
+        expected = build_analytic_layers_from_config(CONFIG).layers[1].mlp.experts.own(shape).weight_bytes  # type: ignore[union-attr]
+        assert record.observed_weight_bytes == record.cost.weight_bytes - expected + hit * EXPERT_BYTES
     session.write(tmp_path)
     ranges, experts = read_table(tmp_path / "ranges.arrow"), read_table(tmp_path / "experts.arrow")
-    assert ranges.schema.equals(RANGES_V1)
+    assert ranges.schema.equals(RANGES)
     assert experts.schema.equals(EXPERTS)
-    assert sum(value is not None for value in ranges["observed_weight_bytes"].to_pylist()) == 3 * 7
+    assert sum(value is not None for value in ranges["observed_weight_bytes"].to_pylist()) == 3 * 2
     assert experts["distinct_experts"].to_pylist() == [call.distinct for call in session.stats.experts]
     assert sum(experts["rows_per_expert"][0].as_py()) == 2 * 12 * TOP_K
+
+
+def test_a_models_own_range_carries_the_weights_of_all_layers_observed() -> None:
+    session, _ = _generate(_ids(2), level="stage")
+    model = next(r for r in session.stats.records if (r.path, r.stage, r.step) == ("model", Stage.DECODE, 1))
+    hits = [c for c in session.stats.experts if (c.stage, c.step) == (Stage.DECODE, 1)]
+    changed = sum(call.observed_weight_bytes - call.expected_weight_bytes for call in hits)
+    assert model.observed_weight_bytes == model.cost.weight_bytes + changed
 
 
 def test_the_summary_uses_what_was_observed() -> None:
@@ -145,10 +146,10 @@ def test_observing_opens_no_range_and_launches_nothing() -> None:
         kv = DynamicCache(config=CONFIG.text_config)
         for stage, given in [("prefill", _ids(2)), *[("decode", _ids(2)[:, :1])] * 2]:
             with bare.step(stage):
-                MODEL(input_ids=given, past_key_values=kv, use_cache=True, logits_to_keep=1)
+                MODEL(input_ids=given, **{CACHE_ARGUMENT: kv}, use_cache=True, logits_to_keep=1)
     assert [r.path for r in session.stats.records] == [r.path for r in bare.stats.records]
     assert session.observer is not None
-    kept = [indices for watched in session.observer._watched for indices in watched.chosen]
+    kept = [indices for watched in session.observer._layers for indices in watched.chosen]
     assert {tuple(indices.shape) for indices in kept} == {(24, TOP_K), (2, TOP_K)}
 
 
@@ -201,7 +202,7 @@ def test_a_full_buffer_keeps_the_expected_number(monkeypatch: pytest.MonkeyPatch
 def test_a_fault_in_counting_never_reaches_the_model() -> None:
     with torch.inference_mode(), hook(MODEL, observe_experts=True) as session:
         assert session.observer is not None
-        for watched in session.observer._watched:
+        for watched in session.observer._layers:
             watched.chosen = None  # type: ignore[assignment]
         logits = MODEL(input_ids=_ids(1)).logits
     assert torch.equal(logits, MODEL(input_ids=_ids(1)).logits)
@@ -219,28 +220,21 @@ def test_attached_in_inference_mode_it_counts_outside_too() -> None:
     assert len(session.stats.experts) == 2
 
 
-class _ListOfExperts(torch.nn.Module):
-    """The vendor's mixture: its routed experts run from a method that is called with rows, indices and weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
-
-    def moe_infer(self, rows: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return rows + indices.sum() * weights.sum()
-
-
-def test_the_vendors_method_is_watched_like_a_module() -> None:
-    mixture = _ListOfExperts()
-    native = next(b for b in bindings(MODEL, Level.OP) if b.place.path == "decoder.1.moe.experts")
-    binding = Binding(owner=mixture, method="moe_infer", place=native.place)
-    description = build_analytic_layers_from_config(CONFIG).layers[1].mlp.experts  # type: ignore[union-attr]
-    with hook(MODEL) as session:
-        observer = ExpertsObserver(session._shared, session._fail)
-        watched = observer.watch(mixture.moe_infer, binding, description)
-        with session.step("decode"):
-            watched(torch.zeros(2, 2), torch.tensor([[0, 7], [7, 3]]), torch.zeros(2, 2))
-    assert [call.rows_per_expert for call in observer.read()] == [(1, 0, 0, 1, 0, 0, 0, 2)]
+def test_the_vendors_method_is_layers_like_a_module() -> None:
+    """Its routed experts are a list of modules, run from a method that is called with rows, indices and weights."""
+    model, chosen = vendor_model(experts=8), []
+    gate = model.model.layers[2].mlp.gate
+    handle = gate.register_forward_hook(
+        lambda _m, _a, out: chosen.append(torch.bincount(out[0].flatten(), minlength=8))
+    )
+    with hook(model, observe_experts=True) as session, torch.no_grad():
+        for tokens in (7, 1):
+            model(input_ids=torch.arange(tokens)[None], use_cache=False)
+    handle.remove()
+    calls = [call for call in session.stats.experts if call.layer == 2]
+    assert [list(call.rows_per_expert) for call in calls] == [counts.tolist() for counts in chosen]
+    paths = {record.event_id: record.path for record in session.stats.records}
+    assert [paths[call.event_id] for call in calls] == ["decoder.2.moe.experts"] * 2
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -266,7 +260,7 @@ def test_captured_indices_live_until_the_next_capture() -> None:
         for _ in range(batches):
             kv = StaticCache(config=CONFIG.text_config, max_cache_len=20)
             with session.captured("decode"):
-                MODEL(input_ids=ids[:, :1], past_key_values=kv, use_cache=True, logits_to_keep=1)
+                MODEL(input_ids=ids[:, :1], **{CACHE_ARGUMENT: kv}, use_cache=True, logits_to_keep=1)
             for step in range(2):
                 with session.step("decode"):
                     session.replayed(2 + step)

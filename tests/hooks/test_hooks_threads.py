@@ -11,11 +11,11 @@ from attrs import define, field
 from transformers import DynamicCache
 
 from dsocr_nvtx.hooks import HookSession, hook
-from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
+from dsocr_nvtx.schema.payload import FIELD_INDEX
 from tests.builders.emitters import Listener
 from tests.hooks.networks import forward, network
 
-_EVENT, _STEP, _BATCH = (FIELD_INDEX[name] for name in ("event_id", "step", "batch"))
+_EVENT, _STEP, _BATCH = (FIELD_INDEX[name] for name in ("event_id", "step", "sequences"))
 _STEPS = 9
 
 
@@ -80,8 +80,6 @@ def test_two_threads_are_told_as_one_is(model: Any, path: str) -> None:
             assert listener.meanwhile is None
     assert session.errors == []
     assert [_told(ranges) for ranges in listener.by_thread.values()] == expected
-    scripts = session._shared.forwards.scripts
-    assert not any(script.lock.locked() for script in scripts.values())
 
 
 @pytest.mark.parametrize("path", ["model", "decoder.0", "decoder.0.attention", "decoder.1.moe.experts", "lm_head"])
@@ -99,21 +97,34 @@ def test_a_batch_on_another_thread_is_not_taken_for_this_ones(model: Any, path: 
             next(mine, None)
     assert session.errors == []
     priced = [record for record in session.stats.records if record.path == path]
-    assert {record.shape.batch for record in priced if record.thread_id == get_native_id()} == {1}
+    assert {record.sequences for record in priced if record.thread_id == get_native_id()} == {1}
     assert {values[_BATCH] for told, values in listener.by_thread[get_ident()] if told == path} == {1}
 
 
-def test_a_forward_that_fails_lets_go_of_its_script(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_forward_that_fails_leaves_the_next_as_it_would_have_been(
+    model: Any, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    """Nothing of it is held: the thread's next forwards have the ranges that a fresh thread's have."""
+
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("in the model")
 
-    with hook(model, emitter=Listener()) as session:
+    def told(session: HookSession) -> list[tuple[str, int, int, object]]:
+        return [(r.path, r.rows, r.keys, r.cost) for r in session.stats.records]
+
+    with hook(model) as session:
         list(_decode(model, session, 5))
-        scripts = session._shared.forwards.scripts.values()
+    expected = told(session)
+    with hook(model, emitter=(listener := Listener(active=listens))) as session:
         steps = _decode(model, session, 5)
         next(steps)
-        monkeypatch.setattr(model.lm_head, "forward", fail)
+        monkeypatch.setattr(model.model.language_model.layers[1].mlp.experts.act_fn, "forward", fail)
         with pytest.raises(RuntimeError, match="in the model"):
             next(steps)
         monkeypatch.undo()
-        assert [script.lock.locked() for script in scripts] == [False]
+        assert listener.stack == []
+        session.discard()
+        list(_decode(model, session, 5))
+    assert told(session) == expected
+    assert session.errors == []

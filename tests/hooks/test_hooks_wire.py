@@ -12,8 +12,7 @@ from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.roofline.points import roofline
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import datasheet
-from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
-from dsocr_nvtx.schema.payload_v1 import WIRE_V1
+from dsocr_nvtx.schema.payload import FIELD_INDEX, WIRE
 from tests.builders.emitters import Listener
 from tests.builders.nsys import NsysFile
 from tests.hooks.networks import network, run
@@ -77,17 +76,17 @@ def test_a_learned_step_announces_only_its_own_ranges(model: Any) -> None:
     with hook(model, emitter=(listener := Listener())) as session:
         run(model, session, tokens=6)
     starts = [pushed.start for pushed in listener.ranges if pushed.path == "decode"]
-    step = [WIRE_V1.parse(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10]  # type: ignore[index]
+    step = [WIRE.parse(text)[0] for time, text in listener.marks if starts[2] - 10 <= time < starts[3] - 10]  # type: ignore[index]
     assert step == ["decode", "model"]
     layers = range(len(model.model.language_model.layers))
     first = [text for time, text in listener.marks if starts[0] - 10 <= time < starts[1] - 10]
-    grow = [told[0] for text in first if (told := WIRE_V1.parse_growth(text)) is not None]
+    grow = [told[0] for text in first if (told := WIRE.parse_growth(text)) is not None]
     assert len(grow) == len(set(grow))
-    assert set(grow) == {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
+    assert set(grow) == {f"decoder.{i}{part}" for i in layers for part in ("", ".attention")}
 
 
 def _path(text: str) -> str:
-    found = WIRE_V1.parse(text) or WIRE_V1.parse_growth(text)
+    found = WIRE.parse(text) or WIRE.parse_growth(text)
     assert found is not None
     return found[0]
 
@@ -121,10 +120,10 @@ def test_event_ids_count_on_without_gaps(heard: tuple[Listener, Path]) -> None:
 def test_payloads_say_where_and_how_large(heard: tuple[Listener, Path], model: Any) -> None:
     listener, _ = heard
     prompt = next(p for p in listener.ranges if p.path == "model" and p.stage == "prefill")
-    length = prompt.values[FIELD_INDEX["tokens"]]
-    assert prompt.values[FIELD_INDEX["kv_len"]] == length
+    length = prompt.values[FIELD_INDEX["rows"]]
+    assert prompt.values[FIELD_INDEX["keys"]] == length
     decode = [p for p in listener.ranges if p.path == "decoder.2.attention" and p.stage == "decode"]
-    assert [p.values[FIELD_INDEX["kv_len"]] for p in decode] == [length + 1 + step for step in range(39)]
+    assert [p.values[FIELD_INDEX["keys"]] for p in decode] == [length + 1 + step for step in range(39)]
     assert {p.values[FIELD_INDEX["layer"]] for p in decode} == {2}
     steps = [p.values[FIELD_INDEX["step"]] for p in listener.ranges if p.path == "lm_head" and p.stage == "decode"]
     assert steps == list(range(39))

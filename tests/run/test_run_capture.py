@@ -14,6 +14,7 @@ import torch
 from attrs import evolve
 
 from dsocr_nvtx.errors import Refused, Unavailable, UsageError
+from dsocr_nvtx.hooks.checks import Checks
 from dsocr_nvtx.run.capture import RunOptions, capture
 from dsocr_nvtx.run.workload import choose_device, choose_dtype
 from dsocr_nvtx.schema.files import read_table
@@ -80,7 +81,7 @@ class _Session:
     def __init__(self, log: list[str], fail: str = "") -> None:
         self.log, self.fail, self.errors = log, fail, ["first fault"]
         self.records: list[object] = []
-        self.rows: list[object] = []
+        self.ranges, self.checks = 0, Checks()
         self.experts: list[object] = []
 
     @property

@@ -21,9 +21,7 @@ from dsocr_nvtx.run.loop import Unobserved, run_pages
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.workload import RunOptions
 from dsocr_nvtx.schema.files import read_table
-from dsocr_nvtx.schema.payload import parse_experts_mark
-from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
-from dsocr_nvtx.schema.payload_v1 import WIRE_V1
+from dsocr_nvtx.schema.payload import FIELD_INDEX, WIRE, parse_experts_mark
 from dsocr_nvtx.schema.records import COST_FIELDS, Cost, Stage
 
 
@@ -134,25 +132,24 @@ def test_what_grows_is_announced_before_each_launch_inside_its_step(model: Any, 
     assert [step.values[FIELD_INDEX["step"]] for step in steps] == [0, 1, 2]
     layers = range(len(model.model.language_model.layers))
     growing = {f"decoder.{i}" for i in layers} | {f"decoder.{i}.attention" for i in layers}
-    lengths: list[set[int]] = []
-    grow: dict[str, tuple[list[int], list[int]]] = {}
-    for number, step in enumerate(steps):
+    keys: list[list[int]] = []
+    for step in steps:
         assert step.end is not None
         texts = [text for time, text in listener.marks if step.start < time < step.end]
-        told = [one for text in texts if (one := WIRE_V1.parse(text))]
-        more = [grown for text in texts if (grown := WIRE_V1.parse_growth(text))]
-        assert {one[0] for one in told} == ({"model"} | growing if number == 0 else {"model"})
-        assert {one[0] for one in more} == (growing if number == 0 else set())
-        grow |= {path: (values, increments) for path, values, increments in more}
-        lengths.append({one[1][FIELD_INDEX["kv_len"]] for one in told})
+        assert len(texts) == 1  # the model's, which says how long the cache is
+        keys.append([one[1][FIELD_INDEX["keys"]] for text in texts if (one := WIRE.parse(text)) and one[0] == "model"])
     first = page().image_tokens()[0] + 10 + 1
-    assert lengths == [{first}, {first + 1}, {first + 2}]
+    assert keys == [[first], [first + 1], [first + 2]]
+    told = (WIRE.parse_growth(text) for _, text in listener.marks)
+    grow = {path: (values, more) for path, values, more in filter(None, told) if values[FIELD_INDEX["stage"]] == 2}
+    assert set(grow) == growing
     for record in session.stats.records:
         if record.origin == "replayed" and record.path in growing:
             values, increments = grow[record.path]
-            exact = [record.shape.kv_len, *(getattr(record.cost, name) for name in COST_FIELDS)]
-            told_now = [value + record.step * each for value, each in zip(values, increments, strict=True)]
-            assert told_now[FIELD_INDEX["kv_len"] : FIELD_INDEX["kv_len"] + len(exact)] == exact
+            exact = [record.keys, record.pairs, *(getattr(record.cost, name) for name in COST_FIELDS)]
+            longer = record.keys - values[FIELD_INDEX["keys"]]
+            told_now = [value + longer * each for value, each in zip(values, increments, strict=True)]
+            assert told_now[FIELD_INDEX["keys"] : FIELD_INDEX["keys"] + len(exact)] == exact
 
 
 def test_a_static_run_is_what_the_static_model_says(tmp_path: Path) -> None:
@@ -182,7 +179,7 @@ def test_a_replayed_graphs_experts_are_those_its_routers_chose(model: Any, graph
 
     def overwrite(i: int, indices: torch.Tensor) -> None:
         """Do what a launch does: leave the newest choice where the captured one was."""
-        if session._shared.capturing:
+        if session._forwards.capturing:
             buffers[i] = indices
         elif i in buffers:
             buffers[i].copy_(indices)

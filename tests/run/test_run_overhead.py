@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attrs import evolve
@@ -10,7 +9,6 @@ from tests.hooks.networks import attached
 
 from dsocr_nvtx.cli.overhead import overhead, overhead_table
 from dsocr_nvtx.errors import Refused, UsageError
-from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.run.overhead import AGAIN, BARE, HOOKS, Overhead, measure_overhead, median_interval
 from dsocr_nvtx.run.progress import run_progress
 from dsocr_nvtx.run.workload import RunOptions, Workload, prepare
@@ -39,22 +37,6 @@ def test_every_variant_is_measured_and_leaves_nothing_behind(work: Workload, dec
     assert [row.calls for row in found if row.variant == AGAIN] == [0]
     assert calls == (27 if level == "op" else 6)
     assert not attached(work.model)
-
-
-@pytest.mark.parametrize("decode", ["eager", "static"])
-def test_what_is_measured_is_a_step_like_the_one_before(
-    work: Workload, decode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run's decode steps repeat each other, and cost less than a forward that is read: the measured ones do too."""
-    read, begin = [], Forwards.begin
-
-    def counted(*args: Any) -> None:
-        read.append(args)
-        begin(*args)
-
-    monkeypatch.setattr(Forwards, "begin", counted)
-    measure_overhead(evolve(work, decoding=evolve(work.decoding, mode=decode)), level="layer", rounds=40)
-    assert 0 < len(read) <= 3 * 3  # three sets of hooks, the first forwards of each
 
 
 def test_a_replayed_graph_has_no_hooks_to_measure(work: Workload) -> None:

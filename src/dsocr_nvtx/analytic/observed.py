@@ -1,7 +1,6 @@
 """From the calls that hooks recorded to the rows of the static table, and whether the two tell the same.
 
-A range that others lie in is a container: it keeps what they leave, as the static table's ``rest`` rows do. Ranges
-without a cost (steps opened by hand, a container's pauses between its calls) are looked through.
+Costs are exclusive: of a range that others lie in they are the container's own, as the static table's ``rest`` rows.
 """
 
 from collections import defaultdict
@@ -11,18 +10,31 @@ from attrs import frozen
 
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.table import Key, Row
-from dsocr_nvtx.schema.records import COST_FIELDS, Cost, ExpertsCall, LayerKind, Level, RangeRecord, Stage, module_of
-
-_NOTHING = Cost()
+from dsocr_nvtx.schema.records import (
+    COST_FIELDS,
+    Cost,
+    CostState,
+    ExpertsCall,
+    LayerKind,
+    Level,
+    RangeRecord,
+    Stage,
+    is_call,
+    module_of,
+)
 
 
 @frozen
 class OwnCall:
-    """A priced call and what of its cost is its own once the calls inside it are told apart."""
+    """A call whose cost is known, and whether other calls lie inside it."""
 
     record: RangeRecord
-    own: Cost
     is_container: bool
+
+    @property
+    def own(self) -> Cost:
+        """What of the cost is the call's own: records hold nothing else."""
+        return self.record.cost
 
     @property
     def key(self) -> Key:
@@ -32,37 +44,23 @@ class OwnCall:
 
 
 def own_calls(records: Sequence[RangeRecord]) -> list[OwnCall]:
-    """Return every call that has a cost, less that of the calls of the same stage inside it.
-
-    Activations do not subtract, so the record carries a container's own.
-    """
-    priced = {record.event_id: record for record in records if record.cost != _NOTHING}
+    """Return every call whose cost is known; steps, and what was captured and ran nothing, are looked through."""
+    calls = {
+        record.event_id: record
+        for record in records
+        if is_call(record.path) and record.origin != "captured" and record.state is not CostState.UNKNOWN
+    }
     parents = {record.event_id: record.parent_id for record in records}
-    inside: dict[int, list[Cost]] = defaultdict(list)
-    for record in priced.values():
-        around = _container(record, priced, parents)
-        if around is not None:
-            inside[around.event_id].append(record.cost)
-    return [_own(record, inside.get(event_id, [])) for event_id, record in priced.items()]
+    containers = {_container(record, calls, parents) for record in calls.values()}
+    return [OwnCall(record, event_id in containers) for event_id, record in calls.items()]
 
 
-def _container(
-    record: RangeRecord, priced: dict[int, RangeRecord], parents: dict[int, int | None]
-) -> RangeRecord | None:
+def _container(record: RangeRecord, calls: dict[int, RangeRecord], parents: dict[int, int | None]) -> int | None:
+    """Return the event id of the call of the same stage around a call; None where there is none."""
     parent = record.parent_id
-    while parent is not None and parent not in priced:
+    while parent is not None and parent not in calls:
         parent = parents.get(parent)
-    around = priced[parent] if parent is not None else None
-    return around if around is not None and around.stage is record.stage else None
-
-
-def _own(record: RangeRecord, inside: list[Cost]) -> OwnCall:
-    if not inside or record.own_activation_bytes is None:
-        return OwnCall(record, record.cost, bool(inside))
-    parts = total(inside)
-    # Parts that cost more than their whole are a fault, which the part's own row shows; a run does not end over it.
-    left = {name: max(getattr(record.cost, name) - getattr(parts, name), 0) for name in COST_FIELDS}
-    return OwnCall(record, Cost(**{**left, "activation_bytes": record.own_activation_bytes}), True)
+    return parent if parent is not None and calls[parent].stage is record.stage else None
 
 
 def observed_rows(calls: Iterable[OwnCall]) -> list[Row]:
@@ -117,17 +115,14 @@ def model_calls(calls: Iterable[OwnCall], stage: Stage) -> list[RangeRecord]:
 
 
 def note_observed(records: Iterable[RangeRecord], calls: Iterable[ExpertsCall]) -> None:
-    """Set ``observed_weight_bytes`` of the ranges that experts were observed in, and of everything around them.
+    """Set ``observed_weight_bytes`` of the ranges that experts were observed in.
 
     A range around several calls keeps the expected number for those of them that were not observed.
     """
     known = {record.event_id: record for record in records}
     for call in calls:
-        at: int | None = call.event_id
-        while at is not None and at in known:
-            record = known[at]
-            if record.cost.weight_bytes:
-                before = record.observed_weight_bytes
-                weights = record.cost.weight_bytes if before is None else before
-                record.observed_weight_bytes = weights + call.observed_weight_bytes - call.expected_weight_bytes
-            at = record.parent_id
+        record = known.get(call.event_id)
+        if record is not None and record.cost.weight_bytes:
+            before = record.observed_weight_bytes
+            weights = record.cost.weight_bytes if before is None else before
+            record.observed_weight_bytes = weights + call.observed_weight_bytes - call.expected_weight_bytes

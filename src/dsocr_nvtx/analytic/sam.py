@@ -166,13 +166,18 @@ class SamProj(Layer):
 
 @frozen(kw_only=True)
 class ImageEncoderViT(Layer):
-    """The whole encoder: pixels in, a grid a sixteenth of the patches' out. ``position_grid`` is 0 without a table."""
+    """The whole encoder: pixels in, a grid a sixteenth of the patches' out. ``position_grid`` is 0 without a table.
+
+    ``net_2`` and ``net_3`` are the steps of ``proj`` where a layout calls them one by one, as the vendor's does.
+    """
 
     patch_embed: PatchEmbed
     position_grid: int
     blocks: tuple[SamBlock, ...]
     neck: SamNeck
     proj: SamProj
+    net_2: SamProj | None = None
+    net_3: SamProj | None = None
 
     def children(self, shape: CallShape) -> tuple[Child, ...]:
         """Return patch embedding, blocks, neck and proj."""
@@ -185,7 +190,17 @@ class ImageEncoderViT(Layer):
             Child(name="patch_embed", description=self.patch_embed, shape=shape),
             *blocks,
             Child(name="neck", description=self.neck, shape=inside),
-            Child(name="proj", description=self.proj, shape=inside),
+            *self._halvings(inside),
+        )
+
+    def _halvings(self, shape: CallShape) -> tuple[Child, ...]:
+        if self.net_2 is None or self.net_3 is None:
+            return (Child(name="proj", description=self.proj, shape=shape),)
+        height, width = self.net_2.grid(shape)
+        halved_once = evolve(shape, height=height, width=width, tokens=height * width)
+        return (
+            Child(name="net_2", description=self.net_2, shape=shape),
+            Child(name="net_3", description=self.net_3, shape=halved_once),
         )
 
     def own(self, shape: CallShape, hit: int | None = None) -> Cost:  # noqa: ARG002 - experts only

@@ -54,6 +54,15 @@ def _about(
     """See how far each layer and stage of a DeepSeek-OCR run is from what the GPU allows, and what holds it back."""
 
 
+def guide_command(
+    topic: Annotated[str | None, typer.Argument(help="A page's name; without it, which pages there are.")] = None,
+) -> None:
+    """Read the handbook: how things work, and why."""
+    from dsocr_nvtx.cli.guide import guide
+
+    guide(topic)
+
+
 def demo_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Also keep tables and review in this directory.")
@@ -237,6 +246,7 @@ def analytic_command(
 
 
 # In the order of work: what is here, a run, its join, a look, the next run beside it; then what stands alone.
+app.command("guide", short_help="Read the handbook.")(guide_command)
 app.command("demo", short_help="Join a real H200 capture that is in the package; no GPU, no torch.")(demo_command)
 app.command("doctor", short_help="Say what can be captured here, what is missing, what mends it.")(doctor_command)
 app.command("ceilings", short_help="Measure this GPU's roofs, once, for join --ceilings.")(ceilings_command)

@@ -4,7 +4,7 @@ with hook(model) as session:
     model.generate(**inputs)
 """
 
-from dsocr_nvtx.hooks.attach import edge_emitter, hook
+from dsocr_nvtx.hooks.attach import hook
 from dsocr_nvtx.hooks.session import HookSession
 from dsocr_nvtx.hooks.stage import analytic_stage, current_stage
 from dsocr_nvtx.hooks.stats import (
@@ -19,7 +19,6 @@ __all__ = [
     "HookSession",
     "analytic_stage",
     "current_stage",
-    "edge_emitter",
     "get_analytic_run_stats",
     "hook",
     "reset_analytic_run_stats",

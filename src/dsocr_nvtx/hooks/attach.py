@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from dsocr_nvtx.errors import Refused, UsageError
-from dsocr_nvtx.hooks.bindings import bindings
-from dsocr_nvtx.hooks.emit import Edges, Emitter, Silent, nvtx_emitter
+from dsocr_nvtx.hooks.bindings import hooked_network
+from dsocr_nvtx.hooks.emit import Emitter, Silent, nvtx_emitter
 from dsocr_nvtx.hooks.events import EventRecorder, Events
+from dsocr_nvtx.hooks.recorder import native_recorder
 from dsocr_nvtx.hooks.session import HookSession
-from dsocr_nvtx.hooks.shared import stream_is_capturing
 from dsocr_nvtx.hooks.stats import use_analytic_run_stats
 from dsocr_nvtx.schema.records import Level
 
@@ -26,6 +26,7 @@ def hook(
     record: bool = True,
     observe_experts: bool = False,
     emitter: Emitter | None = None,
+    recorder: str | None = None,
 ) -> Iterator[HookSession]:
     """Emit a range around every call of the model's stages, layers or operations, down to ``level``.
 
@@ -33,15 +34,18 @@ def hook(
     also kept in the session's ``stats``. With ``events``, and the model on a GPU, CUDA events are recorded around each
     stage's ``steps``, or around all ``ranges``; by default around none, since two of them cost as much as several
     ranges. With no tool and no ``record``, and with ``DSOCR_NVTX=0`` in the environment, nothing is attached at all.
-    ``emitter`` replaces NVTX: `edge_emitter`, or one for tests.
+    ``emitter`` replaces NVTX, as in tests. ``recorder``, ``python`` or ``native``, is by default what the environment's
+    DSOCR_NVTX_RECORDER says, else native where that was built.
 
     With ``observe_experts`` every call of routed experts keeps the router's indices, on the model's device.
     They are counted when the block ends (or earlier, by the session's ``publish_experts``): they are in ``stats``
     and, for a tool that listens, in marks. Calls in a CUDA graph are counted launch by launch where the session hears
     of them (`HookSession.captured`).
 
-    Outputs are those of the model without hooks, bit for bit: only shapes are read. Before anything is attached, raises
-    `UsageError` for an unknown level or kind of ``events``, and `Refused` for a model that is not DeepSeek-OCR's.
+    Outputs are those of the model without hooks, bit for bit: only shapes are read. Where a call's arguments are not
+    understood its cost is unknown, and the session's ``errors`` say so; its ``checks`` say what was held against the
+    tensors. Before anything is attached, raises `UsageError` for an unknown level or kind of ``events``, and `Refused`
+    for a model that is not DeepSeek-OCR's, or was compiled before.
     """
     if level not in set(Level):
         raise UsageError(f"no level is called {level!r}; say one of {', '.join(Level)}")
@@ -50,33 +54,33 @@ def hook(
     if not isinstance(model, nn.Module):
         raise Refused(type(model).__name__, "no torch module", "hook DeepSeek-OCR's whole model")
     off = os.environ.get("DSOCR_NVTX") == "0"
+    native = None if off else native_recorder(recorder)
+    emitter = Silent() if off else (emitter or nvtx_emitter(native))
+    record = record and not off
+    if not (record or emitter.active):
+        yield HookSession(emitter, record=False, sites=[], make_event=None, events=Events.NONE)
+        return
+    refuse_compiled(model)
+    found = hooked_network(model, Level(level))
     session = HookSession(
-        Silent() if off else (emitter or nvtx_emitter()),
-        record=record and not off,
-        make_event=_event_maker(model),
-        events=Events(events),
+        emitter, record=record, sites=found.sites, make_event=_event_maker(model), events=Events(events), native=native
     )
     use_analytic_run_stats(session.stats)
-    found = [] if session.off else bindings(model, Level(level))
     try:
-        if observe_experts and not session.off:
-            session.observe_experts(model, bindings(model, Level.OP))
-        for binding in found:
-            session.wrap(binding.owner, binding.method, binding.place)
+        session.attach(model, found, observe_experts=observe_experts)
         yield session
         session.publish_experts()
     finally:
         session.detach()
 
 
-def edge_emitter() -> Emitter:
-    """Return the emitter for a process in which CUPTI records the calls of CUDA's runtime.
-
-    Where no NVTX tool listens, a range makes such a call at both ends, of the kind that only asks: between them CUPTI
-    need not see the driver's calls to know in which range an operation was launched.
-    """
-    found = nvtx_emitter()
-    return found if found.active else Edges(stream_is_capturing)
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a model that was compiled before: its compiled code does not call the methods that would be hooked."""
+    wrapped = hasattr(model, "_orig_mod")
+    inside = next((name for name, part in model.named_modules() if part._compiled_call_impl is not None), None)
+    if wrapped or inside is not None:
+        what = "compiled already" if wrapped or not inside else f"its part {inside} is compiled already"
+        raise Refused(type(model).__name__, what, "hook the model first and compile it inside the block")
 
 
 def _event_maker(model: nn.Module) -> Callable[[], Any] | None:

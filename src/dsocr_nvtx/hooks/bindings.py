@@ -1,30 +1,37 @@
-"""Where a model is tapped: its modules found by structure, each with its layer description and its reader.
+"""Which methods of a model are hooked: its modules found by structure, walked beside the tree of layer descriptions.
 
-The tree of layer descriptions is walked beside the tree of modules; a table says under which attribute each layout
-keeps a part. No class name is asked for, so the native network, the vendor's and their likes bind alike.
+A table says under which attribute each layout keeps a part; no class name is asked for, so the native network, the
+vendor's and deepseek_ocr2 bind alike. A part that should be there and is not is refused.
 """
 
-from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 from torch import nn
 
 from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
-from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer
-from dsocr_nvtx.analytic.experts import DeepseekV2MoE, RoutedExperts
-from dsocr_nvtx.analytic.forward import TextForward, VisionViews
-from dsocr_nvtx.analytic.layer import Layer
+from dsocr_nvtx.analytic.layer import Child, Layer
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
-from dsocr_nvtx.analytic.sam import SamProj
+from dsocr_nvtx.analytic.sam import ImageEncoderViT
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.hooks import shapes
-from dsocr_nvtx.hooks.parts import MISSING, Binding, Prices, Tower, find, tower
-from dsocr_nvtx.hooks.places import Key, Place, Priced, Rest
-from dsocr_nvtx.schema.records import SAMPLING, CallShape, LayerKind, Level
+from dsocr_nvtx.hooks.sites import Binding, Site, number_sites
+from dsocr_nvtx.hooks.weights import element_type, refuse_adapters, stored_network
+from dsocr_nvtx.schema.records import CallShape, LayerKind, Level
 
-_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+MISSING = "hooks bind to the native and the vendor's DeepSeek-OCR network; check the model's class and version"
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "model": ("model",),
+    "text": ("language_model", ""),
+    "sam": ("vision_tower.sam_encoder", "sam_model"),
+    "clip": ("vision_tower.vision_encoder", "vision_model"),
+    "projector": ("multi_modal_projector", "projector"),
+    "blocks": ("layers", "blocks", "encoder.layers", "transformer.layers"),
+    "embed": ("embed_tokens",),
+    "decoder.norm": ("norm",),
+    "decoder.rotary": ("rotary_emb",),
+    "rotary": ("rotary_emb",),
+    "lm_head": ("lm_head",),
     "norm1": ("layer_norm1", "norm1"),
     "norm2": ("layer_norm2", "norm2"),
     "attention": ("self_attn", "attn"),
@@ -32,191 +39,215 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "input_norm": ("input_layernorm",),
     "post_norm": ("post_attention_layernorm",),
     "moe": ("mlp",),
-    "rotary": ("rotary_emb",),
 }
-"""Attributes under which layouts keep a part whose name differs from ours; the first that exists is taken."""
+"""Attributes under which layouts keep a part; the first that exists is taken. A part not named here has its own name;
+an empty attribute is the module itself."""
 
-_BLOCKS = ("layers", "blocks", "encoder.layers", "transformer.layers")
-_BEFORE_REST = ("norm1", "attention", "mlp", "shared_experts")
-"""Calls after which their container works on: it cuts windows after a norm, and adds residuals or shared experts."""
+OPTIONAL = ("decoder.rotary",)
+"""Parts that a layout may compute elsewhere: the vendor's attentions make their own rotary embedding."""
+
+_ORDER = list(Level)
 
 
-def bindings(model: nn.Module, level: Level) -> list[Binding]:
-    """Return every place of a model to tap, down to a level. A part that should be there and is not is refused."""
+@frozen(kw_only=True)
+class HookedNetwork:
+    """A model's bindings, the description that they follow, and its decoder's configuration.
+
+    ``experts`` are the bindings of routed experts at level ``op``, hooked or not; ``lists_experts``: the layout runs
+    them one by one, in a loop. ``towers`` are the decoder and the two encoders, by the path of their entry.
+    """
+
+    bindings: list[Binding]
+    experts: list[Binding]
+    network: DeepseekOCRModel
+    config: Any
+    lists_experts: bool
+    towers: dict[str, nn.Module]
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites in the order of their numbers."""
+        return sorted((binding.site for binding in self.bindings), key=lambda site: site.number)
+
+
+def hooked_network(model: nn.Module, level: Level) -> HookedNetwork:
+    """Return every method of a model to hook, down to a level. A part that should be there and is not is refused.
+
+    Raises `Refused` as well for weights that are packed in an unknown way, and for attention that is not described.
+    """
+    refuse_adapters(model)
     if not hasattr(model, "config"):
         raise Refused(type(model).__name__, "a module without a configuration", "hook DeepSeek-OCR's whole model")
     network = build_analytic_layers_from_config(model.config)
+    refuse_windows(model, network)
     inner = find(model, "model")
-    text = getattr(inner, "language_model", inner)
-    caches, prices = shapes.Caches(), Prices()
-    everything = [
-        *_stages(model, inner, text, network, caches, prices),
-        *_vision(inner, network, prices),
-        *_text(model, text, network, caches, prices),
-    ]
-    order = list(Level)
-    return [binding for binding in everything if order.index(binding.place.level) <= order.index(level)]
+    text, sam = find(inner, "text"), find(inner, "sam")
+    if hasattr(sam, "net_2"):
+        network = evolve(network, vision=evolve(network.vision, sam=_with_halvings_apart(network.sam)))
+    everything = _bound(model, inner, network, Level.OP)
+    owners = [(binding.site.path, binding.owner) for binding in everything]
+    network = stored_network(network, [*owners, *_query_tables(inner)])
+    experts = [binding for binding in everything if binding.site.kind is LayerKind.EXPERTS]
+    return HookedNetwork(
+        bindings=_bound(model, inner, network, level),
+        experts=experts,
+        network=network,
+        config=getattr(text, "config", model.config),
+        lists_experts=any(binding.method != "forward" for binding in experts),
+        towers={"model": text, "sam": sam, "clip": find(inner, "clip")},
+    )
 
 
-def _stages(
-    model: nn.Module, inner: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: shapes.Caches,
-    prices: Prices,
-) -> Iterator[Binding]:  # fmt: skip
-    part = tower(text, prices, is_vision=False)
-    config = getattr(text, "config", model.config)
-    reader = shapes.ModelReader(caches, config, bool(getattr(config, "use_cache", True)))
-
-    @cache
-    def forward(logits: int) -> TextForward:
-        return TextForward(model=network, logits=logits)
-
-    def price(key: Key) -> Priced:
-        return prices(forward(key[5]), shapes.cached_shape(key, part.dtype, part.attention))
-
-    yield Binding(
-        owner=model,
-        place=Place(
-            path="model", kind=LayerKind.REST, level=Level.STAGE, layer=None, read=reader, price=price, is_model=True,
-            grows=True, dtype=part.dtype, rest=Rest(path=SAMPLING, container=None),
-        ),
-    )  # fmt: skip
-    if hasattr(inner, "get_image_features"):
-        yield _image_features(inner, network, prices)
+def refuse_windows(model: nn.Module, network: DeepseekOCRModel) -> None:
+    """Refuse attention whose cost depends on how long the prompt was, which a call does not say."""
+    window = max((layer.attention.window for layer in network.layers), default=0)
+    if window:
+        found = f"decoder layers with sliding-window attention (the last {window} tokens, and the prompt)"
+        raise Refused(type(model).__name__, found, "`dsocr-nvtx analytic` prices it; hook a model with full attention")
 
 
-def _image_features(inner: nn.Module, network: DeepseekOCRModel, prices: Prices) -> Binding:
-    sam = tower(find(inner, "vision_tower.sam_encoder"), prices, is_vision=True)
+def _with_halvings_apart(sam: ImageEncoderViT) -> ImageEncoderViT:
+    """Return SAM as the vendor has it, whose two halving convolutions are modules of their own."""
+    narrow, wide = sam.proj.steps
+    first, second = evolve(sam.proj, steps=(narrow,)), evolve(sam.proj, channels=narrow, steps=(wide,))
+    return evolve(sam, net_2=first, net_3=second)
 
-    def price(key: Key) -> Priced:
-        calls = tuple(
-            CallShape(batch=batch, height=height, width=width, dtype=sam.dtype, attention=sam.attention)
-            for batch, height, width in key
+
+def _query_tables(inner: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return deepseek_ocr2's tables of learned queries, which lie beside the encoder that they belong to."""
+    tower = getattr(inner, "vision_tower", None)
+    named = tower.named_children() if isinstance(tower, nn.Module) else ()
+    return [("clip", child) for name, child in named if name.startswith("query_")]
+
+
+def _bound(model: nn.Module, inner: nn.Module, network: DeepseekOCRModel, level: Level) -> list[Binding]:
+    binder = _Binder(level=level)
+    binder.bind_vision(inner, network)
+    binder.bind_text(model, find(inner, "text"), network)
+    number_sites(binder.roots)
+    return binder.bindings
+
+
+@frozen
+class _Tower:
+    """What the sites of one tower share."""
+
+    dtype: str
+    attention: str
+    is_vision: bool
+
+
+@frozen(kw_only=True)
+class _Binder:
+    """Collects the sites down to a level."""
+
+    level: Level
+    bindings: list[Binding] = field(factory=list)
+    roots: list[Site] = field(factory=list)
+
+    def bind_vision(self, inner: nn.Module, network: DeepseekOCRModel) -> None:
+        """Bind the image features, where the layout has a method for them, and the towers and the projector."""
+        sam = find(inner, "sam")
+        tower = _tower(sam, is_vision=True)
+        whole = None
+        if hasattr(inner, "get_image_features"):
+            whole = self._entry(
+                inner, "image_features", LayerKind.REST, Level.STAGE, None, tower, method="get_image_features"
+            )
+        parts: tuple[tuple[str, nn.Module, Layer], ...] = (
+            ("sam", sam, network.sam),
+            ("clip", find(inner, "clip"), network.clip),
+            ("projector", find(inner, "projector"), network.projector),
         )
-        views = VisionViews(tower=network.vision, views=calls)
-        return prices(views, CallShape(tokens=views.tokens(), dtype=sam.dtype))
+        for name, module, description in parts:
+            tower = _tower(module, is_vision=True) if name != "projector" else tower
+            site = self._entry(module, name, description.kind, Level.LAYER, description, tower, parent=whole)
+            if site is not None:
+                self._inside(module, site, description, tower)
 
-    place = Place(
-        path="image_features", kind=LayerKind.REST, level=Level.STAGE, layer=None, read=shapes.images, price=price,
-        is_vision=True, dtype=sam.dtype,
-    )  # fmt: skip
-    return Binding(owner=inner, method="get_image_features", place=place)
+    def bind_text(self, model: nn.Module, text: nn.Module, network: DeepseekOCRModel) -> None:
+        """Bind the model and everything from the token embedding to the head."""
+        tower = _tower(text, is_vision=False)
+        site = self._entry(model, "model", LayerKind.REST, Level.STAGE, None, tower)
+        assert site is not None  # noqa: S101 - every level has the stages
+        self._inside(text, site, network, tower, head=model)
 
+    def _entry(
+        self, owner: nn.Module, path: str, kind: LayerKind, level: Level, description: Layer | None, tower: _Tower,
+        *, parent: Site | None = None, method: str = "forward",
+    ) -> Site | None:  # fmt: skip
+        if _ORDER.index(level) > _ORDER.index(self.level):
+            return None
+        site = Site(
+            path=path, name=path, kind=kind, level=level, layer=None, description=description, dtype=tower.dtype,
+            attention=tower.attention, is_vision=tower.is_vision, is_entry=True, parent=parent,
+        )  # fmt: skip
+        self._keep(owner, method, site)
+        return site
 
-def _vision(inner: nn.Module, network: DeepseekOCRModel, prices: Prices) -> Iterator[Binding]:
-    sam = find(inner, "vision_tower.sam_encoder", "sam_model")
-    clip = find(inner, "vision_tower.vision_encoder", "vision_model")
-    projector = find(inner, "multi_modal_projector", "projector")
-    part = tower(sam, prices, is_vision=True)
-    yield Binding(owner=sam, place=part.place("sam", network.sam, Level.LAYER, None, shapes.channels_first))
-    yield from _sam_ends(sam, network, part)
-    yield from _blocks(sam, "sam", network.sam.blocks, part)
-    part = tower(clip, prices, is_vision=True)
-    yield Binding(owner=clip, place=part.place("clip", network.clip, Level.LAYER, None, shapes.clip_input))
-    yield from _clip_ends(clip, network, part)
-    yield from _blocks(clip, "clip", network.clip.blocks, part)
-    place = part.place("projector", network.projector, Level.LAYER, None, shapes.rows)
-    yield Binding(owner=projector, place=place)
+    def _inside(
+        self, module: nn.Module, site: Site, description: Layer, tower: _Tower, head: nn.Module | None = None
+    ) -> None:
+        """Bind the calls inside a site, as its description names them; ``head`` is where the model keeps lm_head."""
+        parts = description.children(CallShape())
+        _refuse_other_count(module, [part for part in parts if _is_block(part)])
+        for part in parts:
+            owner, method = _located(head if head is not None and part.name == "lm_head" else module, part)
+            level = Level.LAYER if _is_block(part) or part.name == "lm_head" else Level.OP
+            if owner is None or _ORDER.index(level) > _ORDER.index(self.level):
+                continue
+            below = Site(
+                path=part.name if site.level is Level.STAGE else f"{site.path}.{part.name}", name=part.name,
+                kind=part.kind, level=level, layer=site.layer if part.layer is None else part.layer,
+                description=part.description, dtype=tower.dtype, attention=tower.attention,
+                is_vision=tower.is_vision, parent=site,
+            )  # fmt: skip
+            self._keep(owner, method, below)
+            self._inside(owner, below, part.description, tower)
 
-
-def _sam_ends(sam: nn.Module, network: DeepseekOCRModel, part: Tower) -> Iterator[Binding]:
-    layers = network.sam
-    read = shapes.neck(layers.neck.width)
-    patch = part.place("sam.patch_embed", layers.patch_embed, Level.OP, None, shapes.channels_first, rest="sam")
-    yield Binding(owner=find(sam, "patch_embed"), place=patch)
-    yield Binding(owner=find(sam, "neck"), place=part.place("sam.neck", layers.neck, Level.OP, None, read))
-    if hasattr(sam, "net_2"):  # the vendor keeps the two halvings apart
-        narrow, wide = layers.proj.steps
-        halvings: list[tuple[str, SamProj]] = [
-            ("net_2", evolve(layers.proj, steps=(narrow,))),
-            ("net_3", evolve(layers.proj, channels=narrow, steps=(wide,))),
-        ]
-    else:
-        halvings = [("proj", layers.proj)]
-    for name, description in halvings:
-        place = part.place(f"sam.{name}", description, Level.OP, None, shapes.channels_first)
-        yield Binding(owner=find(sam, name), place=place)
-
-
-def _clip_ends(clip: nn.Module, network: DeepseekOCRModel, part: Tower) -> Iterator[Binding]:
-    for child in network.clip.children(CallShape()):
-        if child.layer is None and not (child.name == "rotary" and not hasattr(clip, "rotary_emb")):
-            is_input = child.name == "embeddings"
-            read = shapes.clip_input if is_input else shapes.rows
-            place = part.place(f"clip.{child.name}", child.description, Level.OP, None, read)
-            yield Binding(owner=find(clip, *_ATTRIBUTES.get(child.name, (child.name,))), place=place)
-
-
-def _blocks(tower: nn.Module, path: str, described: tuple[Layer, ...], part: Tower) -> Iterator[Binding]:
-    modules = find(tower, *_BLOCKS)
-    if len(modules) != len(described):
-        raise Refused(type(tower).__name__, f"{len(modules)} blocks, its config says {len(described)}", MISSING)
-    for index, (module, description) in enumerate(zip(modules, described, strict=True)):
-        above = f"{path}.{index}"
-        yield Binding(owner=module, place=part.place(above, description, Level.LAYER, index, shapes.rows))
-        for child in description.children(CallShape()):
-            rest = above if child.name in _BEFORE_REST else None
-            place = part.place(f"{above}.{child.name}", child.description, Level.OP, index, shapes.rows, rest=rest)
-            yield Binding(owner=find(module, *_ATTRIBUTES.get(child.name, (child.name,))), place=place)
-
-
-def _text(
-    model: nn.Module, text: nn.Module, network: DeepseekOCRModel, caches: shapes.Caches, prices: Prices
-) -> Iterator[Binding]:
-    part = tower(text, prices, is_vision=False)
-    place = part.place("embed", network.embed, Level.OP, None, shapes.ids, rest="model")
-    yield Binding(owner=find(text, "embed_tokens"), place=place)
-    if hasattr(text, "rotary_emb"):  # the vendor computes it inside every attention
-        place = part.place("decoder.rotary", network.rotary, Level.OP, None, shapes.positions)
-        yield Binding(owner=find(text, "rotary_emb"), place=place)
-    yield Binding(owner=find(text, "norm"), place=part.place("decoder.norm", network.norm, Level.OP, None, shapes.rows))
-    head = part.place("lm_head", network.lm_head, Level.LAYER, None, shapes.rows)
-    yield Binding(owner=find(model, "lm_head"), place=head)
-    config = getattr(text, "config", model.config)
-    modules = find(text, "layers")
-    if len(modules) != len(network.layers):
-        found = f"{len(modules)} decoder layers, its config says {len(network.layers)}"
-        raise Refused(type(text).__name__, found, MISSING)
-    for index, (module, description) in enumerate(zip(modules, network.layers, strict=True)):
-        reader = shapes.LayerReader(caches, config, index)
-        yield from _decoder_layer(module, description, index, part, reader)
-
-
-def _decoder_layer(
-    module: nn.Module, description: DeepseekV2DecoderLayer, index: int, part: Tower, reader: shapes.LayerReader
-) -> Iterator[Binding]:
-    path = f"decoder.{index}"
-    place = part.place(path, description, Level.LAYER, index, reader, shapes.cached_shape)
-    yield Binding(owner=module, place=place)
-    for child in description.children(CallShape()):
-        owner = find(module, *_ATTRIBUTES.get(child.name, (child.name,)))
-        below = f"{path}.{child.name}"
-        if child.name == "attention":
-            place = part.place(below, child.description, Level.OP, index, reader, shapes.cached_shape, rest=path)
-        elif isinstance(child.description, DeepseekV2MoE):
-            yield from _moe(owner, child.description, below, index, part, reader.config)
-            continue
+    def _keep(self, owner: nn.Module, method: str, site: Site) -> None:
+        if site.parent is None:
+            self.roots.append(site)
         else:
-            rest = path if child.name in _BEFORE_REST else None
-            place = part.place(below, child.description, Level.OP, index, shapes.rows, rest=rest)
-        yield Binding(owner=owner, place=place)
+            site.parent.children[site.name] = site
+        self.bindings.append(Binding(owner=owner, site=site, method=method))
 
 
-def _moe(
-    module: nn.Module, description: DeepseekV2MoE, path: str, index: int, part: Tower, config: Any
-) -> Iterator[Binding]:
-    read = shapes.ExpertsReader(config)
-    layer = path.rsplit(".", 1)[0]
-    place = part.place(path, description, Level.OP, index, read, shapes.experts_shape, rest=layer)
-    yield Binding(owner=module, place=place)
-    for child in description.children(CallShape()):
-        below = f"{path}.{child.name}"
-        if isinstance(child.description, RoutedExperts):
-            place = part.place(below, child.description, Level.OP, index, read, shapes.experts_shape)
-            # The vendor keeps its experts in a list and runs them from a method of the mixture itself.
-            of_list = isinstance(find(module, child.name), nn.ModuleList)
-            owner, method = (module, "moe_infer") if of_list else (find(module, child.name), "forward")
-            yield Binding(owner=owner, method=method, place=place)
-        else:
-            rest = path if child.name in _BEFORE_REST else None
-            place = part.place(below, child.description, Level.OP, index, shapes.rows, rest=rest)
-            yield Binding(owner=find(module, child.name), place=place)
+def _is_block(part: Child) -> bool:
+    return part.layer is not None and part.name.rpartition(".")[2].isdigit()
+
+
+def _located(module: nn.Module, part: Child) -> tuple[Any, str]:
+    """Return the module and the method that a part is called by; no module where the layout has none for it."""
+    if _is_block(part):
+        return find(module, "blocks")[part.layer], "forward"
+    if part.name in OPTIONAL and not any(hasattr(module, name) for name in ATTRIBUTES[part.name]):
+        return None, "forward"
+    found = find(module, part.name)
+    # The vendor keeps its experts in a list and runs them from a method of the mixture itself.
+    return (module, "moe_infer") if isinstance(found, nn.ModuleList) else (found, "forward")
+
+
+def _refuse_other_count(module: nn.Module, blocks: list[Child]) -> None:
+    if blocks and len(find(module, "blocks")) != len(blocks):
+        found = f"{len(find(module, 'blocks'))} layers, its config says {len(blocks)}"
+        raise Refused(type(module).__name__, found, MISSING)
+
+
+def find(module: nn.Module, part: str) -> Any:
+    """Return what a module keeps under the first attribute that it has of those for a part; refuse if it has none."""
+    names = ATTRIBUTES.get(part, (part,))
+    for name in names:
+        found: Any = module
+        for step in name.split(".") if name else ():
+            found = getattr(found, step, None)
+        if found is not None:
+            return found
+    raise Refused(type(module).__name__, f"no attribute {' or '.join(names)}", MISSING)
+
+
+def _tower(module: nn.Module, *, is_vision: bool) -> _Tower:
+    """Return what a tower's sites share; refuse weights of a type that has no size here."""
+    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    # The vendor's vision calls fused attention without saying so in a configuration; its decoder is eager.
+    return _Tower(element_type(module), attention or ("sdpa" if is_vision else "eager"), is_vision)

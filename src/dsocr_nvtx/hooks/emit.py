@@ -1,44 +1,43 @@
-"""Where ranges go: an NVTX domain while a tool listens, nowhere otherwise."""
+"""Where ranges go: NVTX, CUPTI, a test's listener, or nowhere."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dsocr_nvtx.schema.payload import DOMAIN
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_DTYPE_V1 as PAYLOAD_DTYPE
+from dsocr_nvtx.schema.payload import DOMAIN, PAYLOAD_DTYPE, PAYLOAD_FIELDS
 from dsocr_nvtx.schema.records import Stage
 
 Words = npt.NDArray[np.int64]
 
 
 class Emitter(Protocol):
-    """What taps push to. ``push`` takes what ``prepare`` returned; the payload is read at that moment."""
+    """What recorders push to. ``push`` takes what ``prepare`` returned; the payload is read at that moment."""
 
     @property
     def active(self) -> bool:
-        """Whether a tool listens."""
+        """Whether ranges are pushed and popped at all."""
+        ...
+
+    @property
+    def announces(self) -> bool:
+        """Whether somebody hears marks."""
         ...
 
     @property
     def push(self) -> Callable[[object], object]:
-        """Open a range."""
+        """Open a range on the calling thread."""
         ...
 
     @property
     def pop(self) -> Callable[[], object]:
-        """Close the innermost open range."""
+        """Close the innermost open range of the calling thread."""
         ...
 
     @property
     def mark(self) -> Callable[[str], object]:
         """Say a text at this instant."""
-        ...
-
-    @property
-    def edge(self) -> Callable[[], object] | None:
-        """What is called at both ends of every range where no tool listens; None where nothing is."""
         ...
 
     def prepare(self, path: str, stage: int, words: Words) -> object:
@@ -49,12 +48,11 @@ class Emitter(Protocol):
 class Silent:
     """No tool is attached: nothing to push to."""
 
-    active = False
-    edge: Callable[[], object] | None = None
+    active = announces = False
 
     def prepare(self, path: str, stage: int, words: Words) -> object:  # noqa: ARG002 - the protocol's signature
-        """Return nothing."""
-        return None
+        """Return what stands for a range that nobody sees."""
+        return True
 
     def push(self, attributes: object) -> object:
         """Do nothing."""
@@ -66,24 +64,6 @@ class Silent:
         """Do nothing."""
 
 
-class Edges(Silent):
-    """No tool is attached, but whoever records the launches wants a call of its own at both ends of every range.
-
-    ``edge`` is called just outside of the times that a range is recorded with.
-    """
-
-    def __init__(self, edge: Callable[[], object]) -> None:
-        self.edge: Callable[[], object] = edge
-
-    def push(self, attributes: object) -> object:  # noqa: ARG002 - as above
-        """Mark where a range begins."""
-        return self.edge()
-
-    def pop(self) -> object:
-        """Mark where a range ends."""
-        return self.edge()
-
-
 class NvtxDomain:
     """Domain ``dsocr``: registered messages, named categories, typed payloads.
 
@@ -91,8 +71,7 @@ class NvtxDomain:
     distinct text and keep it for the life of the process.
     """
 
-    active = True
-    edge: Callable[[], object] | None = None
+    active = announces = True
 
     def __init__(self, domain: object, mark: Callable[[str], object]) -> None:
         self._domain = domain
@@ -111,11 +90,30 @@ class NvtxDomain:
         return attributes
 
 
-def nvtx_emitter() -> Emitter:
+class NativeDomain:
+    """The same domain, through the native recorder, which pushes its ranges without entering Python."""
+
+    active = announces = True
+
+    def __init__(self, domain: Any) -> None:
+        self._domain = domain
+        self.push, self.pop, self.mark = domain.push, domain.pop, domain.mark
+
+    def prepare(self, path: str, stage: int, words: Words) -> object:
+        """Return a range whose payload is read from ``words`` at every push."""
+        made: object = self._domain.prepare(path, stage + 1, words)
+        return made
+
+
+def nvtx_emitter(native: Any = None) -> Emitter:
     """Return the emitter for this process: the domain if an NVTX tool is attached, else `Silent`.
 
-    The tool is found at the first NVTX call of the process; one attached later is not seen.
+    The tool is found at the first NVTX call of the process; one attached later is not seen. ``native`` is the compiled
+    recorder, if that records: then it makes the ranges as well.
     """
+    if native is not None:
+        domain = native.Domain(DOMAIN, [str(stage) for stage in Stage], list(PAYLOAD_FIELDS))
+        return NativeDomain(domain) if domain.active else Silent()
     try:
         import nvtx
     except ImportError:

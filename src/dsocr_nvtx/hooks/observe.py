@@ -11,32 +11,29 @@ followed by one copy of all of them, outside the step.
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, wraps
+from functools import wraps
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from attrs import define, evolve, field, frozen
-from torch.compiler import is_compiling
 
-from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
-from dsocr_nvtx.analytic.decoder import DeepseekV2DecoderLayer
-from dsocr_nvtx.analytic.experts import DeepseekV2MoE, RoutedExperts
-from dsocr_nvtx.hooks.parts import Binding
-from dsocr_nvtx.hooks.quick import WIDTH as LOGGED
-from dsocr_nvtx.hooks.quick import QuickFrame
-from dsocr_nvtx.hooks.scripts import ScriptFrame, Words
-from dsocr_nvtx.hooks.shared import Shared
-from dsocr_nvtx.hooks.wrappers import Watch
+from dsocr_nvtx.analytic.experts import RoutedExperts
+from dsocr_nvtx.hooks.caches import Unreadable
+from dsocr_nvtx.hooks.forwards import Forwards
+from dsocr_nvtx.hooks.prices import Words
+from dsocr_nvtx.hooks.readers import tensors
+from dsocr_nvtx.hooks.sites import Binding
+from dsocr_nvtx.hooks.threads import Frame
 from dsocr_nvtx.schema.payload import experts_mark
-from dsocr_nvtx.schema.records import DTYPE_BYTES, CallShape, ExpertsCall, LayerKind, Stage
+from dsocr_nvtx.schema.records import CallShape, ExpertsCall, Stage, code_of
 
 _STAGES = tuple(Stage)
 
 
 @define(kw_only=True, eq=False)
-class _Watched:
+class ObservedLayer:
     """The routed experts of one layer, and the indices, [rows, top_k], that each call was given."""
 
     layer: int
@@ -46,7 +43,7 @@ class _Watched:
 
 
 @frozen(eq=False)
-class _Held:
+class CapturedCall:
     """A call of experts that was captured into a CUDA graph: its range, its layer, its rows and its indices' number.
 
     Not the tensor that every launch overwrites: it is needed until the next capture only, launches are kept longer.
@@ -59,12 +56,12 @@ class _Held:
 
 
 @frozen(eq=False)
-class _Launch:
+class Launch:
     """One launch of a captured step: which (-1: none is recorded), and the indices of all its calls, end to end."""
 
-    held: list[_Held]
+    captured: list[CapturedCall]
     replay: int
-    stage: int
+    stage: Stage
     step: int
     chosen: torch.Tensor
 
@@ -75,105 +72,75 @@ class ExpertsObserver:
     MOST_CALLS = 8192
     """Calls kept per layer: a text as long as the network can make. Later calls keep the expected number."""
 
-    WIDTH = 6
+    _WIDTH = 6
     """Numbers kept per call: the range around it, stage, step, layer, rows, place in its list."""
 
-    def __init__(self, shared: Shared, fail: Callable[[str, Exception], None]) -> None:
+    def __init__(self, forwards: Forwards, fail: Callable[[str, Exception], None]) -> None:
         self.enabled = True
-        self.watches: dict[tuple[int, str], Watch] = {}
-        self._shared, self._fail = shared, fail
-        self._watched: list[_Watched] = []
+        self._forwards = forwards
+        self._fail = fail
+        self._layers: list[ObservedLayer] = []
         self._calls = array("q")
-        self._taken: list[tuple[QuickFrame | ScriptFrame, list[Any]]] = []
-        self._held: list[_Held] = []
+        self._captured: list[CapturedCall] = []
         self._overwritten: list[torch.Tensor] = []
-        self._launches: list[_Launch] = []
-        shared.noted = self
+        self._launches: list[Launch] = []
 
-    @property
-    def wanted(self) -> bool:
-        """Whether the next forward is to be noted: only notes are kept of it, until something is read."""
-        return self.enabled and len(self._taken) < self.MOST_CALLS
+    def watch(self, inner: Callable[..., Any], binding: Binding, *, innermost: bool) -> Callable[..., Any]:
+        """Return a method of routed experts that first notes the indices it is called with.
 
-    def take(self, frame: QuickFrame | ScriptFrame, notes: list[Any]) -> None:
-        """Take what was noted in a forward: number, length of the log and indices, call after call."""
-        self._taken.append((frame, notes))
-
-    def watch(self, inner: Callable[..., Any], binding: Binding, description: RoutedExperts) -> Callable[..., Any]:
-        """Return a method of routed experts, called with (rows, indices, ...), that first notes the indices."""
-        layer = binding.place.layer
+        ``innermost``: the newest range on the thread is the one around the call; else it is the forward's own.
+        """
+        layer, description = binding.site.layer, binding.site.description
         if layer is None or next(binding.owner.parameters()).device.type == "meta":
             return inner
-        self._watched.append(_Watched(layer=layer, description=description, dtype=binding.place.dtype))
-        number = len(self._watched) - 1
-        self.watches[id(binding.owner), binding.method] = Watch(number, inner)
-        note = partial(self._note, number)
+        assert isinstance(description, RoutedExperts)  # noqa: S101 - it was bound by this description
+        self._layers.append(ObservedLayer(layer=layer, description=description, dtype=binding.site.dtype))
+        number, forwards, top_k = len(self._layers) - 1, self._forwards, description.top_k
 
         @wraps(inner)
         def observed(*args: Any, **kwargs: Any) -> Any:
-            if self.enabled and not is_compiling():
+            state = forwards.threads.state
+            if self.enabled and state.frame is not None and not (forwards.muted or forwards.closed):
                 try:
-                    note(args[1] if len(args) > 1 else kwargs["top_k_index"])
+                    event_id = state.next_id - 1 if innermost else state.frame.event_id
+                    self._note(state.frame, event_id, number, _indices(args, kwargs, top_k))
                 except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                     self._fail("observer", error)
             return inner(*args, **kwargs)
 
         return observed
 
-    def _note(self, number: int, indices: torch.Tensor) -> None:
-        shared = self._shared
-        state = shared.threads.state
-        if state.token is not None:  # calls are only timed: which range this is, is known when the forward is over
-            if state.notes is not None:
-                state.notes += (number, len(state.log), indices)
-            return
-        if not state.open or shared.muted:
-            return
-        if shared.capturing:
-            self._held.append(_Held(state.open[-1][0], number, indices.shape[0], indices.numel()))
+    def _note(self, frame: Frame, event_id: int, number: int, indices: torch.Tensor) -> None:
+        if frame.captured:
+            self._captured.append(CapturedCall(event_id, number, indices.shape[0], indices.numel()))
             self._overwritten.append(indices)
             return
-        if shared.is_capturing():  # into a graph whose launches nobody tells of
-            return
-        self._settle()
-        event_id, stage = state.open[-1][:2]
-        self._keep(event_id, stage, max(shared.counters.steps[stage], 0), number, indices)
-
-    def _keep(self, event_id: int, stage: int, step: int, number: int, indices: torch.Tensor) -> None:
-        chosen = self._watched[number].chosen
+        chosen = self._layers[number].chosen
         if len(chosen) < self.MOST_CALLS:
-            self._calls.extend((event_id, stage, step, number, indices.shape[0], len(chosen)))
+            told = (event_id, code_of(frame.stage), frame.step, number, indices.shape[0], len(chosen))
+            self._calls.extend(told)
             chosen.append(indices)
 
-    def _settle(self) -> None:
-        """Work out which calls the notes of whole forwards speak of."""
-        taken, self._taken = self._taken, []
-        for frame, notes in taken:
-            for number, logged, indices in zip(notes[::3], notes[1::3], notes[2::3], strict=True):
-                self._keep(frame.event_at(logged // LOGGED), frame.stage, frame.step, number, indices)
-
-    def captures(self) -> None:
+    def begin_capture(self) -> None:
         """Hear that a step is about to be captured into a CUDA graph: launches are of that one from now on."""
-        self._held, self._overwritten = [], []
+        self._captured, self._overwritten = [], []
 
     def release(self) -> None:
-        """Let go of the model's modules and of its graph's tensors; what was noted can still be read."""
-        self.watches.clear()
-        self._overwritten, self._held = [], []
+        """Let go of a graph's tensors; what was noted can still be read."""
+        self.begin_capture()
 
-    def launched(self, replay: int, stage: int, step: int) -> None:
+    def launched(self, replay: int, stage: Stage, step: int) -> None:
         """Hear that the step captured last was launched: copy what it chose before the next launch overwrites it."""
-        if self.enabled and self._held and len(self._launches) < self.MOST_CALLS and not self._shared.muted:
+        if self.enabled and self._captured and len(self._launches) < self.MOST_CALLS:
             chosen = torch.cat([indices.reshape(-1) for indices in self._overwritten])
-            self._launches.append(_Launch(self._held, replay, stage, step, chosen))
+            self._launches.append(Launch(self._captured, replay, stage, step, chosen))
 
     def clear(self) -> None:
         """Forget every call."""
         del self._calls[:]
-        self._taken.clear()
         self._launches.clear()
-        for watched in self._watched:
-            watched.chosen.clear()
+        for layer in self._layers:
+            layer.chosen.clear()
 
     def read(self, ids: Sequence[Mapping[int, int]] = ()) -> list[ExpertsCall]:
         """Return how many rows each expert got: calls in their order, then those of launched graphs in theirs.
@@ -181,76 +148,77 @@ class ExpertsObserver:
         ``ids`` are, of each recorded launch, the event ids of its calls by those of the calls captured. Waits for the
         device.
         """
-        self._settle()
-        counts = [_rows_per_expert(watched) for watched in self._watched]
+        counts = [_rows_per_expert(layer) for layer in self._layers]
         calls = [
-            self._call(counts[number][index], event_id, stage, step, number, rows)
+            self._call(counts[number][index], event_id, _STAGES[stage], step, number, rows)
             for event_id, stage, step, number, rows, index in self._noted()
         ]
         return [*calls, *self._launched_calls(ids)]
 
     def _launched_calls(self, ids: Sequence[Mapping[int, int]]) -> Iterator[ExpertsCall]:
         """Yield the calls of launched graphs; what all launches of one capture chose is brought over in one copy."""
-        for held, launches in groupby(self._launches, key=lambda launch: launch.held):
+        for captured, launches in groupby(self._launches, key=lambda launch: launch.captured):
             several = list(launches)
             chosen = torch.stack([launch.chosen for launch in several]).cpu().numpy()
-            edges = np.cumsum([0, *(call.chosen for call in held)]).tolist()
+            edges = np.cumsum([0, *(call.chosen for call in captured)]).tolist()
             for launch, row in zip(several, chosen, strict=True):
                 known = ids[launch.replay] if 0 <= launch.replay < len(ids) else {}
-                for call, start, end in zip(held, edges[:-1], edges[1:], strict=True):
-                    watched, rows = self._watched[call.number], call.rows
-                    (counts,) = _histograms(watched, row[start:end], np.zeros(end - start, np.int64), 1)
+                for call, start, end in zip(captured, edges[:-1], edges[1:], strict=True):
+                    layer, rows = self._layers[call.number], call.rows
+                    (counts,) = _histograms(layer, row[start:end], np.zeros(end - start, np.int64), 1)
                     event_id = known.get(call.event_id, call.event_id)
                     told = self._call(counts, event_id, launch.stage, launch.step, call.number, rows)
                     yield evolve(told, captured_id=call.event_id)
 
     def _noted(self) -> Iterator[tuple[int, ...]]:
-        return (tuple(self._calls[at : at + self.WIDTH]) for at in range(0, len(self._calls), self.WIDTH))
+        return (tuple(self._calls[at : at + self._WIDTH]) for at in range(0, len(self._calls), self._WIDTH))
 
-    def _call(self, counts: list[int], event_id: int, stage: int, step: int, number: int, rows: int) -> ExpertsCall:
-        watched = self._watched[number]
-        description, shape = watched.description, CallShape(tokens=rows, dtype=watched.dtype)
+    def _call(self, counts: list[int], event_id: int, stage: Stage, step: int, number: int, rows: int) -> ExpertsCall:
+        layer = self._layers[number]
+        description, shape = layer.description, CallShape(tokens=rows, dtype=layer.dtype)
         return ExpertsCall(
             event_id=event_id,
-            stage=_STAGES[stage],
+            stage=stage,
             step=step,
-            layer=watched.layer,
+            layer=layer.layer,
             rows=rows,
             rows_per_expert=tuple(counts),
             expected_experts=description.distinct(rows),
             expected_weight_bytes=description.own(shape).weight_bytes,
-            expert_bytes=description.expert_parameters * DTYPE_BYTES[watched.dtype],
+            expert_bytes=round(description.expert_bytes(shape.itemsize)),
         )
 
 
-def _rows_per_expert(watched: _Watched) -> list[list[int]]:
+def _indices(args: tuple[Any, ...], kwargs: dict[str, Any], top_k: int) -> torch.Tensor:
+    """Return the only tensor of whole numbers [rows, top_k] among a call's arguments."""
+    found = [
+        tensor
+        for tensor in tensors((*args, *kwargs.values()))
+        if tensor.dim() == 2 and tensor.shape[1] == top_k and not tensor.is_floating_point()
+    ]
+    if len(found) != 1:
+        raise Unreadable(f"{len(found)} tensors of {top_k} indices a row among its arguments")
+    return found[0]
+
+
+def _rows_per_expert(layer: ObservedLayer) -> list[list[int]]:
     """Return the histogram of every call of a layer, its indices brought over in one copy."""
-    if not watched.chosen:
+    if not layer.chosen:
         return []
-    flat = torch.cat([chosen.reshape(-1) for chosen in watched.chosen]).cpu().numpy()
-    call = np.repeat(np.arange(len(watched.chosen)), [chosen.numel() for chosen in watched.chosen])
-    return _histograms(watched, flat, call, len(watched.chosen))
+    flat = torch.cat([chosen.reshape(-1) for chosen in layer.chosen]).cpu().numpy()
+    call = np.repeat(np.arange(len(layer.chosen)), [chosen.numel() for chosen in layer.chosen])
+    return _histograms(layer, flat, call, len(layer.chosen))
 
 
-def _histograms(watched: _Watched, chosen: Words, call: Words, calls: int) -> list[list[int]]:
+def _histograms(layer: ObservedLayer, chosen: Words, call: Words, calls: int) -> list[list[int]]:
     """Return how many rows each expert got in each call, of what was chosen and in which call."""
-    experts = watched.description.experts
+    experts = layer.description.experts
     if chosen.size and (chosen.min() < 0 or chosen.max() >= experts):
-        raise ValueError(f"layer {watched.layer}: an expert's number outside 0 to {experts - 1}")
+        raise ValueError(f"layer {layer.layer}: an expert's number outside 0 to {experts - 1}")
     found: list[list[int]] = (
         np.bincount(call * experts + chosen, minlength=calls * experts).reshape(-1, experts).tolist()
     )
     return found
-
-
-def watched_experts(model: Any, bindings: list[Binding]) -> Iterator[tuple[Binding, RoutedExperts]]:
-    """Yield every binding of routed experts with the description of their layer."""
-    layers: tuple[DeepseekV2DecoderLayer, ...] = build_analytic_layers_from_config(model.config).layers
-    for binding in bindings:
-        if binding.place.kind is LayerKind.EXPERTS and binding.place.layer is not None:
-            mixture = layers[binding.place.layer].mlp
-            assert isinstance(mixture, DeepseekV2MoE)  # noqa: S101 - it was bound by this description
-            yield binding, mixture.experts
 
 
 def marks(calls: list[ExpertsCall]) -> list[str]:
@@ -260,6 +228,6 @@ def marks(calls: list[ExpertsCall]) -> list[str]:
     """
     grouped: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
     for call in calls:
-        key = (_STAGES.index(call.stage), call.step, call.expert_bytes, call.expected_weight_bytes)
+        key = (code_of(call.stage), call.step, call.expert_bytes, call.expected_weight_bytes)
         grouped[key].append((call.event_id if call.captured_id is None else call.captured_id, call.distinct))
     return [experts_mark(*key, hits) for key, hits in grouped.items()]

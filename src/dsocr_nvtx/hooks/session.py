@@ -3,79 +3,135 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from pathlib import Path
 from time import perf_counter_ns
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from dsocr_nvtx.hooks.bindings import HookedNetwork
+from dsocr_nvtx.hooks.caches import Caches
 from dsocr_nvtx.hooks.captures import Capture, Replay, replayed_ids
+from dsocr_nvtx.hooks.checks import Checks
 from dsocr_nvtx.hooks.emit import Emitter
-from dsocr_nvtx.hooks.events import Events
-from dsocr_nvtx.hooks.observe import ExpertsObserver, marks, watched_experts
-from dsocr_nvtx.hooks.parts import Binding
-from dsocr_nvtx.hooks.places import Place
-from dsocr_nvtx.hooks.shared import Shared
+from dsocr_nvtx.hooks.events import Events, between_events
+from dsocr_nvtx.hooks.forwards import Forwards
+from dsocr_nvtx.hooks.observe import ExpertsObserver, marks
+from dsocr_nvtx.hooks.patches import Patches
+from dsocr_nvtx.hooks.prices import NoWork
+from dsocr_nvtx.hooks.readers import Reader, readers_of
+from dsocr_nvtx.hooks.recorder import NativeRecorder, PythonRecorder
+from dsocr_nvtx.hooks.sites import Binding, Site, step_sites
 from dsocr_nvtx.hooks.stage import stage_called
+from dsocr_nvtx.hooks.standins import StandIns
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
-from dsocr_nvtx.hooks.steps import Step, StepTap
-from dsocr_nvtx.hooks.tap import Tap
-from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.hooks.steps import Step
+from dsocr_nvtx.hooks.threads import Kept
+from dsocr_nvtx.hooks.tracing import unseen
+from dsocr_nvtx.hooks.weights import element_type
+from dsocr_nvtx.schema.records import CallShape, Level, Stage
 
 _log = logging.getLogger(__name__)
+_STAGE_TELLERS = {"generate": "generating", "_prefill": "prefilling"}
+"""The model's own methods that tell the stage, and the count in a thread's state of how often each is under way."""
 
 
 class HookSession:
     """Attached hooks: their statistics, their errors, and the means to mark steps.
 
-    ``errors`` lists what went wrong inside hooks, once per module; the model never sees it, and the calls concerned
-    have no range. A session that is switched off attaches nothing and records nothing.
+    ``errors`` lists what went wrong inside hooks and which costs are unknown, once per site; the model never sees it.
+    ``checks`` says what of the costs was checked against tensors, and what contradicts them. A session that is switched
+    off attaches nothing and records nothing.
     """
 
-    def __init__(self, emitter: Emitter, *, record: bool, make_event: Callable[[], Any] | None, events: Events) -> None:
-        self.stats = AnalyticRunStats()
+    def __init__(
+        self, emitter: Emitter, *, record: bool, sites: list[Site], make_event: Callable[[], Any] | None,
+        events: Events, native: ModuleType | None = None,
+    ) -> None:  # fmt: skip
         self.errors: list[str] = []
         self.off = not (record or emitter.active)
         self.observer: ExpertsObserver | None = None
-        self._shared = Shared(emitter, self.stats.rows if record else None, make_event, events)
-        self._shared.muted = self.off
-        self._attached: list[tuple[nn.Module, str, object]] = []
-        self._steps: dict[str, StepTap] = {stage: StepTap(stage, self._shared, self._fail) for stage in Stage}
-        self._rests: dict[str, Tap] = {}
-        self._growing: list[Tap] = []
+        steps = step_sites(len(sites))
+        self._native = native
+        kept = Kept if native is None else native.State
+        self._forwards = Forwards([*sites, *steps], emitter, record=record, on_gpu=make_event is not None, kept=kept)
+        self._forwards.muted = self.off
+        if events is Events.STEPS:
+            self._forwards.step_event = make_event
+        self._range_event = make_event if events is Events.RANGES else None
+        self.stats = AnalyticRunStats(self._forwards.log)
+        self._patches = Patches()
         self._capture: Capture | None = None
-
-    def wrap(self, owner: nn.Module, method: str, place: Place) -> None:
-        """Put a range around a method of a module, on this instance only; `detach` takes it away again."""
-        tap = Tap(place, self._shared)
-        if place.grows:
-            self._growing.append(tap)
-        if place.rest is not None:
-            tap.rest = self._rests.setdefault(place.rest.path, Tap(place.rest.place(place), self._shared))
-        watch = self.observer.watches.get((id(owner), method)) if self.observer is not None else None
-        hooked = tap.around(getattr(owner, method), self._fail, watch)
-        self._replace(owner, method, hooked)
+        no_work, shape = NoWork(), CallShape()
+        prices = self._forwards.prices
+        self._step_costs = {stage: prices.of(site, no_work, shape) for stage, site in zip(Stage, steps, strict=True)}
 
     @property
-    def edges(self) -> bool:
-        """Whether something is called at both ends of every range, no tool listening."""
-        return not self.off and self._shared.emitter.edge is not None
+    def checks(self) -> Checks:
+        """What of the costs was checked against tensors, what contradicts them, and how many are unknown."""
+        return self._forwards.checks
 
     @property
     def attached(self) -> list[tuple[nn.Module, str]]:
         """The methods that were replaced: module and name, in the order in which they were."""
-        return [(owner, method) for owner, method, _ in self._attached]
+        return self._patches.methods
 
-    def _replace(self, owner: nn.Module, method: str, hooked: Callable[..., Any]) -> None:
-        self._attached.append((owner, method, owner.__dict__.get(method, _ABSENT)))
-        setattr(owner, method, hooked)
+    def attach(self, model: nn.Module, found: HookedNetwork, *, observe_experts: bool) -> None:
+        """Put stand-ins into the place of all methods that were bound; `detach` takes them away again."""
+        attention = found.network.layers[0].attention
+        caches = Caches(attention.kv_heads, attention.head_dim)
+        shared = (self._forwards.threads, self._forwards.emitter, self.fail)
+        recorder = PythonRecorder(*shared) if self._native is None else NativeRecorder(self._native, *shared)
+        make = StandIns(self._forwards, recorder, caches, found.config, found.lists_experts, self.fail)
+        readers = readers_of(found, caches)
+        observed = self._observed(found) if observe_experts else {}
+        for name, counter in _STAGE_TELLERS.items():
+            if callable(getattr(model, name, None)):
+                self._patches.replace(model, name, make.within(getattr(model, name), counter))
+        for binding in found.bindings:
+            watched = observed.pop((id(binding.owner), binding.method), None)
+            self._hook(binding, watched or getattr(binding.owner, binding.method), make, readers)
+        for owner in {id(owner): owner for owner in (model, *found.towers.values())}.values():
+            self._patches.replace(owner, "_apply", self._applied(owner._apply, found))
+        for binding in found.experts:  # at a level that has no ranges for experts
+            watched = observed.get((id(binding.owner), binding.method))
+            if watched is not None:
+                self._patches.replace(binding.owner, binding.method, watched)
 
-    def observe_experts(self, model: nn.Module, found: list[Binding]) -> None:
-        """Note the experts that calls hit; call this before `wrap`, so that their ranges are around the noting."""
-        self.observer = ExpertsObserver(self._shared, self._fail)
-        for binding, description in watched_experts(model, found):
-            inner = getattr(binding.owner, binding.method)
-            self._replace(binding.owner, binding.method, self.observer.watch(inner, binding, description))
+    def _hook(self, binding: Binding, inner: Callable[..., Any], make: StandIns, readers: dict[str, Reader]) -> None:
+        plain, site = getattr(binding.owner, binding.method), binding.site
+        if self._range_event is not None:
+            inner = between_events(inner, self._range_event, self._forwards.threads, self._forwards.log)
+        stand_in = make.of_entry(inner, site, readers[site.path]) if site.is_entry else make.of_site(inner, site)
+        self._patches.replace(binding.owner, binding.method, unseen(stand_in, plain))
+
+    def _applied(self, inner: Callable[..., Any], found: HookedNetwork) -> Callable[..., Any]:
+        """Return the method by which a module moves and converts its weights; their types are looked at afterwards."""
+        dtypes = {site.path: site.dtype for site in found.sites if site.path in found.towers}
+
+        @wraps(inner)
+        def applied(*args: Any, **kwargs: Any) -> Any:
+            result = inner(*args, **kwargs)
+            for path, dtype in dtypes.items():
+                now = element_type(found.towers[path])
+                if now != dtype:
+                    self._forwards.stale = f"the weights are {now} now, and were {dtype} when hooked: hook them again"
+            return result
+
+        return applied
+
+    def _observed(self, found: HookedNetwork) -> dict[tuple[int, str], Callable[..., Any]]:
+        """Return the methods of routed experts with the noting of their indices around them."""
+        self.observer = ExpertsObserver(self._forwards, self.fail)
+        innermost = any(binding.site.level is not Level.STAGE for binding in found.bindings)
+        return {
+            (id(binding.owner), binding.method): self.observer.watch(
+                getattr(binding.owner, binding.method), binding, innermost=innermost
+            )
+            for binding in found.experts
+        }
 
     def publish_experts(self) -> None:
         """Read which experts were hit, keep it in ``stats``, and announce what is new. Waits for the device.
@@ -87,38 +143,37 @@ class HookSession:
         try:
             calls = self.observer.read(replayed_ids(self.stats.replays))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model's results stand
-            self._fail("observer", error)
+            self.fail("observer", error)
             return
         told = {(call.event_id, call.layer, call.step) for call in self.stats.experts}
         self.stats.experts[:] = calls
         fresh = [call for call in calls if (call.event_id, call.layer, call.step) not in told]
-        for text in marks(fresh) if self._shared.emitter.active else ():
-            self._shared.emitter.mark(text)
+        for text in marks(fresh) if self._forwards.emitter.announces else ():
+            self._forwards.emitter.mark(text)
 
     def detach(self) -> None:
         """Take every range away, newest first, so that what was there before is there again.
 
         What was recorded stays to be read, and keeps no module of the model alive.
         """
-        while self._attached:
-            owner, method, before = self._attached.pop()
-            if before is _ABSENT:
-                owner.__dict__.pop(method, None)
-            else:
-                setattr(owner, method, before)
-        self._shared.noted = None
+        self._forwards.closed = True
+        self._patches.undo()
         if self.observer is not None:
             self.observer.release()
+        if self.checks.contradictions:
+            _log.warning("hooks %s", self.checks.summary)
 
-    def _fail(self, path: str, error: Exception) -> None:
-        line = f"{path}: {type(error).__name__}: {error}"
-        if not any(known.startswith(f"{path}: ") for known in self.errors):
-            _log.warning("hook failed, its calls have no range: %s", line)
+    def fail(self, where: str, error: Exception) -> None:
+        """Note what went wrong, once per place."""
+        line = f"{where}: {type(error).__name__}: {error}"
+        if not any(known.startswith(f"{where}: ") for known in self.errors):
+            _log.warning("%s", line)
             self.errors.append(line)
 
     def step(self, stage: str) -> AbstractContextManager[None]:
         """Run one step of a stage: everything inside belongs to it, and a range of its own goes around it."""
-        return Step(self._steps.get(stage) or self._steps[stage_called(stage)])
+        named = stage_called(stage)
+        return Step(self._forwards, self._step_costs[named], named, self.fail)
 
     @contextmanager
     def captured(self, stage: str) -> Iterator[None]:
@@ -130,86 +185,69 @@ class HookSession:
         if self.off:
             yield
             return
-        first, shared = self.stats.rows.kept, self._shared
+        forwards, first = self._forwards, self._forwards.log.end
         if self.observer is not None:
-            self.observer.captures()
-        with shared.captured(), self.step(stage):
-            yield
-        code = list(Stage).index(Stage(stage))
-        keys = {tap.place: slot.key for tap in self._growing if (slot := tap.slots[code]) and slot.key is not None}
-        self._capture = Capture(code, self.stats.rows.captured_since(first), keys)
+            self.observer.begin_capture()
+        before, forwards.capturing = forwards.capturing, True
+        forwards.captured.clear()
+        try:
+            with self.step(stage):
+                yield
+        finally:
+            forwards.capturing = before
+        kinds = [costs for costs, of in forwards.captured if of == stage and costs.root.path == "model"]
+        self._capture = Capture(Stage(stage), forwards.log.since(first), kinds)
 
     def replayed(self, kv_len: int) -> None:
         """Say, inside a step, that the graph captured last is about to be launched with ``kv_len`` keys in the cache.
 
         Announces the costs that depend on it, where a tool listens; what the launch stands for is in ``stats``.
         """
-        capture, shared = self._capture, self._shared
-        if capture is None or shared.muted:
+        capture, forwards = self._capture, self._forwards
+        if capture is None or forwards.muted:
             return
         try:
-            state, step = shared.threads.state, max(shared.counters.steps[capture.stage], 0)
-            if shared.emitter.active:
-                self._tell(capture, kv_len, state.next_id, step)
-            if shared.rows is not None:
-                parent = state.open[-1][0] if state.open else None
+            state, step = forwards.threads.state, forwards.step(capture.stage)
+            if forwards.emitter.announces:
+                for costs in capture.kinds:
+                    forwards.announce(state, costs, capture.stage, kv_len)
+            if forwards.record:
+                parent = state.frame.event_id if state.frame is not None else None
                 replay = Replay(capture, kv_len, step, parent, perf_counter_ns(), state.native_id)
                 self.stats.replays.append(replay)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            self._fail("replay", error)
+            self.fail("replay", error)
 
     def launched(self) -> None:
         """Say, after the step, that its graph was launched: what its routers chose is kept, with one copy."""
-        if self.observer is None or self._capture is None:
+        if self.observer is None or self._capture is None or self._forwards.muted:
             return
         try:
-            stage = self._capture.stage
-            replay = len(self.stats.replays) - 1 if self._shared.rows is not None else -1
-            self.observer.launched(replay, stage, max(self._shared.counters.steps[stage], 0))
+            replay = len(self.stats.replays) - 1 if self._forwards.record else -1
+            self.observer.launched(replay, self._capture.stage, self._forwards.step(self._capture.stage))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
-            self._fail("observer", error)
-
-    def _tell(self, capture: Capture, kv_len: int, event_id: int, step: int) -> None:
-        """Announce the model's cost, and with it the cache's length; where that is not enough, how others grow."""
-        told, even = self._shared.forwards.told, True
-        taps = [
-            (tap, slot) for tap in self._growing if (slot := tap.slots[capture.stage]) and tap.place in capture.keys
-        ]
-        enough = (capture, self._shared.counters.epoch, [capture.is_full(tap.place, kv_len) for tap, _ in taps])
-        before = told.get(capture.stage)
-        for tap, slot in taps:
-            key = capture.key(tap.place, kv_len)
-            if tap.place.is_model:
-                tap.tell(slot, key, event_id, step)
-            elif before != enough:
-                even &= tap.tell(slot, key, event_id, step, growing=True)
-        if even:
-            told[capture.stage] = enough
+            self.fail("observer", error)
 
     @contextmanager
     def muted(self) -> Iterator[None]:
         """Emit and record nothing inside the block, but price its calls: a warm-up warms the hooks up as well."""
-        before, self._shared.muted = self._shared.muted, True
+        before, self._forwards.muted = self._forwards.muted, True
         try:
             yield
         finally:
-            self._shared.muted = before
+            self._forwards.muted = before
 
     def announce_all(self) -> None:
         """Let every module announce its cost again at its next call: call this where a capture starts."""
-        self._shared.counters.epoch += 1
+        self._forwards.announce_all()
 
     def discard(self) -> None:
         """Forget what was recorded so far, as after a warm-up; steps are counted from 0 again."""
         self.stats.clear()
         if self.observer is not None:
             self.observer.clear()
-        self._shared.counters.steps[:] = [-1] * len(self._shared.counters.steps)
-        self.announce_all()
+        self._forwards.discard()
 
     def write(self, directory: Path) -> None:
         """Write ``ranges.arrow`` and the plan's lists into a run directory."""
         self.stats.write(directory)
-
-
-_ABSENT = object()

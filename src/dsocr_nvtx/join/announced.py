@@ -26,7 +26,7 @@ _MODEL = "model"
 class Announced:
     """Announcements by (thread, time): place, module path (a code of ``words``) and the payload's fields.
 
-    ``growth`` is the row of ``increments`` that says what one more key adds to each field, or -1.
+    ``growth`` is the row of ``increments`` that says what one more key in every sequence adds to each field, or -1.
     """
 
     pid: Ints
@@ -39,7 +39,7 @@ class Announced:
     increments: Ints
 
     def fields(self, rows: Ints, more: Ints) -> Ints:
-        """Return the fields that some announcements tell of where the cache holds so many keys more."""
+        """Return the fields that some announcements tell of where every sequence has so many keys more."""
         values: Ints = self.values[rows]
         grown = np.flatnonzero(more)
         values[grown] += self.increments[self.growth[rows[grown]]] * more[grown, None]
@@ -103,7 +103,7 @@ def last_told(announced: Announced, nvtx: pa.Table) -> Ints:
 
 
 def grown_since(announced: Announced, nvtx: pa.Table, last: Ints) -> Ints:
-    """Return, per range, how many keys the cache has more than its last announcement says, where that one grows."""
+    """Return, per range, how many keys each sequence has more than its last announcement says, if that one grows."""
     more = np.zeros(len(last), np.int64)
     if not len(announced.increments):
         return more
@@ -111,14 +111,8 @@ def grown_since(announced: Announced, nvtx: pa.Table, last: Ints) -> Ints:
     model = _last_of(announced, nvtx, np.zeros(len(nvtx), np.int64), [_MODEL])[grows]
     held, now = announced.values[last[grows]], announced.values[model]
     told = (model >= 0) & (now[:, _FLAGS] & Flag.UNKNOWN == 0)
-    more[grows] = np.where(told, _keys(now, held) - _keys(held, held), 0)
+    more[grows] = np.where(told, (now[:, _KEYS] - held[:, _KEYS]) // np.maximum(held[:, _SEQUENCES], 1), 0)
     return more
-
-
-def _keys(values: Ints, told: Ints) -> Ints:
-    """Return the keys that payloads say: of all sequences, or in terms of version 1, where that told, of each."""
-    keys = values[:, _KEYS]
-    return np.where(told[:, _VERSION] == 1, keys // np.maximum(values[:, _SEQUENCES], 1), keys)
 
 
 def _last_of(announced: Announced, nvtx: pa.Table, path: Ints, words: list[str]) -> Ints:

@@ -64,6 +64,7 @@ def examine(machine: Machine) -> list[Check]:
         *_packages(machine),
         _torch(machine, nvml),
         _transformers(machine),
+        _recorder(machine),
         _folder(machine),
     ]
 
@@ -184,6 +185,15 @@ def _packages(machine: Machine) -> Iterator[Check]:
     yield Check(
         "triton", State.OK if triton else State.OPTIONAL, triton or text, "" if triton else "pip install triton"
     )
+
+
+def _recorder(machine: Machine) -> Check:
+    """Say whether the hooks' native recorder was built: `dsocr_nvtx.hooks.native`."""
+    if machine.package_files("hooks/native/_recorder*.so"):
+        return Check("recorder", State.OK, "native")
+    found = "in Python; the native one was not built, which costs less"
+    remedy = "install a C compiler, then: pip install --force-reinstall --no-deps dsocr-nvtx"
+    return Check("recorder", State.OPTIONAL, found, remedy)
 
 
 def _torch(machine: Machine, nvml: Nvml) -> Check:

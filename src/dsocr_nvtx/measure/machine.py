@@ -57,6 +57,10 @@ class Machine:
         except OSError:
             return None
 
+    def package_files(self, pattern: str) -> list[str]:
+        """Return the files of this package that match a pattern below its folder."""
+        return self.find(str(Path(__file__).parents[1] / pattern))
+
     def version(self, package: str) -> str | None:
         """Return the version of an installed distribution."""
         try:

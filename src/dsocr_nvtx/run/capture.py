@@ -24,11 +24,11 @@ from dsocr_nvtx.run.timing import choose_timing, described_devices
 from dsocr_nvtx.run.window import (
     attention_choice,
     device_name,
-    ends_of,
     hooked,
     memory_is_named,
     observes_experts,
     profiler_window,
+    session_lines,
     settle,
     versions,
 )
@@ -124,7 +124,7 @@ def _record(work: Workload, options: RunOptions, progress: RunProgress) -> _Reco
             session.announce_all()
         recording = stack.enter_context(ExitStack())
         if cupti is not None:
-            recording.enter_context(cupti.recording(edges=session is not None and session.edges))
+            recording.enter_context(cupti.recording())
         started = time.perf_counter()
         tokens = run_pages(work.model, images, work.prompt, work.decoding, session or Unobserved(), progress.step)
         # The only wait: the events need it, and the window must not close on running kernels.
@@ -157,7 +157,7 @@ def _write(
         stats, steps = recorded.session.stats, len(recorded.tokens[0]) - 1
         check = write_static(directory, work, options.mode, Level(options.level), stats, steps)
     if recorded.cupti is not None:
-        recorded.cupti.write(directory, described_devices(), ends=ends_of(recorded.session))
+        recorded.cupti.write(directory, described_devices())
     write_output(directory, recorded.tokens, work.texts(recorded.tokens))
     write_manifest(directory, evolve(_manifest(options, work, recorded), static_check=check, dilation=dilation))
     return check
@@ -192,7 +192,7 @@ def _manifest(options: RunOptions, work: Workload, recorded: _Recorded) -> RunMa
     if recorded.session is None:
         return manifest
     stats, errors = recorded.session.stats, tuple(recorded.session.errors)
-    return evolve(manifest, ranges=len(stats.rows), hook_errors=errors, experts_observed=len(stats.experts))
+    return evolve(manifest, ranges=stats.ranges, hook_errors=errors, experts_observed=len(stats.experts))
 
 
 def _report(target: Path, options: RunOptions, work: Workload, recorded: _Recorded, progress: RunProgress) -> None:
@@ -205,9 +205,9 @@ def _report(target: Path, options: RunOptions, work: Workload, recorded: _Record
         progress.say(
             f"experts hit per layer and decode step: {hit:.1f} on average, {expected:.1f} if routing is uniform"
         )
-    errors = recorded.session.errors if recorded.session is not None else ()
-    if errors:
-        progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
+    if recorded.session is not None:
+        for line in session_lines(recorded.session):
+            progress.say(line)
     if recorded.cupti is not None and recorded.cupti.note:
         progress.say(recorded.cupti.note)
     progress.say(f"run directory: {target}")

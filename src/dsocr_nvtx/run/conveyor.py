@@ -118,8 +118,7 @@ class Conveyor:
         if self.session is not None:
             self.session.announce_all()
         if self.cupti is not None:
-            edges = self.session is not None and self.session.edges
-            window.enter_context(self.cupti.recording(edges=edges))
+            window.enter_context(self.cupti.recording())
 
     def _tried(self, group: Sequence[Queued], run: Callable[[Sequence[Queued]], None]) -> bool:
         """Run a batch; if it fails, note that in its pages' records, and whether the device outlived it."""

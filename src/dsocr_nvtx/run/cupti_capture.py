@@ -41,7 +41,6 @@ class CuptiCapture:
     def __init__(self, library: Cupti | None = None) -> None:
         self.cupti = library if library is not None else open_cupti()
         self.dropped = 0
-        self.edges = False
         self.note = ""
         self.nodes = GraphNodes(self.cupti)
         self._free = [_block() for _ in range(_BLOCKS_AHEAD)]
@@ -58,20 +57,15 @@ class CuptiCapture:
         return bool(self._clocks)
 
     @contextmanager
-    def recording(self, *, edges: bool = False) -> Iterator[None]:
-        """Record what the GPU does inside the block; the device must be idle at both ends.
-
-        ``edges``: every range makes a call of the runtime at both ends, so the driver's calls are not recorded: of a
-        launch made through the driver it is enough to know between which two calls it lies.
-        """
+    def recording(self) -> Iterator[None]:
+        """Record what the GPU does inside the block; the device must be idle at both ends."""
         self._clocks.append(self._both_clocks())
         with self.nodes.listening():
-            self.edges = edges
-            self.cupti.enable(*self._callbacks, driver=not edges)
+            self.cupti.enable(*self._callbacks)
             try:
                 yield
             finally:
-                self.cupti.disable(driver=not edges)
+                self.cupti.disable()
                 self._clocks.append(self._both_clocks())
 
     def _lend(self, buffer: Any, size: Any, most: Any) -> None:
@@ -122,10 +116,10 @@ class CuptiCapture:
         moved: np.ndarray = ours + since + np.rint(since * drift).astype(np.int64)
         return moved
 
-    def write(self, directory: Path, devices: Mapping[int, Mapping[str, object]], *, ends: int = 0) -> int:
+    def write(self, directory: Path, devices: Mapping[int, Mapping[str, object]]) -> int:
         """Write ``operations.arrow`` and ``launches.arrow`` into ``timings``; return the number of operations.
 
-        Where graphs were captured, also ``graph_nodes.arrow``. ``ends`` says how many ends the recorded ranges have.
+        Where graphs were captured, also ``graph_nodes.arrow``.
         """
         records = self.records()
         operations = self._operations(records)
@@ -134,13 +128,12 @@ class CuptiCapture:
         folder.mkdir()
         operations = operations.replace_schema_metadata({**operations.schema.metadata, **about})
         write_table(operations, folder / "operations.arrow")
-        wanted = ends if self.edges else None
-        launches, lost = launches_of(records, self.cupti.function_name, self.to_host_clock, wanted)
+        launches = launches_of(records, self.cupti.function_name, self.to_host_clock)
         write_table(launches, folder / "launches.arrow")
         if len(self.nodes):
             write_table(self.nodes.table(os.getpid()), folder / "graph_nodes.arrow")
-        graphs = self.nodes.trouble if operations["graph_node_id"].null_count < len(operations) else ""
-        self.note = "; ".join(filter(None, (graphs, lost)))
+        if operations["graph_node_id"].null_count < len(operations):
+            self.note = self.nodes.trouble
         return len(operations)
 
     def _operations(self, records: Mapping[int, np.ndarray]) -> pa.Table:

@@ -52,13 +52,9 @@ _LAYOUTS = {
 }  # fmt: skip
 _WANTED = re.compile(
     r"cuda(Launch|GraphLaunch|Mem(cpy|set)|Malloc|Free|Host(Alloc|Register)|(Device|Stream|Event)Synchronize"
-    r"|Stream((Begin|End)Capture|IsCapturing))|cu(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)"
+    r"|Stream(Begin|End)Capture)|cu(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)"
 )
-"""Calls that make GPU work, wait for it, or manage memory: the others are many, and no time is spent in them.
-
-`EDGE` is one of them, as it marks where ranges begin and end.
-"""
-EDGE = "cudaStreamIsCapturing"
+"""Calls that make GPU work, wait for it, or manage memory: the others are many, and no time is spent in them."""
 _SYSTEM_THREAD_IDS = 1
 _END_OF_BUFFER = 12
 
@@ -69,7 +65,8 @@ class Cupti:
 
     library: Any
     layouts: Mapping[int, np.dtype[Any]]
-    unwanted: Mapping[int, tuple[int, ...]] = field(factory=dict)
+    wanted: Mapping[int, tuple[int, ...]] = field(factory=dict)
+    """By kind of record of API calls, the numbers of the functions that are to be recorded."""
 
     def call(self, name: str, *arguments: object) -> None:
         """Call ``cupti<name>``."""
@@ -83,27 +80,36 @@ class Cupti:
         reason = (text.value or b"").decode() or f"error {status}"
         return f"{reason}; another tool holds it" if "SUBSCRIBER" in reason else reason
 
-    def enable(self, requested: object, completed: object, *, driver: bool = True) -> None:
+    def enable(self, requested: object, completed: object) -> None:
         """Let records of GPU work and of the API calls that matter be written into the callbacks' buffers.
 
-        Without ``driver`` only the runtime's calls are recorded. PyTorch makes thousands of the driver's in a step, and
-        CUPTI stops at each of them, wanted or not, which takes as long as all else that it does.
+        Functions are chosen one by one: with all of a kind enabled and some left out again, CUPTI stops at each of the
+        thousands of calls of a step, wanted or not, which takes as long as all else that it does.
         """
         self.call("SetThreadIdType", _SYSTEM_THREAD_IDS)
         self.call("ActivityRegisterCallbacks", requested, completed)
-        for kind in (*OPERATIONS, *_calls(driver=driver)):
+        for kind in OPERATIONS:
             self.call("ActivityEnable", kind)
-        for kind in _calls(driver=driver):
-            choose = "ActivityEnableDriverApi" if kind == _DRIVER else "ActivityEnableRuntimeApi"
-            for one in self.unwanted.get(kind, ()):
-                # Where CUPTI will not leave a function out, its records come too: more of them, none wrong.
-                getattr(self.library, f"cupti{choose}")(ctypes.c_uint32(one), ctypes.c_uint8(0))
+        for kind in CALLS:
+            if not self._choose(kind, recorded=True):
+                self.call("ActivityEnable", kind)  # all of the kind: more records, none wrong
 
-    def disable(self, *, driver: bool = True) -> None:
+    def disable(self) -> None:
         """Write no more records, of the kinds that were enabled; those written are handed over before this returns."""
-        for kind in (*OPERATIONS, *_calls(driver=driver)):
+        for kind in OPERATIONS:
             self.call("ActivityDisable", kind)
+        for kind in CALLS:
+            if not self._choose(kind, recorded=False):
+                self.call("ActivityDisable", kind)
         self.call("ActivityFlushAll", 1)
+
+    def _choose(self, kind: int, *, recorded: bool) -> bool:
+        """Switch the wanted functions of a kind on or off; return whether CUPTI can choose among functions."""
+        choose = getattr(self.library, f"cuptiActivityEnable{'Driver' if kind == _DRIVER else 'Runtime'}Api", None)
+        wanted = self.wanted.get(kind, ())
+        if choose is None or not wanted:
+            return False
+        return all(choose(ctypes.c_uint32(one), ctypes.c_uint8(recorded)) == 0 for one in wanted)
 
     def listen(self, callback: object) -> ctypes.c_void_p:
         """Let a `NODE_EVENT` hear of every node of a CUDA graph made or cloned; return what ends it with `unlisten`."""
@@ -159,10 +165,6 @@ class Cupti:
         return (text.value or b"").decode()
 
 
-def _calls(*, driver: bool) -> list[int]:
-    return [kind for kind in CALLS if driver or kind != _DRIVER]
-
-
 def open_cupti() -> Cupti:
     """Return libcupti, loaded; `Unavailable` says what is missing."""
     try:
@@ -175,16 +177,16 @@ def open_cupti() -> Cupti:
         raise Unavailable(f"CUPTI cannot be loaded: {error}") from error
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libcupti.so" in line}
     library = ctypes.CDLL(min(loaded) if loaded else "libcupti.so")
-    unwanted = {
-        _DRIVER: _unwanted(getattr(cupti, "driver_api_trace_cbid", ())),
-        _RUNTIME: _unwanted(getattr(cupti, "runtime_api_trace_cbid", ())),
+    wanted = {
+        _DRIVER: _wanted(getattr(cupti, "driver_api_trace_cbid", ())),
+        _RUNTIME: _wanted(getattr(cupti, "runtime_api_trace_cbid", ())),
     }
-    return Cupti(library, {kind: _layout(cupti, *name) for kind, name in _LAYOUTS.items()}, unwanted)
+    return Cupti(library, {kind: _layout(cupti, *name) for kind, name in _LAYOUTS.items()}, wanted)
 
 
-def _unwanted(known: Any) -> tuple[int, ...]:
-    """Return the numbers of the functions whose records nobody reads."""
-    return tuple(int(one) for one in known if one.name.startswith("cu") and not _WANTED.match(one.name))
+def _wanted(known: Any) -> tuple[int, ...]:
+    """Return the numbers of the functions whose records are read."""
+    return tuple(int(one) for one in known if _WANTED.match(one.name))
 
 
 def _layout(module: Any, stem: str, version: str) -> np.dtype[Any]:

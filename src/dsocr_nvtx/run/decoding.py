@@ -14,6 +14,7 @@ from transformers import DynamicCache, StaticCache
 
 from dsocr_nvtx.errors import Unavailable
 from dsocr_nvtx.run.graph import CudaGraph, StepGraph
+from dsocr_nvtx.run.model import CACHE_ARGUMENT
 
 
 class StepSession(Protocol):
@@ -269,10 +270,10 @@ def _logits(network: Network, ids: torch.Tensor, positions: torch.Tensor, cache:
     return network(
         input_ids=ids,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
         return_dict=True,
+        **{CACHE_ARGUMENT: cache},
         **extra,
     ).logits
 

@@ -24,7 +24,7 @@ from dsocr_nvtx.run.power import PowerWatch, power_watch
 from dsocr_nvtx.run.progress import RunProgress, run_progress
 from dsocr_nvtx.run.ranks import rank_on
 from dsocr_nvtx.run.timing import described_devices
-from dsocr_nvtx.run.window import attention_choice, device_name, ends_of, memory_is_named, settle, versions
+from dsocr_nvtx.run.window import attention_choice, device_name, memory_is_named, session_lines, settle, versions
 from dsocr_nvtx.run.workload import RunOptions, Setup, build_model, check_requests, set_up
 from dsocr_nvtx.schema.files import check_directory, replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.ranks import Rank, rank_directory
@@ -102,7 +102,7 @@ def _write(directory: Path, options: RunOptions, setup: Setup, conveyor: Conveyo
                 raise
             conveyor.progress.say(f"the hooks' tables went with the device: {one_line(error)}")
     if conveyor.cupti is not None and conveyor.cupti.opened and not conveyor.lost:
-        conveyor.cupti.write(directory, described_devices(), ends=ends_of(session))
+        conveyor.cupti.write(directory, described_devices())
     if watch is not None:
         write_table(watch.sampler.table(), directory / "power.arrow")
     ids = [conveyor.tokens.get(record.index) for record in records]
@@ -144,7 +144,7 @@ def _manifest(options: RunOptions, setup: Setup, conveyor: Conveyor, done: list[
     if session is None:
         return manifest
     stats, errors = session.stats, tuple(session.errors)
-    return evolve(manifest, ranges=len(stats.rows), hook_errors=errors, experts_observed=len(stats.experts))
+    return evolve(manifest, ranges=stats.ranges, hook_errors=errors, experts_observed=len(stats.experts))
 
 
 def _report(target: Path, options: RunOptions, conveyor: Conveyor, progress: RunProgress) -> None:
@@ -158,9 +158,8 @@ def _report(target: Path, options: RunOptions, conveyor: Conveyor, progress: Run
         if spread is not None:
             times = ", ".join(f"{key} {spread[key] / 1e6:,.2f}" for key in ("p50", "p90", "p99", "max"))
             progress.say(f"{what}, in ms: {times}")
-    errors = conveyor.session.errors if conveyor.session is not None else ()
-    if errors:
-        progress.say(f"{len(errors)} errors inside hooks, so ranges are missing; the first: {errors[0]}")
+    for line in session_lines(conveyor.session) if conveyor.session is not None else ():
+        progress.say(line)
     if conveyor.cupti is not None and conveyor.cupti.note:
         progress.say(conveyor.cupti.note)
     progress.say(f"run directory: {target}")

@@ -4,6 +4,7 @@ transformers has no class named after DeepSeek-OCR, but `UnlimitedOcrForConditio
 decoder's attention is set to full attention, which every configuration made here does.
 """
 
+import inspect
 from typing import Final
 
 import torch
@@ -15,6 +16,13 @@ from dsocr_nvtx.errors import Unavailable
 WEIGHT_STD: Final = 0.02
 TRUE_DECODER_LAYERS: Final = 12
 TINY_DECODER_LAYERS: Final = 3
+
+CACHE_ARGUMENT: Final = (
+    "cache"
+    if "cache" in inspect.signature(UnlimitedOcrForConditionalGeneration.forward).parameters
+    else "past_key_values"
+)
+"""The name by which the network takes its KV cache: transformers 5.24 renamed it."""
 
 
 def true_config() -> UnlimitedOcrConfig:

@@ -18,12 +18,14 @@ from torch import nn
 
 from dsocr_nvtx.errors import UsageError
 from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.hooks.recorder import PYTHON, native_recorder
 from dsocr_nvtx.run.decoding import Generation, Growing, Static, StepSession
 from dsocr_nvtx.run.loop import Unobserved, decode_experts, start_pages
 from dsocr_nvtx.run.workload import Workload, wait_for
 
 BARE, AGAIN, HOOKS = "none", "none, again", "hooks"
 EVENTS, OBSERVED = "hooks, events around steps", "hooks, experts observed"
+IN_PYTHON = "hooks, recorder in Python"
 MARKERS, FUNCTIONS = "string markers", "record_function"
 _RESAMPLES = 2000
 _WARM_ROUNDS = 3
@@ -106,7 +108,7 @@ def measure_overhead(
                 times[variant.name].append(_timed_step(state, variant, work.device))
             progress("round", number)
         hooked = sessions[HOOKS]
-        calls = round(len(hooked.stats.rows) / (_WARM_ROUNDS + rounds))
+        calls = round(hooked.stats.ranges / (_WARM_ROUNDS + rounds))
         _refuse_errors(sessions)
     kept = {name: taken[_WARM_ROUNDS:] for name, taken in times.items()}
     return [_overhead(name, kept, level, decoding.mode, calls if name != AGAIN else 0) for name in kept if name != BARE]
@@ -129,6 +131,8 @@ def _variants(model: nn.Module, level: str, stack: ExitStack) -> list[_Variant]:
         _hooked(EVENTS, model, level, stack, events="steps"),
         _hooked(OBSERVED, model, level, stack, observe_experts=True),
     ]
+    if native_recorder() is not None:
+        found.append(_hooked(IN_PYTHON, model, level, stack, recorder=PYTHON))
     for name, wrap in ((MARKERS, _marked()), (FUNCTIONS, _recorded)):
         if wrap is not None:
             methods = tuple((owner, method, wrap(owner, getattr(owner, method))) for owner, method in places)

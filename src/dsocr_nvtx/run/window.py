@@ -41,20 +41,22 @@ def hooked(
 ) -> "AbstractContextManager[HookSession]":
     """Return the hooks of a run."""
     # Imported here so that --no-hooks runs where nvtx is not installed.
-    from dsocr_nvtx.hooks import edge_emitter, hook
+    from dsocr_nvtx.hooks import hook
 
     observe = observes_experts(device, options)
     every = options.events or timing == "events"
     # Steps are timed where nothing else times the device, and where they are held to an unprofiled run's.
     steps = options.calibrate or (timing == "none" and not under_nsys())
     events = "ranges" if every else "steps" if steps else "none"
-    emitter = edge_emitter() if timing == "cupti" else None
-    return hook(model, level=options.level, events=events, record=True, observe_experts=observe, emitter=emitter)
+    return hook(model, level=options.level, events=events, record=True, observe_experts=observe)
 
 
-def ends_of(session: "HookSession | None") -> int:
-    """Return how many ends the ranges have that a session recorded."""
-    return 2 * len(session.stats.rows) if session is not None else 0
+def session_lines(session: "HookSession") -> list[str]:
+    """Return what a run says of its hooks at the end: what was checked, what contradicts, what went wrong."""
+    lines = [f"hooks {session.checks.summary}"]
+    if session.errors:
+        lines.append(f"{len(session.errors)} errors inside hooks, so costs or ranges are missing: {session.errors[0]}")
+    return lines
 
 
 def observes_experts(device: torch.device, options: RunOptions) -> bool:

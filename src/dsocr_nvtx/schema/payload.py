@@ -72,14 +72,23 @@ def announcement(path: str, values: list[int]) -> str:
 def growth_announcement(path: str, values: list[int], increments: list[int]) -> str:
     """Return an announcement that holds while the cache grows: prefix, path, every field, then each field's increment.
 
-    After it, a call's fields are ``values`` plus ``increments`` times the ``keys`` that ``model``, as last announced
-    for the same stage on the same thread, has more than ``values`` say.
+    After it, a call's fields are ``values`` plus ``increments`` times the keys that each sequence of ``model``, as last
+    announced for the same stage on the same thread, has more than ``values`` say.
     """
     return WIRE.growth_announcement(path, values, increments)
 
 
 MARK_PREFIX = "dsocr/"
 """Starts every mark of ours, whatever it says."""
+
+CONTRADICTION_PREFIX = "dsocr/2! "
+"""Starts the marks that say that a range's costs, and those of all ranges inside, are contradicted by tensors."""
+
+
+def contradiction_mark(event_id: int, text: str) -> str:
+    """Return the mark that says by what the costs of a range, and of everything inside it, are contradicted."""
+    return f"{CONTRADICTION_PREFIX}{event_id} {' '.join(text.split())}"
+
 
 EXPERTS_PREFIX = "dsocr/1x "
 """Starts the marks that say which experts were hit, made after the steps that they tell of."""

@@ -86,7 +86,12 @@ def is_call(path: str) -> bool:
 
 def code_of(member: Stage | Level | LayerKind) -> int:
     """Return the number that stands for an enum member in payloads."""
-    return list(type(member)).index(member)
+    return _CODES[type(member)][member]
+
+
+_CODES: dict[type, dict[StrEnum, int]] = {
+    kind: {member: code for code, member in enumerate(kind)} for kind in (Stage, Level, LayerKind)
+}
 
 
 MODULES = ("sam", "clip", "projector", "embed", "decoder", "lm_head")
@@ -169,9 +174,6 @@ class RangeRecord:
     Times are the host's `time.perf_counter_ns`; ``device_ns`` is the CUDA-event time where events were recorded.
     ``observed_weight_bytes`` is ``cost.weight_bytes`` with the experts observed instead of the expected number.
     ``origin`` is call, or for CUDA graphs captured (it ran nothing and costs nothing) or replayed (by one launch).
-
-    Until the hooks write version 2 they set ``shape``, and ``own_activation_bytes`` to say that ``cost`` is inclusive:
-    what of ``cost.activation_bytes`` is left when the ranges inside are reported apart.
     """
 
     event_id: int
@@ -196,7 +198,6 @@ class RangeRecord:
     observed_weight_bytes: int | None = None
     origin: str = "call"
     shape: CallShape = field(factory=CallShape)
-    own_activation_bytes: int | None = None
 
     @property
     def tokens(self) -> int:

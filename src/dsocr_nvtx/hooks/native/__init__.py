@@ -1,0 +1,1 @@
+"""The native recorder: `recorder.c`, compiled by `build`."""

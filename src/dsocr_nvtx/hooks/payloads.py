@@ -1,0 +1,97 @@
+"""Payload tables: the NVTX records of all sites of a forward, bound once and edited in place.
+
+A record is read by NVTX at the moment of the push, so one table serves every forward of a kind on one thread: between
+two forwards the step changes, and the costs by what a longer KV cache adds, which is one vector addition.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dsocr_nvtx.hooks.emit import Emitter
+from dsocr_nvtx.hooks.prices import ForwardCosts
+from dsocr_nvtx.schema.payload import FIELD_INDEX, PAYLOAD_FIELDS, announcement, growth_announcement
+from dsocr_nvtx.schema.records import DTYPE_BYTES, Stage, code_of
+
+WIDTH = len(PAYLOAD_FIELDS)
+_EVENT, _STEP, _PRICED = (FIELD_INDEX[name] for name in ("event_id", "step", "flags"))
+
+
+class PayloadTable:
+    """The records of one kind of forward in one stage, for one thread.
+
+    ``attributes`` has an item for every site of the session: what a recorder pushes, or None where the site is not part
+    of this forward or its first call is yet to be checked. ``words`` is a flat view of the records, in which that of
+    site n begins at n * WIDTH - ``base``.
+    """
+
+    def __init__(self, costs: ForwardCosts, stage: Stage, kv_len: int, emitter: Emitter, sites: int) -> None:
+        self.costs, self.stage, self.kv_len, self.emitter = costs, stage, kv_len, emitter
+        self.first, self.base, self.in_use = costs.root.number, costs.root.number * WIDTH, False
+        self.records = np.zeros((len(costs.sites), WIDTH), "<i8")
+        for record, site in zip(self.records, costs.sites, strict=True):
+            header = (code_of(site.kind), code_of(site.level), list(DTYPE_BYTES).index(site.dtype))
+            record[:_PRICED] = (0, code_of(stage), 0, -1 if site.layer is None else site.layer, *header)
+        self.records[:, _PRICED:] = costs.words(kv_len)
+        self.words: Any = self.records.reshape(-1).data  # writing an element takes a third of what numpy's own takes
+        self._bound = [
+            emitter.prepare(site.path, code_of(stage), record)
+            for site, record in zip(costs.sites, self.records, strict=True)
+        ]
+        self.attributes: list[object] = [None] * sites
+        for number in costs.checked:
+            self.admit(number)
+
+    def holds(self, number: int) -> bool:
+        """Say whether a site is part of this forward."""
+        return 0 <= number - self.first < len(self._bound)
+
+    def admit(self, number: int) -> None:
+        """Let calls of a site push its record from now on."""
+        self.attributes[number] = self._bound[number - self.first]
+
+    def update(self, step: int, kv_len: int) -> None:
+        """Bring all records up to date for a forward with so many keys in the cache of every sequence."""
+        self.records[:, _STEP] = step
+        if kv_len == self.kv_len:
+            return
+        costs, grown = self.costs, kv_len - self.kv_len
+        growth = costs.growth(self.kv_len) if costs.regime(kv_len) == costs.regime(self.kv_len) else None
+        if growth is not None:
+            self.records[:, _PRICED:] += growth * grown
+        else:
+            self.refresh(kv_len)
+        self.kv_len = kv_len
+
+    def refresh(self, kv_len: int) -> None:
+        """Write all prices anew."""
+        self.records[:, _PRICED:] = self.costs.words(kv_len)
+
+    def announce(self, next_id: int) -> None:
+        """Say every site's cost in plain text, and of costs that grow by how much each key adds.
+
+        The entry's own cost is said at every forward, so it needs no growth: it says the length that others grow by.
+        """
+        self.records[:, _EVENT] = next_id
+        growth = self.costs.growth(self.kv_len) if self.kv_len else None
+        for index, (site, record) in enumerate(zip(self.costs.sites, self.records.tolist(), strict=True)):
+            if index == 0 or growth is None or not growth[index].any():
+                self.emitter.mark(announcement(site.path, record))
+            else:
+                increments = [0] * _PRICED + growth[index].tolist()
+                self.emitter.mark(growth_announcement(site.path, record, increments))
+
+    def announce_site(self, number: int) -> None:
+        """Say one site's cost in plain text."""
+        index = number - self.first
+        self.emitter.mark(announcement(self.costs.sites[index].path, self.records[index].tolist()))
+
+    def announce_root(self, next_id: int) -> None:
+        """Say the entry's cost, and with it the length of the cache, for costs that were announced as growing."""
+        self.words[_EVENT] = next_id
+        self.announce_site(self.first)
+
+    def told_until(self) -> object:
+        """Return what must not change if what `announce` said is still to hold: the way of growing, else the length."""
+        regime = self.costs.regime(self.kv_len)
+        return regime if self.kv_len and self.costs.growth(self.kv_len) is not None else (regime, self.kv_len)

@@ -1,0 +1,173 @@
+"""What is put into the place of a hooked method: a recorder's stand-in, and around an entry's what begins a forward."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial, wraps
+from typing import Any
+
+from attrs import frozen
+from torch.compiler import is_compiling
+
+from dsocr_nvtx.hooks.caches import Caches, Unreadable
+from dsocr_nvtx.hooks.checks import cache_fault, first_call_fault, lone_signature
+from dsocr_nvtx.hooks.forwards import Forwards
+from dsocr_nvtx.hooks.readers import Args, ForwardSignature, Kwargs, Reader, experts_of
+from dsocr_nvtx.hooks.recorder import Recorder
+from dsocr_nvtx.hooks.sites import Site
+from dsocr_nvtx.hooks.stage import stage_of
+from dsocr_nvtx.hooks.threads import Frame, ThreadState
+from dsocr_nvtx.schema.records import CallShape
+
+Method = Callable[..., Any]
+
+
+@frozen(eq=False)
+class StandIns:
+    """Makes the stand-ins of one session. What goes wrong in them goes to ``fail``, never to the model."""
+
+    forwards: Forwards
+    recorder: Recorder
+    caches: Caches
+    config: Any
+    lists_experts: bool
+    fail: Callable[[str, Exception], None]
+
+    def of_site(self, inner: Method, site: Site) -> Method:
+        """Return what stands in for a method inside of a forward."""
+        return self.recorder.site(inner, site, partial(self._unready, inner, site))
+
+    def of_entry(self, inner: Method, site: Site, reader: Reader) -> Method:
+        """Return what stands in for a method that a forward begins with."""
+        recorded = self.recorder.site(inner, site, lambda _stand_in, args, kwargs: inner(*args, **kwargs))
+        forwards, threads = self.forwards, self.forwards.threads
+
+        @wraps(inner)
+        def entered(*args: Any, **kwargs: Any) -> Any:
+            if forwards.closed or is_compiling():
+                return inner(*args, **kwargs)
+            state = threads.state
+            outer, signature = state.frame, None
+            try:
+                try:
+                    signature = self._begin(state, site, reader, args, kwargs)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
+                    self.fail(site.path, error)
+                    forwards.close(state, outer)
+                result = recorded(*args, **kwargs)
+                if signature is not None:
+                    self._check_cache(state.frame if state.frame is not outer else None, site, signature, result)
+                return result
+            finally:
+                forwards.close(state, outer)
+
+        return entered
+
+    def within(self, inner: Method, counter: str) -> Method:
+        """Return one of the model's own methods that tell the stage: it counts in the thread's state while it runs."""
+        threads = self.forwards.threads
+
+        @wraps(inner)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            state = threads.state
+            state.prefilled = False
+            setattr(state, counter, getattr(state, counter) + 1)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                setattr(state, counter, getattr(state, counter) - 1)
+                state.prefilled = counter == "prefilling"
+
+        return counted
+
+    def _begin(
+        self, state: ThreadState, site: Site, reader: Reader, args: Args, kwargs: Kwargs
+    ) -> ForwardSignature | None:
+        """Read an entry's call and begin its forward; return what was read, or None where it could not be."""
+        signature = self._read(site, reader, args, kwargs)
+        stage, said = stage_of(site, signature, state)
+        if signature is None:
+            costs, kv_len = self.forwards.prices.of(site, None, CallShape()), 0
+        else:
+            kv_len = signature.kv_len
+            costs = self.forwards.prices.of(site, signature.description, signature.shape)
+        if self.forwards.muted:
+            costs.at(kv_len)  # a warm-up warms the prices up as well
+        else:
+            self.forwards.open(state, costs, stage, kv_len, said=said)
+        return signature
+
+    def _read(self, site: Site, reader: Reader, args: Args, kwargs: Kwargs) -> ForwardSignature | None:
+        try:
+            if self.forwards.stale:
+                raise Unreadable(self.forwards.stale)
+            return reader(args, kwargs)
+        except Exception as error:  # noqa: BLE001 - an argument that is not understood makes the cost unknown
+            self.fail(f"{site.path}: its cost is unknown", error)
+            return None
+
+    def _check_cache(self, frame: Frame | None, site: Site, signature: ForwardSignature, result: Any) -> None:
+        """Compare the cache after a forward with what was recorded, and count what a static cache was given."""
+        try:
+            if signature.held.slots:
+                self.caches.added(signature.cache, signature.shape.tokens)
+            if frame is None or not site.is_stage or site.is_vision or frame.captured or frame.has_inner:
+                return
+            fault = cache_fault(signature, self.caches, result)
+            self.forwards.checks.forwards += 1
+            if fault is not None:
+                self.forwards.contradict(frame, fault)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.fail(f"{site.path}: its cache could not be checked", error)
+
+    def _unready(self, inner: Method, site: Site, stand_in: Method, args: Args, kwargs: Kwargs) -> Any:
+        """Call a site whose record is not ready: the first time in a kind of forward, or outside of any."""
+        forwards = self.forwards
+        if forwards.closed or forwards.muted or is_compiling():
+            return inner(*args, **kwargs)
+        state = forwards.threads.state
+        frame = state.frame
+        if frame is None or not frame.table.holds(site.number):
+            return self._alone(inner, site, stand_in, args, kwargs)
+        try:
+            self._check_first(state, frame, site, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.fail(site.path, error)
+        frame.table.admit(site.number)
+        return stand_in(*args, **kwargs)
+
+    def _check_first(self, state: ThreadState, frame: Frame, site: Site, args: Args, kwargs: Kwargs) -> None:
+        """Compare the first call of a site in a kind of forward with what its cost was derived from."""
+        costs, checks = frame.costs, self.forwards.checks
+        costs.checked.add(site.number)
+        if costs.description is None:
+            return
+        try:
+            fault = first_call_fault(site, costs.price(site.number, frame.kv_len), self.caches, args, kwargs)
+        except Unreadable:
+            checks.unchecked += 1
+            return
+        checks.calls += 1
+        if fault is not None:
+            self.forwards.contradict_site(state, site, fault)
+            self.fail(f"{site.path}: its cost is unknown", ValueError(fault))
+
+    def _alone(self, inner: Method, site: Site, stand_in: Method, args: Args, kwargs: Kwargs) -> Any:
+        """Call a site outside of any forward that it belongs to: somebody calls a layer himself."""
+        state = self.forwards.threads.state
+        outer = state.frame
+        try:
+            try:
+                self._begin(state, site, partial(self._read_alone, site), args, kwargs)
+            except Exception as error:  # noqa: BLE001 - as above
+                self.fail(site.path, error)
+            if state.frame is outer:
+                return inner(*args, **kwargs)
+            return stand_in(*args, **kwargs)
+        finally:
+            self.forwards.close(state, outer)
+
+    def _read_alone(self, site: Site, args: Args, kwargs: Kwargs) -> ForwardSignature:
+        experts = "eager"
+        with suppress(Unreadable):  # only experts need to know
+            experts = experts if self.lists_experts else experts_of(self.config)
+        return lone_signature(site, self.caches, args, kwargs, experts)
