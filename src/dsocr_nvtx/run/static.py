@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_nvtx.analytic.build import build_analytic_layers_from_config
 from dsocr_nvtx.analytic.observed import OwnCall, differences, model_calls, observed_rows, own_calls
 from dsocr_nvtx.analytic.page import TILE_SIDE
 from dsocr_nvtx.analytic.report import write_report
 from dsocr_nvtx.analytic.summary import run_summary
 from dsocr_nvtx.analytic.table import PageRequest, page_table
 from dsocr_nvtx.errors import DsocrError
+from dsocr_nvtx.hooks.bindings import hooked_network
 from dsocr_nvtx.run.views import PageViews
 from dsocr_nvtx.run.workload import Workload
 from dsocr_nvtx.schema.files import write_json
@@ -32,7 +32,7 @@ def write_static(
     write_json(run_summary(calls, work.views.batch, stats.experts), directory / "analytic_hooks" / "summary.json")
     try:
         request = observed_page(work.views, mode, calls, steps)
-        layers = build_analytic_layers_from_config(work.model.config)
+        layers = hooked_network(work.model, level).network  # with the model's weights as they lie
         write_report(layers, request, directory / "static_analysis" / "analytic_model")
         found = differences(observed_rows(calls), page_table(layers, request), level)
     except DsocrError as error:
