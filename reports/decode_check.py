@@ -433,9 +433,7 @@ def cupti_cost(_out: Path) -> list[Row]:
         low, high = module.median_interval(pairs)
         step = statistics.median(blocks[base]) / 1e6
         told = f"{statistics.median(pairs):.2%} ({low:.2%} to {high:.2%}) of {step:.2f} ms, {operations} kernels a step"
-        found.append(
-            (f"CUPTI's slowdown of an eager decode step, {name}", told, "at most 8 %" if "on" in name else "")
-        )
+        found.append((f"CUPTI's slowdown of an eager decode step, {name}", told, "at most 8 %" if "on" in name else ""))
     return found
 
 

@@ -25,9 +25,10 @@ from typing import Any
 import pyarrow as pa
 
 from dsocr_nvtx.fleet.crew import dask_crew
-from dsocr_nvtx.fleet.engine import MERGED, Fleet, FleetOptions, join_fleet, plan_fleet, read_partitions
+from dsocr_nvtx.fleet.engine import MERGED, Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
+from dsocr_nvtx.fleet.parts import read_partitions
 from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
 from dsocr_nvtx.fleet.state import Folders, ReportState
 from dsocr_nvtx.fleet.task import join_one

@@ -124,10 +124,10 @@ def watched(model: Any) -> Iterator[list[Step]]:
 
     def begins(*_called: object) -> None:
         counters.append(FlopCounterMode(display=False))
-        counters[-1].__enter__()
+        counters[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def ends(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        counters[-1].__exit__(None, None, None)
+        counters[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
         given = (*args, *kwargs.values())
         ids = next(value for value in given if isinstance(value, torch.Tensor) and value.dim() > 1)
         caches = (value for value in (*given, *dict(output).values()) if isinstance(value, Cache))

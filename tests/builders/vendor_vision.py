@@ -178,7 +178,8 @@ class NoTPAttention(nn.Module):
         """Keep the shape."""
         batch, rows, _ = x.shape
         parts = self.qkv_proj(x).view(batch, rows, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        found = functional.scaled_dot_product_attention(*parts.unbind(0), attn_mask=None)
+        query, key, value = parts.unbind(0)
+        found = functional.scaled_dot_product_attention(query, key, value)
         return self.out_proj(found.permute(0, 2, 1, 3).flatten(2))
 
 

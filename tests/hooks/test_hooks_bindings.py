@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from tests.builders.ocr2 import ocr2_model
 from tests.builders.vendor import vendor_model
 from tests.hooks.networks import network
 
-LAYOUTS = {"native": network, "vendor": vendor_model, "ocr2": ocr2_model}
+LAYOUTS: dict[str, Callable[[], Any]] = {"native": network, "vendor": vendor_model, "ocr2": ocr2_model}
 Bound = dict[str, str]
 """Where each path is bound: the module's dotted name and, where it is not ``forward``, the method."""
 
@@ -147,7 +147,7 @@ def names_in(tree: ast.Module) -> list[ast.Constant]:
 def _broken() -> Iterator[tuple[str, ast.Constant, str]]:
     """Yield every attribute name in the source of the bindings, each of its dotted parts misspelt in turn."""
     for node in names_in(_TREE):
-        parts = node.value.split(".")
+        parts = str(node.value).split(".")
         for number, part in enumerate(parts):
             wrong = ".".join([*parts[:number], f"{part}_misspelt", *parts[number + 1 :]])
             yield f"{node.lineno}:{node.col_offset}-{wrong}", node, wrong

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.hooks.bindings import hooked_network
 from dsocr_nvtx.hooks.prices import Prices
-from dsocr_nvtx.hooks.readers import TextForward
+from dsocr_nvtx.analytic.forward import TextForward
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.run.loop import Decoding, run_pages

@@ -19,7 +19,8 @@ ADDITIVE = [name for name in COST_FIELDS if name != "activation_bytes"]
 
 def own(rows: Sequence[Row], name: str = "tensor_flops") -> list[int]:
     """Return one field of exclusive costs."""
-    return numbers(exclusive_table(old(rows), "report"), name).tolist()
+    found: list[int] = numbers(exclusive_table(old(rows), "report"), name).tolist()
+    return found
 
 
 OLD = pa.schema(

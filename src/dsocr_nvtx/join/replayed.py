@@ -54,7 +54,7 @@ def recorded_replays(
     start = time.copy()
     for at in np.flatnonzero(taken >= 0):
         start[one == taken[at]] = their_time[at]
-    return _given(given, plain, captured, start), number
+    return _given(given, plain, captured, start), number.astype(np.int64)
 
 
 def _first_comers(chosen: Ints, time: Ints) -> Ints:
