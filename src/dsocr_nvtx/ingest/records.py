@@ -154,6 +154,8 @@ def _timeless(start: Ints, end: Ints, may_be_open: bool, *, never_zero: bool) ->
 def _far(start: Ints, end: Ints, kept: Mask | None) -> Mask | None:
     if not len(start):
         return None
+    if max(extent(start)[1], extent(end)[1]) - extent(start)[0] < _LONGEST:
+        return None
     mine = slice(None) if kept is None else kept
     starts, ends = start[mine], np.where(end[mine] == NULL, start[mine], end[mine])
     if int(ends.max()) - int(starts.min()) < _LONGEST:
