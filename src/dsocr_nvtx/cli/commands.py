@@ -26,12 +26,9 @@ from dsocr_nvtx.run.options import (
 from dsocr_nvtx.schema.records import Level
 
 app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
+)  # fmt: skip
 
 Hardware = Annotated[str | None, typer.Option(help="Hold it against the datasheet of this GPU, by its exact name.")]
 CeilingsFile = Annotated[
@@ -141,10 +138,7 @@ def join_command(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Several: on this Dask cluster, tcp:// or tls://, whose workers see the same files and are trusted.",
-        ),
+        typer.Option(metavar="ADDRESS", help="Several: on this Dask cluster, tcp:// or tls://, whose files are these."),
     ] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="Of tls://: the authority that signed, PEM.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Of tls://: this side's certificate, PEM.")] = None,
