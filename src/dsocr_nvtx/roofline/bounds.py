@@ -15,7 +15,6 @@ than 40 % of busy time, is what there is to say.
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow as pa
 
 from dsocr_nvtx.join.columns import Ints
 from dsocr_nvtx.roofline.least import Floats
@@ -35,18 +34,6 @@ def busy_parts(busy: Ints, tax: Ints, floor: Ints) -> tuple[Ints, Ints, Ints]:
     roof = np.minimum(floor, busy)
     taxed = np.minimum(tax, busy - roof)
     return roof, taxed, busy - roof - taxed
-
-
-_NEEDS_ROOFS = ("efficiency", "bound", "above_roof", "mfu", "mbu")
-
-
-def unjudged(columns: Mapping[str, object]) -> dict[str, object]:
-    """Return columns of ROOFLINE or STAGES with null in those that say nothing without roofs."""
-    return {name: _nothing(values) if name in _NEEDS_ROOFS else values for name, values in columns.items()}
-
-
-def _nothing(column: object) -> pa.Array:
-    return pa.nulls(len(column), column.type) if isinstance(column, pa.Array | pa.ChunkedArray) else column
 
 
 def bound_of(time: Times, floor: Ints, at: Mapping[str, Floats]) -> Ints:

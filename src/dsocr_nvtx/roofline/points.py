@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.events import check_events
 from dsocr_nvtx.join.kernels import Kernels
-from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of, unjudged
+from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
+from dsocr_nvtx.roofline.certainty import doubtful, judged, unjudged
 from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
 from dsocr_nvtx.roofline.operations import CallOperations, small_rule
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
-from dsocr_nvtx.schema.records import COST_FIELDS, CostState, Level, Stage, is_call
+from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage, is_call
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
 
 Numbers = npt.NDArray[np.integer[Any] | np.floating[Any]]
@@ -68,7 +68,7 @@ def roofline(
     check_events(ranges, where)
     own = own_costs(ranges)
     dtypes = coded(ranges, "dtype")
-    ran = _ran(ranges)
+    ran = ~of_origin(ranges, "captured")
     shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
     counted = ran & _called(ranges) & ~of_origin(ranges, ELSEWHERE)
     operations = CallOperations.of(kernels, ranges, sm_count)
@@ -90,7 +90,7 @@ def roofline(
     rows = rows.replace_schema_metadata(rows.schema.metadata | {b"above_roof": about["above_roof"].encode()})
     staged = _sums(calls, keys[:3])
     certain = np.asarray(staged["unknown_calls"]) + np.asarray(staged["contradicted_calls"]) == 0
-    staged |= _judged(_stage_columns(ranges, own, keys[:3], roofs), certain)
+    staged |= judged(_stage_columns(ranges, own, keys[:3], roofs), certain)
     staged = staged if roofs.is_known else unjudged(staged)
     stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
     return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
@@ -116,8 +116,7 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 class _Calls:
     """Every hooked call's own costs and least times, and the operations of calls.
 
-    ``shortest`` is the least time of what is certain of a call's cost, at the highest clock; ``counted`` says which
-    ranges are calls that ran.
+    ``shortest`` is the least time of what is certain of a cost, at the highest clock; ``counted``: calls that ran.
     """
 
     ranges: pa.Table
@@ -143,49 +142,17 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
     time |= calls.operations.times(group, count)
     at = {name: _float_total(group, times, count) for name, times in calls.least.at_roofs().items()}
     rates = _rates(cost, time, at) | {"above_roof": _contradicts(time, _float_total(group, calls.shortest, count))}
-    doubtful = _doubtful(calls, group, count)
+    unsure = doubtful(ranges, group, count)
     return {
         **_whose(ranges, first, calls.rank),
         **labels,
         "calls": np.bincount(group[calls.counted], minlength=count),
         **cost,
         **time,
-        **doubtful,
-        **_judged(rates, sum(doubtful.values()) == 0),
+        **unsure,
+        **judged(rates, np.sum(list(unsure.values()), axis=0) == 0),
         "throttle": [None] * count,
     }
-
-
-def _doubtful(calls: _Calls, group: Ints, count: int) -> dict[str, Ints]:
-    """Return how many ranges that ran have a cost that is not known, or is contradicted; older tables tell of none."""
-    ran, found = _ran(calls.ranges), {}
-    for state in (CostState.UNKNOWN, CostState.CONTRADICTED):
-        here = ran & _of_state(calls.ranges, state)
-        found[f"{state}_calls"] = np.bincount(group[here], minlength=count).astype(np.int64)
-    return found
-
-
-def _of_state(ranges: pa.Table, state: CostState) -> npt.NDArray[np.bool_]:
-    if "cost_state" not in ranges.column_names:
-        return np.zeros(len(ranges), bool)
-    codes, words = coded(ranges, "cost_state")
-    return np.isin(codes, [code for code, word in enumerate(words) if word == state])
-
-
-_ON_COSTS = ("achieved_tflops", "achieved_gbps", "intensity", "efficiency", "bound", "above_roof", "mfu", "mbu")
-"""Columns that rest on costs and may be null."""
-
-
-def _judged(columns: Mapping[str, object], certain: npt.NDArray[np.bool_]) -> dict[str, object]:
-    """Return columns, null what rests on costs in rows where those are not certain."""
-    if certain.all():
-        return dict(columns)
-    return {name: _null(c, ~certain) if name in _ON_COSTS else c for name, c in columns.items()}
-
-
-def _null(values: object, where: npt.NDArray[np.bool_]) -> pa.Array:
-    column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return pc.if_else(pa.array(where), pa.scalar(None, column.type), column)  # type: ignore[attr-defined]
 
 
 def _whose(ranges: pa.Table, first: Ints, rank: int | None) -> dict[str, object]:
@@ -203,11 +170,6 @@ def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
     """
     busy = np.maximum(time["busy_ns"], time["busy_owned_ns"])
     return pa.array(shortest > busy, mask=busy == 0)
-
-
-def _ran(ranges: pa.Table) -> npt.NDArray[np.bool_]:
-    """Return which calls ran: not those that were captured into a CUDA graph."""
-    return ~of_origin(ranges, "captured")
 
 
 def _called(ranges: pa.Table) -> npt.NDArray[np.bool_]:
@@ -280,7 +242,7 @@ def tokens_of(ranges: pa.Table) -> Ints:
     rows = numbers(ranges, "rows")
     paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
-    whole = _ran(ranges) & np.isin(
+    whole = ~of_origin(ranges, "captured") & np.isin(
         paths, [code for code, word in enumerate(words) if word in ("model", "image_features")]
     )
     has_whole = np.isin(stage, stage[whole])
