@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve, fields, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
 from dsocr_nvtx.join.engine import Joined
+from dsocr_nvtx.join.events import rows_of_events
 from dsocr_nvtx.roofline.least import Floats
-from dsocr_nvtx.roofline.own import rows_of_events
 
 TIMES = ("start_ns", "end_ns", "time_ns")
 ADDRESS_NS, ROW, LAUNCH, HOST, STEP, WAIT = 35.0, 0.004, 0.012, 0.12, 0.1, 0.2
@@ -63,8 +63,9 @@ class Timeline:
         edge = 1e15
         before = np.concatenate([[before[0] - edge], before, [before[-1] + edge]])
         after = np.concatenate([[after[0] - edge], after, [after[-1] + edge]])
-        tables = ("nvtx", "operations", "launches", "announcements", "graph_nodes")
-        return evolve(self.trace, **{name: _moved(getattr(self.trace, name), before, after) for name in tables})
+        every = {one.name: getattr(self.trace, one.name) for one in fields(Trace)}
+        moved = {name: _moved(one, before, after) for name, one in every.items() if isinstance(one, pa.Table)}
+        return evolve(self.trace, **moved)
 
     @property
     def busy(self) -> Floats:

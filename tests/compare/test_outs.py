@@ -6,6 +6,7 @@ import pytest
 
 from dsocr_nvtx.compare.comparison import compare
 from dsocr_nvtx.compare.outs import read_out
+from dsocr_nvtx.compare.verdicts import Verdict
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.files import read_table, write_json, write_table
 from tests.builders.runs import call, out_of, write_out
@@ -65,3 +66,12 @@ def test_records_that_one_report_lacks_since_they_cannot_be_are_said(tmp_path: P
     write_json({"stalls": [{"ns": "long"}]}, b / "join.json")
     with pytest.raises(Refused, match="its stalls are not those of a join"):
         read_out(b)
+
+
+def test_a_join_of_a_version_that_did_not_tell_rows_or_queued_time_is_compared(tmp_path: Path) -> None:
+    """Oracle: the same run as this version writes it; its rows are the product of batch and tokens."""
+    run = out_of([call(100, 10, step=step, batch=2, tokens=3, rows=6) for step in range(10)])
+    new, old = (write_out(run, tmp_path / name) for name in ("new", "old"))
+    ranges = read_table(old / "ranges.arrow").drop_columns(["rows", "idle_queued_ns"])
+    write_table(ranges, old / "ranges.arrow")
+    assert {line.verdict for line in compare(read_out(old), read_out(new)).rows} == {Verdict.SAME}

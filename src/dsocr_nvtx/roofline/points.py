@@ -239,7 +239,8 @@ def tokens_of(ranges: pa.Table) -> Ints:
 
     Where a stage has no such call (the vendor's vision runs inside prefill), the projector's rows are its tokens.
     """
-    rows = numbers(ranges, "rows")
+    told = "rows" in ranges.column_names  # tables of an earlier version have it as a product alone
+    rows = numbers(ranges, "rows") if told else numbers(ranges, "batch") * numbers(ranges, "tokens")
     paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
     whole = ~of_origin(ranges, "captured") & np.isin(
