@@ -1,6 +1,8 @@
 """What is installed: ranges that were tried, locks that hold them, and commands that use the locks."""
 
+import json
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -91,3 +93,13 @@ def test_the_doctor_knows_the_range_that_was_tried() -> None:
 def test_what_builds_the_package_is_exact() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     assert {spec.operator for line in build for spec in Requirement(line).specifier} == {"=="}
+
+
+def test_readme_shows_what_the_committed_runs_gave_on_releases_that_may_be_installed() -> None:
+    results = json.loads((ROOT / "reports/compatibility.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(ROOT / "reports/compatibility.py"))["with_table"](readme, results) == readme
+    [transformers] = [one for one in requirements("run") if one.name == "transformers"]
+    tried = [Version(result["transformers"]) for result in results]
+    assert all(release in transformers.specifier for release in tried)
+    assert (tried[0], tried[-1]) == (floor(transformers), locked("lock.txt")["transformers"])
