@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from attrs import fields_dict, frozen
+from attrs import frozen
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Cache
 
@@ -173,9 +173,9 @@ def differences(session: HookSession, steps: list[Step]) -> Iterator[str]:
         if record.stage not in (step.stage, Stage.UNKNOWN) or not (is_unknown(record) or told[1:] == true[1:]):
             yield f"forward {number}: (stage, batch, tokens, keys) {told}, in truth {true}"
     yield from _cache_differences(records, steps)
-    counted = sum(step.flops for step in steps)
-    if not any(map(is_unknown, records)) and total_unmasked(records) != counted:
-        yield f"tensor_flops_unmasked {total_unmasked(records)}, torch counts {counted}"
+    counted, told = sum(step.flops for step in steps), sum(record.cost.tensor_flops_unmasked for record in records)
+    if not any(map(is_unknown, records)) and told != counted:
+        yield f"tensor_flops_unmasked {told}, torch counts {counted}"
 
 
 def _cache_differences(records: list[RangeRecord], steps: list[Step]) -> Iterator[str]:
@@ -189,10 +189,3 @@ def _cache_differences(records: list[RangeRecord], steps: list[Step]) -> Iterato
             told = (record.cost.kv_read_bytes, record.cost.kv_write_bytes)
             if not is_unknown(record) and told != true:
                 yield f"forward {number}: layer {layer} (reads, writes) {told} bytes of keys, values, in truth {true}"
-
-
-def total_unmasked(records: list[RangeRecord]) -> int:
-    """Return the ``tensor_flops_unmasked`` of all ranges together."""
-    if "own_activation_bytes" in fields_dict(RangeRecord):  # costs that hold those of the ranges inside
-        records = [record for record in records if record.path in ("model", "image_features")]
-    return sum(record.cost.tensor_flops_unmasked for record in records)

@@ -1,14 +1,8 @@
 """`generate` in every mode: stage and KV length of every step, FLOPs as torch counts, KV bytes as the cache holds."""
 
 import pytest
-from attrs import fields_dict
 
-from dsocr_nvtx.schema.records import RangeRecord
 from tests.builders.generate_modes import MODES, Checked, Verdict, check
-
-pytestmark = pytest.mark.skipif(
-    "own_activation_bytes" in fields_dict(RangeRecord), reason="for hooks that price a forward as a whole"
-)
 
 
 @pytest.mark.parametrize("mode", MODES)
