@@ -11,6 +11,7 @@ from dsocr_nvtx.run.loop import Decoding, run_pages
 from dsocr_nvtx.run.model import CACHE_ARGUMENT, random_model, tiny_config
 from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.run.views import PageViews
+from dsocr_nvtx.schema.records import RangeRecord
 
 TILES = (2, 1)
 
@@ -46,3 +47,22 @@ def attached(model: nn.Module) -> list[str]:
     """Return the names of modules that have a method of their own instead of their class's."""
     methods = ("forward", "get_image_features", "moe_infer")
     return [name for name, module in model.named_modules() if any(method in vars(module) for method in methods)]
+
+
+def told(records: list[RangeRecord]) -> list[tuple[object, ...]]:
+    """Return what is told of every range: its place, step, sizes and cost, and the path of what is around it."""
+    paths = {record.event_id: record.path for record in records}
+    return [
+        (r.path, str(r.stage), r.step, r.layer, r.sequences, r.rows, r.keys, r.pairs, r.cost, str(r.state),
+         paths.get(-1 if r.parent_id is None else r.parent_id))
+        for r in records
+    ]  # fmt: skip
+
+
+def decode(
+    model: Any, cache: Any, batch: int = 1, tokens: int = 1, logits: int = 1, numbers: torch.Tensor | None = None
+) -> None:
+    """Run one forward with a cache, under no stage that was said."""
+    ids = torch.ones(batch, tokens, dtype=torch.int64) if numbers is None else numbers
+    with torch.no_grad():
+        model(input_ids=ids, **{CACHE_ARGUMENT: cache}, use_cache=True, logits_to_keep=logits)

@@ -1,58 +1,29 @@
 """Forwards of every kind, one after the other and one inside the other: each is told as if it were the only one."""
 
 import itertools
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from weakref import ref
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from dsocr_nvtx.hooks import HookSession, hook
+from dsocr_nvtx.analytic.forward import TextForward
+from dsocr_nvtx.hooks import hook
 from dsocr_nvtx.hooks.bindings import hooked_network
 from dsocr_nvtx.hooks.prices import Prices
-from dsocr_nvtx.analytic.forward import TextForward
-from dsocr_nvtx.ingest.nsys import read
-from dsocr_nvtx.join.engine import join
-from dsocr_nvtx.run.loop import Decoding, run_pages
-from dsocr_nvtx.run.model import CACHE_ARGUMENT
-from dsocr_nvtx.run.prompt import prompt_ids
 from dsocr_nvtx.schema.payload import FIELD_INDEX, WIRE
-from dsocr_nvtx.schema.records import CallShape, Level, RangeRecord, Stage
+from dsocr_nvtx.schema.records import CallShape, Level, Stage
 from tests.builders.emitters import Listener
-from tests.hooks.networks import forward, network, page, run
-
-Scenario = Callable[[Any, HookSession], None]
+from tests.hooks.networks import decode, network, run, told
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     return network()
-
-
-def told(records: list[RangeRecord]) -> list[tuple[object, ...]]:
-    """Return what is told of every range: its place, step, sizes and cost, and the path of what is around it."""
-    paths = {record.event_id: record.path for record in records}
-    return [
-        (r.path, str(r.stage), r.step, r.layer, r.sequences, r.rows, r.keys, r.pairs, r.cost, str(r.state),
-         paths.get(-1 if r.parent_id is None else r.parent_id))
-        for r in records
-    ]  # fmt: skip
-
-
-def decode(
-    model: Any, cache: Any, batch: int = 1, tokens: int = 1, logits: int = 1, numbers: torch.Tensor | None = None
-) -> None:
-    """Run one forward with a cache, under no stage that was said."""
-    ids = torch.ones(batch, tokens, dtype=torch.int64) if numbers is None else numbers
-    with torch.no_grad():
-        model(input_ids=ids, **{CACHE_ARGUMENT: cache}, use_cache=True, logits_to_keep=logits)
 
 
 @pytest.mark.parametrize("level", Level)
@@ -172,130 +143,6 @@ def test_a_forward_costs_what_it_costs_alone(model: Any, change: str) -> None:
     without_step = [row[:2] + row[3:] for row in found]
     assert without_step == [row[:2] + row[3:] for row in expected]
     assert session.errors == []
-
-
-def _page(model: Any, session: HookSession) -> None:
-    run(model, session, tokens=8)
-
-
-def _static_page(model: Any, session: HookSession) -> None:
-    views = page()
-    ids = prompt_ids(views.image_tokens(), model.config)
-    run_pages(model, views.model_inputs(), ids, Decoding(max_new_tokens=7, mode="static"), session)
-
-
-def _batches_in_turn(model: Any, _session: HookSession) -> None:
-    caches = {batch: DynamicCache(config=model.config.text_config) for batch in (1, 2)}
-    for number, batch in enumerate([1, 2, 1, 1, 1, 2, 2, 1, 2, 1, 1, 2, 2]):
-        decode(model, caches[batch], batch, tokens=5 if number < 2 else 1)
-
-
-def _call_out_of_turn(model: Any, _session: HookSession) -> None:
-    """An attention calls a norm of another layer, in some forwards."""
-    language = model.model.language_model
-    layer, sizes = language.layers[1], torch.zeros(1, 1, model.config.text_config.hidden_size)
-    inner, cache = layer.self_attn.q_proj.forward, DynamicCache(config=model.config.text_config)
-
-    def more(*args: Any, **kwargs: Any) -> Any:
-        language.layers[0].input_layernorm(sizes)
-        return inner(*args, **kwargs)
-
-    for number in range(10):
-        layer.self_attn.q_proj.__dict__["forward"] = more if number in (0, 4, 9) else inner
-        decode(model, cache)
-    del layer.self_attn.q_proj.__dict__["forward"]
-
-
-def _failing_call(model: Any, _session: HookSession) -> None:
-    """The model fails inside a forward, and goes on with the next."""
-    act, cache = model.model.language_model.layers[2].mlp.experts.act_fn, DynamicCache(config=model.config.text_config)
-
-    def fail(*_args: Any, **_kwargs: Any) -> Any:
-        raise RuntimeError("in the model")
-
-    for number in range(8):
-        if number in (0, 3):
-            act.__dict__["forward"] = fail
-        with suppress(RuntimeError):
-            decode(model, cache)
-        act.__dict__.pop("forward", None)
-
-
-def _forward_inside(model: Any, session: HookSession) -> None:
-    """A forward calls the model again, with the same cache: as it is, and in a step of its own."""
-    inner, again = model.model.forward, [0]
-    cache = DynamicCache(config=model.config.text_config)
-
-    def twice(*args: Any, **kwargs: Any) -> Any:
-        found, kind = inner(*args, **kwargs), again.pop()
-        again.append(0)
-        if kind == 1:
-            forward(model, cache)
-        elif kind == 2:
-            with session.step("prefill"):
-                forward(model, cache)
-        return found
-
-    model.model.__dict__["forward"] = twice
-    with torch.no_grad():
-        forward(model, cache, 5)
-        for number in range(8):
-            again[:] = [{2: 1, 5: 2}.get(number, 0)]
-            with session.step("decode"):
-                forward(model, cache)
-    del model.model.__dict__["forward"]
-
-
-SCENARIOS = [_page, _static_page, _batches_in_turn, _call_out_of_turn, _failing_call, _forward_inside]
-
-
-def _heard(model: Any, scenario: Scenario, level: str = "op") -> tuple[Listener, HookSession]:
-    with hook(model, level=level, emitter=(listener := Listener())) as session:
-        scenario(model, session)
-    assert listener.stack == []
-    return listener, session
-
-
-@pytest.mark.parametrize("level", Level)
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_second_time_is_told_as_the_first(model: Any, scenario: Scenario, level: str) -> None:
-    """Once all its kinds of forward are known, a session tells of them what it told when they were new."""
-    with hook(model, level=level, emitter=(listener := Listener())) as session:
-        scenario(model, session)
-        first, heard = told(session.stats.records), [(p.path, p.values[1:]) for p in listener.ranges]
-        session.discard()
-        listener.ranges.clear()
-        scenario(model, session)
-    assert told(session.stats.records) == first
-    assert [(p.path, p.values[1:]) for p in listener.ranges] == heard
-    with hook(model, level=level) as silent:
-        scenario(model, silent)
-    assert told(silent.stats.records) == first
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_texts_alone_tell_the_same_costs(model: Any, scenario: Scenario, tmp_path: Path) -> None:
-    listener, _ = _heard(model, scenario)
-    whole = join(read(listener.as_nsys().write(tmp_path / "whole.sqlite")), "whole")
-    bare = join(read(listener.as_nsys(payloads=False).write(tmp_path / "bare.sqlite")), "bare")
-    assert bare.accounting.cost_sources["announcement"] == len(listener.ranges)
-    assert bare.ranges.equals(whole.ranges)
-
-
-def test_a_call_that_is_out_of_turn_has_its_range(model: Any) -> None:
-    _, session = _heard(model, _call_out_of_turn)
-    norms = [r for r in session.stats.records if r.path == "decoder.0.input_norm"]
-    assert len(norms) == 10 + 3
-    assert len({(r.rows, r.cost) for r in norms}) == 1
-
-
-def test_a_forward_inside_another_has_a_cost_of_its_own(model: Any) -> None:
-    _, session = _heard(model, _forward_inside)
-    lengths = [(str(r.stage), r.kv_len) for r in session.stats.records if r.path == "model"]
-    assert [length for _, length in lengths] == list(range(5, 5 + len(lengths)))
-    assert [stage for stage, _ in lengths].count("prefill") == 2
-    attention = [r.kv_len for r in session.stats.records if r.path == "decoder.1.attention"]
-    assert sorted(attention) == [length for _, length in lengths]
 
 
 @pytest.mark.parametrize("listens", [False, True])
