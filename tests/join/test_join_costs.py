@@ -160,6 +160,13 @@ def test_a_range_without_a_cost_has_zeros_and_an_id_of_its_own() -> None:
     assert found.field("kind").tolist()[:2] == [-1, -1]
 
 
+@pytest.mark.parametrize("path", ["decode", "sampling", "decoder.3.rest"])
+def test_what_is_no_call_costs_nothing_where_nothing_is_told(path: str) -> None:
+    found = costs([{**RANGE, "path": path}, RANGE])
+    assert sources(found) == ["none", "none"]
+    assert found.field("flags").tolist() == [0, Flag.UNKNOWN]
+
+
 def test_ids_and_steps_are_counted_on_from_the_last_announcement() -> None:
     # Thread 1 pushes 4 ranges; before the first and the third something was announced, with that range's id.
     ranges = [{**RANGE, "start_ns": start, "end_ns": start + 5} for start in (100, 110, 120, 130)]

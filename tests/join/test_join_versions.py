@@ -1,5 +1,7 @@
 """A run told in version 2 of the wire, in version 1, and in plain text: the same rows, and what is not known shown."""
 
+from collections.abc import Sequence
+
 from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from dsocr_nvtx.report.words import verdict
 from dsocr_nvtx.roofline.points import Roofline, roofline
 from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.payload import Flag, announcement
+from dsocr_nvtx.schema.payload_v1 import WIRE_V1
 from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level, Stage, code_of
 from tests.builders.tables import Row, payload, payload_v1, trace
 from tests.join.test_join_costs import packed
@@ -67,13 +70,13 @@ def rows(call: Call, version: int, at: int = 0, event: int = 0) -> list[Row]:
     return [mine, *found]
 
 
-def told(nvtx: list[Row]) -> Joined:
+def told(nvtx: list[Row], marks: Sequence[Row] = ()) -> Joined:
     """Join ranges, of each of which a kernel of two nanoseconds was launched just after its begin."""
     launches = [
         {"start_ns": row["start_ns"], "end_ns": row["start_ns"], "correlation_id": n} for n, row in enumerate(nvtx)
     ]
     kernels = [{"start_ns": 10 * n + 2, "end_ns": 10 * n + 4, "correlation_id": n} for n in range(len(nvtx))]
-    return join(trace(nvtx, kernels, launches), "drawn")
+    return join(trace(nvtx, kernels, launches, marks), "drawn")
 
 
 def judged(joined: Joined) -> Roofline:
@@ -127,6 +130,22 @@ def test_what_is_not_known_is_named_where_the_tables_are_read() -> None:
     (stage,) = found.stages.to_pylist()
     assert (stage["bound"], stage["mfu"], stage["mbu"], stage["unknown_calls"]) == (None, None, None, 2)
     assert "decode is not judged: the cost of 3 calls is not known or contradicted" in verdict(stage)
+
+
+def test_steps_and_what_lies_between_calls_lose_no_verdict() -> None:
+    """A capture of version 1, in plain text alone: only calls were announced, and what they cost is judged."""
+    values = payload_v1(stage=code_of(Stage.DECODE), kind=code_of(LayerKind.MLP), level=2, layer=0, weight_bytes=10)
+    marks = [{"text": WIRE_V1.announcement("decoder.0.mlp", values), "time_ns": 1}]
+    paths = ("decode", "decoder.0.mlp", "decoder.0.rest", "sampling")
+    nvtx: list[Row] = [{"path": path, "start_ns": 10 * n, "end_ns": 10 * n + 9} for n, path in enumerate(paths)]
+    launches = [
+        {"start_ns": row["start_ns"], "end_ns": row["start_ns"], "correlation_id": n} for n, row in enumerate(nvtx)
+    ]
+    kernels = [{"start_ns": 10 * n + 12, "end_ns": 10 * n + 14, "correlation_id": n} for n in range(len(nvtx))]
+    joined = join(trace(nvtx, kernels, launches, marks), "late")
+    assert joined.accounting.unknown_costs == {}
+    (stage,) = judged(joined).stages.to_pylist()
+    assert (stage["unknown_calls"], stage["bound"] is not None, stage["calls"]) == (0, True, 1)
 
 
 def test_a_mixed_stage_has_rows_of_its_own() -> None:

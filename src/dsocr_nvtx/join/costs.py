@@ -11,6 +11,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import Mask, whole
 from dsocr_nvtx.join.announced import Announced, Told, told_costs
 from dsocr_nvtx.join.columns import Ints, Places, Rows, known
+from dsocr_nvtx.join.events import called
 from dsocr_nvtx.schema.payload import READ_FIELDS, Flag
 from dsocr_nvtx.schema.records import COST_FIELDS
 from dsocr_nvtx.schema.values import values_of
@@ -47,8 +48,8 @@ class RangeCosts:
 def range_costs(nvtx: pa.Table, announced: Announced, where: str) -> RangeCosts:
     """Return what is known of each range's cost; refuse a report whose sources contradict each other.
 
-    Ranges without any cost get zeros that are flagged as unknown, source ``none``, negative event ids that are unique
-    in the table, and a kind of ``rest``.
+    Ranges of which none is told get zeros, flagged as unknown where they are calls, source ``none``, negative event ids
+    that are unique in the table, and a kind of ``rest``.
     """
     from_binary, has_binary = _columns(nvtx, "payload")
     from_json, has_json = _columns(nvtx, "json")
@@ -91,7 +92,7 @@ def _filled(
     values[:, _STEP] = np.maximum(told.step, 0)
     values[:, READ_FIELDS.index("layer")] = -1
     values[:, READ_FIELDS.index("kind")] = -1
-    values[:, READ_FIELDS.index("flags")] = Flag.UNKNOWN
+    values[:, READ_FIELDS.index("flags")] = np.where(called(nvtx), Flag.UNKNOWN, 0)
     values[:, READ_FIELDS.index("version")] = 2
     rows = np.flatnonzero(told.found)
     values[rows] = told.fields(rows)

@@ -4,12 +4,20 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, Places, known, numbers, rows_of
+from dsocr_nvtx.ingest.source import Mask
+from dsocr_nvtx.join.columns import Ints, Places, coded, known, numbers, rows_of
+from dsocr_nvtx.schema.records import is_call
 
 
 def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Places:
     """Return the row of each (process, event id), the first of several, -1 where there is none."""
     return rows_of(_processes(ranges), numbers(ranges, "event_id"), pid, event)
+
+
+def called(ranges: pa.Table) -> Mask:
+    """Return which ranges are calls: not steps, nor what is done between calls, which cost nothing by nature."""
+    codes, paths = coded(ranges, "path")
+    return np.array([is_call(path) for path in paths], bool)[codes]
 
 
 def parent_rows(ranges: pa.Table, where: str) -> Ints:

@@ -14,7 +14,7 @@ from attrs import asdict, frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
-from dsocr_nvtx.join.events import check_events
+from dsocr_nvtx.join.events import called, check_events
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
 from dsocr_nvtx.roofline.certainty import doubtful, judged, unjudged
@@ -22,7 +22,7 @@ from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
 from dsocr_nvtx.roofline.operations import CallOperations, small_rule
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings, at_highest_clock
-from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage, is_call
+from dsocr_nvtx.schema.records import COST_FIELDS, Level, Stage
 from dsocr_nvtx.schema.tables import ROOFLINE, STAGES, conform
 
 Numbers = npt.NDArray[np.integer[Any] | np.floating[Any]]
@@ -70,7 +70,7 @@ def roofline(
     dtypes = coded(ranges, "dtype")
     ran = ~of_origin(ranges, "captured")
     shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
-    counted = ran & _called(ranges) & ~of_origin(ranges, ELSEWHERE)
+    counted = ran & called(ranges) & ~of_origin(ranges, ELSEWHERE)
     operations = CallOperations.of(kernels, ranges, sm_count)
     calls = _Calls(ranges, counted, own, least_times(own, dtypes, roofs), shortest, operations, rank)
     level = _finest(ranges)
@@ -170,12 +170,6 @@ def _contradicts(time: Mapping[str, Ints], shortest: Floats) -> pa.Array:
     """
     busy = np.maximum(time["busy_ns"], time["busy_owned_ns"])
     return pa.array(shortest > busy, mask=busy == 0)
-
-
-def _called(ranges: pa.Table) -> npt.NDArray[np.bool_]:
-    """Return which ranges are calls: not steps, nor what is done between calls."""
-    codes, paths = coded(ranges, "path")
-    return np.array([is_call(path) for path in paths], bool)[codes]
 
 
 def _total(group: Ints, values: Ints, count: int) -> Ints:
