@@ -12,6 +12,7 @@ from dsocr_nvtx.ingest.trace import SetApart, Trace
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
 from dsocr_nvtx.join.columns import Ints, blocks, coded, dictionary_column, known, numbers
+from dsocr_nvtx.join.contradictions import read_contradictions
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Origin, Ranges
@@ -55,7 +56,7 @@ class Accounting:
     busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
     ``set_apart`` are records of the report that cannot be; they are in no other number here. ``unknown_costs`` and
     ``contradicted_costs`` say, by stage, of which sites how many calls have a cost that is not known, or that tensors
-    contradict.
+    contradict; ``contradiction`` is the first that hooks told of in words.
     """
 
     operations: int
@@ -73,6 +74,7 @@ class Accounting:
     set_apart: tuple[SetApart, ...] = ()
     unknown_costs: dict[str, dict[str, int]] = field(factory=dict)
     contradicted_costs: dict[str, dict[str, int]] = field(factory=dict)
+    contradiction: str = ""
 
     def balances(self) -> bool:
         """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""
@@ -108,6 +110,7 @@ def account(trace: Trace, every: Ranges, found: Attribution, measured: Measured)
         set_apart=trace.set_apart,
         unknown_costs=_flagged(every, Flag.UNKNOWN),
         contradicted_costs=_flagged(every, Flag.CONTRADICTED),
+        contradiction=next((one.text for _, one in read_contradictions(trace.announcements)), ""),
     )
 
 

@@ -17,6 +17,7 @@ from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.attribution import Attribution, attribute
 from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, as_they_stand, groups, numbers
+from dsocr_nvtx.join.contradictions import contradicted, read_contradictions
 from dsocr_nvtx.join.costs import CostSource, check_sums, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.host_calls import host_calls
@@ -106,7 +107,7 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
     every, found = replay(trace, announced, costs, ranges, found, within)
     check_sums(every.costs, where)
-    every = exclusive(every, where)
+    every = contradicted(exclusive(every, where), read_contradictions(trace.announcements))
     return every, found, measured or _times(trace, found, every.forest, every.nvtx)
 
 

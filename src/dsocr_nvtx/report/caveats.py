@@ -42,6 +42,8 @@ def _doubts(accounting: Accounting) -> Iterator[Caveat]:
     for what, told in (("is not known", accounting.unknown_costs), ("is contradicted", accounting.contradicted_costs)):
         for stage, sites in told.items():
             yield Caveat(_doubt(stage, sites, what), is_grave=True)
+    if accounting.contradiction:
+        yield Caveat(f"tensors contradict what costs were derived from: {accounting.contradiction}", is_grave=True)
 
 
 def _missing(accounting: Accounting) -> Iterator[Caveat]:

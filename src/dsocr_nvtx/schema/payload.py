@@ -90,6 +90,22 @@ def contradiction_mark(event_id: int, text: str) -> str:
     return f"{CONTRADICTION_PREFIX}{event_id} {' '.join(text.split())}"
 
 
+class Contradiction(NamedTuple):
+    """The range whose costs are contradicted, with those of everything inside it, and by what, in words."""
+
+    event_id: int
+    text: str
+
+
+_CONTRADICTION_LINE = re.compile(f"{re.escape(CONTRADICTION_PREFIX)}([0-9]{{1,18}}) ([^ ].*)")
+
+
+def parse_contradiction_mark(text: str) -> Contradiction | None:
+    """Return what a mark says of a contradiction, or None for any other text, damaged marks included."""
+    found = _CONTRADICTION_LINE.fullmatch(text) if text.isprintable() else None
+    return Contradiction(int(found[1]), found[2]) if found else None
+
+
 EXPERTS_PREFIX = "dsocr/1x "
 """Starts the marks that say which experts were hit, made after the steps that they tell of."""
 
