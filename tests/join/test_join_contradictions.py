@@ -14,6 +14,7 @@ from dsocr_nvtx.schema.payload import announcement, contradiction_mark
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage, code_of
 from tests.builders.nsys import NsysFile
 from tests.builders.tables import payload
+from tests.join.test_engine_replays import graph_file
 
 RANGES = [("decode", 100, 400), ("model", 110, 290), ("decoder.0.mlp", 120, 200), ("lm_head", 300, 390)]
 """A step, a forward with one call in it, and a call after the forward; a kernel in each call."""
@@ -73,3 +74,15 @@ def test_what_contradicts_a_range_that_the_report_lacks_is_told_of_all_the_same(
     joined = told(tmp_path, contradiction_mark(99, "before the capture"), binary=True)
     assert joined.accounting.contradicted_costs == {}
     assert joined.accounting.contradiction == "before the capture"
+
+
+def test_what_contradicts_captured_costs_contradicts_every_replay_of_them(tmp_path: Path) -> None:
+    """Steps 1 and 2 replay the layer, event 1, and the call inside it; what was captured costs nothing."""
+    file = graph_file()
+    file.mark(contradiction_mark(1, "seen after the capture"), 95)
+    joined = join(read(file.write(tmp_path / "report.sqlite")), "by hand")
+    assert joined.accounting.contradicted_costs == {"decode": {"decoder.3": 2, "decoder.3.mlp": 2}}
+    rows = joined.ranges.to_pylist()
+    assert {(row["origin"], row["cost_state"]) for row in rows if row["path"] != "decode"} == {
+        ("captured", "known"), ("replayed", "contradicted"),
+    }  # fmt: skip
