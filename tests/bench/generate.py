@@ -17,8 +17,8 @@ from attrs import field, frozen
 from dsocr_nvtx.schema.payload import DOMAIN
 from dsocr_nvtx.schema.payload_v1 import FIELD_INDEX_V1 as FIELD_INDEX
 from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage, code_of
+from tests.builders.tables import announcement_v1 as announcement
 
 Ints = npt.NDArray[np.int64]
 

@@ -9,10 +9,25 @@ import pyarrow as pa
 from dsocr_nvtx.ingest.announcements import read_costs, read_hits
 from dsocr_nvtx.ingest.trace import Device, Trace
 from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS, READ_FIELDS
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1, WIRES
-from dsocr_nvtx.schema.tables import ANNOUNCEMENTS, GRAPH_NODES, LAUNCHES, NVTX, OPERATIONS, PAYLOAD, REPLAYS, conform
+from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1, WIRE_V1, WIRES
+from dsocr_nvtx.schema.tables import (
+    ANNOUNCEMENTS,
+    GRAPH_NODES,
+    LAUNCHES,
+    NVTX,
+    OPERATIONS,
+    PAYLOAD,
+    RANGES_READ,
+    REPLAYS,
+    SINCE_VERSION_2,
+    conform,
+)
 
 Row = Mapping[str, object]
+
+announcement_v1 = WIRE_V1.announcement
+RANGES_V1 = pa.schema([item for item in RANGES_READ if item.name not in SINCE_VERSION_2])
+"""``ranges.arrow`` as hooks of version 1 wrote it."""
 
 _USUAL: Row = {
     "pid": 1, "tid": 1, "stage": "decode", "path": "decoder.0.mlp", "module": "decoder", "kind": "mlp", "level": "op",

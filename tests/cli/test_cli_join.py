@@ -13,9 +13,9 @@ from dsocr_nvtx.cli.join import default_out
 from dsocr_nvtx.cli.join import demo as run_demo
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import DATASHEET
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.tables import KERNELS, MEASURED, ROOFLINE, STAGES
 from tests.builders.nsys import NsysFile
+from tests.builders.tables import announcement_v1 as announcement
 from tests.cli.commands import Commands, hooked, tree
 from tests.fleet.reports import write_report
 

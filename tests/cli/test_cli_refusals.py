@@ -16,10 +16,10 @@ import dsocr_nvtx
 from dsocr_nvtx import __version__
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import DATASHEET
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
-from dsocr_nvtx.schema.tables import KERNELS, RANGES_V1
+from dsocr_nvtx.schema.tables import KERNELS
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import Row, filled
+from tests.builders.tables import RANGES_V1, Row, filled
+from tests.builders.tables import announcement_v1 as announcement
 from tests.builders.tables import payload_v1 as payload
 from tests.cli.commands import Commands, hooked, tree
 

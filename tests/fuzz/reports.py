@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 
 from dsocr_nvtx.demo import CAPTURE
 from dsocr_nvtx.schema.payload import announcement
-from dsocr_nvtx.schema.payload_v1 import announcement_v1
 from tests.builders.folders import as_folder, write_file
 from tests.builders.nsys import NsysFile
-from tests.builders.tables import payload, payload_v1
+from tests.builders.tables import announcement_v1, payload, payload_v1
 from tests.fuzz.harness import Case, Outcome
 from tests.fuzz.mutations import EDGES, TEXTS, damage
 from tests.fuzz.oracle import join_faults, projection_faults, quick_check, times_of_folder, times_of_sqlite

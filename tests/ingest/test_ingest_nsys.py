@@ -15,8 +15,8 @@ from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.schema import tables
 from dsocr_nvtx.schema.payload import READ_FIELDS
 from dsocr_nvtx.schema.payload_v1 import WIRE_V1
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from tests.builders.nsys import NsysFile, global_id
+from tests.builders.tables import announcement_v1 as announcement
 from tests.builders.tables import payload_v1 as payload
 
 

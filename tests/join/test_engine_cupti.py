@@ -12,8 +12,8 @@ from dsocr_nvtx.ingest.cupti import read
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.inclusive import exclusive_table
 from dsocr_nvtx.schema.files import read_table, write_table
-from dsocr_nvtx.schema.tables import EXPERTS, GRAPH_NODES, LAUNCHES, OPERATIONS, RANGES_V1
-from tests.builders.tables import filled
+from dsocr_nvtx.schema.tables import EXPERTS, GRAPH_NODES, LAUNCHES, OPERATIONS
+from tests.builders.tables import RANGES_V1, filled
 
 TID = 5
 REPLAYED = 1 << 60

@@ -14,10 +14,10 @@ from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.join.replays import template_nodes
 from dsocr_nvtx.roofline.points import roofline
 from dsocr_nvtx.schema.hardware import datasheet
-from dsocr_nvtx.schema.payload_v1 import announcement_v1 as announcement
 from dsocr_nvtx.schema.records import LayerKind, Level, Stage, code_of
 from dsocr_nvtx.schema.tables import GRAPH_NODES, LAUNCHES, OPERATIONS
 from tests.builders.nsys import NsysFile, global_id
+from tests.builders.tables import announcement_v1 as announcement
 from tests.builders.tables import filled
 from tests.builders.tables import payload_v1 as payload
 

@@ -11,8 +11,8 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.columns import numbers
 from dsocr_nvtx.join.inclusive import exclusive_table
 from dsocr_nvtx.schema.records import COST_FIELDS
-from dsocr_nvtx.schema.tables import MEASURED, RANGES_V1
-from tests.builders.tables import Row, filled
+from dsocr_nvtx.schema.tables import MEASURED
+from tests.builders.tables import RANGES_V1, Row, filled
 
 ADDITIVE = [name for name in COST_FIELDS if name != "activation_bytes"]
 

@@ -7,8 +7,8 @@ import pytest
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.sidecar import check_run
 from dsocr_nvtx.schema.records import COST_FIELDS
-from dsocr_nvtx.schema.tables import MEASURED, RANGES, RANGES_V1
-from tests.builders.tables import Row, filled
+from dsocr_nvtx.schema.tables import MEASURED, RANGES
+from tests.builders.tables import RANGES_V1, Row, filled
 
 CALLS: list[Row] = [
     {"event_id": number, "step": number // 2, "tokens": 1, "kv_len": 900 + number, "tensor_flops": 10 * number + 1}

@@ -5,8 +5,8 @@ import pytest
 
 from dsocr_nvtx.roofline.throttling import throttled
 from dsocr_nvtx.schema.gauges import POWER
-from dsocr_nvtx.schema.tables import MEASURED, RANGES_V1
-from tests.builders.tables import Row, filled
+from dsocr_nvtx.schema.tables import MEASURED
+from tests.builders.tables import RANGES_V1, Row, filled
 from tests.roofline.test_roofline_points import points, timed
 
 

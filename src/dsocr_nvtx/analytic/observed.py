@@ -26,10 +26,11 @@ from dsocr_nvtx.schema.records import (
 
 @frozen
 class OwnCall:
-    """A call whose cost is known, and whether other calls lie inside it."""
+    """A call whose cost is known, whether other calls lie inside it, and whether the costs of all those are known."""
 
     record: RangeRecord
     is_container: bool
+    is_whole: bool = True
 
     @property
     def own(self) -> Cost:
@@ -45,14 +46,17 @@ class OwnCall:
 
 def own_calls(records: Sequence[RangeRecord]) -> list[OwnCall]:
     """Return every call whose cost is known; steps, and what was captured and ran nothing, are looked through."""
-    calls = {
-        record.event_id: record
-        for record in records
-        if is_call(record.path) and record.origin != "captured" and record.state is not CostState.UNKNOWN
-    }
+    ran = [record for record in records if is_call(record.path) and record.origin != "captured"]
+    calls = {record.event_id: record for record in ran if record.state is not CostState.UNKNOWN}
     parents = {record.event_id: record.parent_id for record in records}
     containers = {_container(record, calls, parents) for record in calls.values()}
-    return [OwnCall(record, event_id in containers) for event_id, record in calls.items()]
+    partial = set[int]()
+    for record in ran:
+        at = record.parent_id if record.state is CostState.UNKNOWN else None
+        while at is not None and at not in partial:
+            partial.add(at)
+            at = parents.get(at)
+    return [OwnCall(record, event_id in containers, event_id not in partial) for event_id, record in calls.items()]
 
 
 def _container(record: RangeRecord, calls: dict[int, RangeRecord], parents: dict[int, int | None]) -> int | None:

@@ -60,7 +60,7 @@ def _totals(calls: Sequence[OwnCall]) -> dict[str, Data]:
 
 def _observed_weight_bytes(calls: Sequence[OwnCall], expected: int) -> int | None:
     """Return the weights with the experts that were hit; None where nobody looked."""
-    looked = [call.record for call in calls if not call.is_container and call.record.observed_weight_bytes is not None]
+    looked = [call.record for call in calls if call.record.observed_weight_bytes is not None]
     if not looked:
         return None
     return expected + sum((record.observed_weight_bytes or 0) - record.cost.weight_bytes for record in looked)
@@ -75,19 +75,22 @@ def _averages(calls: Sequence[OwnCall], count: int) -> Data:
 
 
 def _kv_steps(calls: Sequence[OwnCall]) -> list[Data]:
-    """Return the cache after every forward: what its layers read is what the cache then holds."""
-    costs = _forward_costs(calls)
+    """Return the cache after every forward: what its layers read is what the cache then holds.
+
+    Bytes are None where what some call inside the forward costs is not known.
+    """
+    costs, whole = _forward_costs(calls), {call.record.event_id for call in calls if call.is_whole}
     steps: list[Data] = []
     for stage in (Stage.PREFILL, Stage.DECODE):
         for record in model_calls(calls, stage):
-            cost = total(costs[record.event_id])
+            cost = total(costs[record.event_id]) if record.event_id in whole else None
             steps.append(
                 {
                     "stage": str(stage),
                     "step": record.step,
                     "kv_len": record.shape.kv_len,
-                    "kv_bytes": cost.kv_read_bytes,
-                    "growth_bytes": cost.kv_write_bytes,
+                    "kv_bytes": None if cost is None else cost.kv_read_bytes,
+                    "growth_bytes": None if cost is None else cost.kv_write_bytes,
                 }
             )
     return steps

@@ -18,12 +18,11 @@ from dsocr_nvtx.join.events import parent_rows
 from dsocr_nvtx.join.ranges import Ranges
 from dsocr_nvtx.schema.payload import READ_FIELDS
 from dsocr_nvtx.schema.records import COST_FIELDS, CostState
-from dsocr_nvtx.schema.tables import MEASURED, RANGES, WORD, conform, repeat
+from dsocr_nvtx.schema.tables import MEASURED, RANGES, SINCE_VERSION_2, WORD, conform, repeat
 
 OWN_ACTIVATIONS = "own_activation_bytes"
 """The column by which a table of version 1 is told."""
-_NEW = ("rows", "keys", "pairs", "cost_state")
-SHARED_COLUMNS = tuple(name for name in MEASURED.names if name not in _NEW)
+SHARED_COLUMNS = tuple(name for name in MEASURED.names if name not in SINCE_VERSION_2)
 """Columns of MEASURED that both versions have."""
 
 

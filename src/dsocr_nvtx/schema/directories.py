@@ -23,9 +23,9 @@ from dsocr_nvtx.schema.tables import (
     LAUNCHES,
     MEASURED,
     OPERATIONS,
-    RANGES,
-    RANGES_V1,
+    RANGES_READ,
     ROOFLINE,
+    SINCE_VERSION_2,
     STAGES,
 )
 
@@ -59,7 +59,7 @@ BESIDE = {"experts": EXPERTS, "energy": ENERGY, "power": POWER}
 LATER_TABLES = {"kernels_summary": KERNELS_SUMMARY, "host_calls": HOST_CALLS}
 """What joins of the first version lack."""
 RUN_TABLES = {
-    "ranges": pa.unify_schemas([RANGES, RANGES_V1]),
+    "ranges": RANGES_READ,
     "pages": PAGES,
     **BESIDE,
     "timings/operations": OPERATIONS,
@@ -100,7 +100,7 @@ def run_table(run: Path, name: str) -> pa.Table:
     return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=remedy), path, remedy)
 
 
-_OF_ONE_VERSION = {"origin", *(set(RANGES.names) ^ set(RANGES_V1.names))}
+_OF_ONE_VERSION = {"origin", "own_activation_bytes", *SINCE_VERSION_2}
 """Columns that not every version's runs have; what needs one says so."""
 
 

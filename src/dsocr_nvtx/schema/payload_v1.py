@@ -15,7 +15,6 @@ PAYLOAD_FIELDS_V1: tuple[str, ...] = (
     "event_id", "stage", "step", "layer", "kind", "level", "dtype", "batch", "tokens", "kv_len",
     *COST_FIELDS, "own_activation_bytes",
 )  # fmt: skip
-PAYLOAD_DTYPE_V1 = np.dtype([(name, "<i8") for name in PAYLOAD_FIELDS_V1])
 FIELD_INDEX_V1: dict[str, int] = {name: position for position, name in enumerate(PAYLOAD_FIELDS_V1)}
 
 
@@ -54,6 +53,3 @@ WIRE_V1 = Wire(fields=PAYLOAD_FIELDS_V1, prefix="dsocr/1", read=_read, read_incr
 
 WIRES = (WIRE, WIRE_V1)
 """Every version that readers know."""
-
-announcement_v1, growth_announcement_v1 = WIRE_V1.announcement, WIRE_V1.growth_announcement
-"""What the present hooks write, until they write version 2."""

@@ -14,8 +14,6 @@ __all__ = [
     "COST_FIELDS",
     "DTYPE_BYTES",
     "MODULES",
-    "OWN_WORK",
-    "SAMPLING",
     "CallShape",
     "Cost",
     "CostState",
@@ -75,13 +73,13 @@ class LayerKind(StrEnum):
     REST = "rest"
 
 
-OWN_WORK, SAMPLING = ".rest", "sampling"
-"""Ends the path of a range of a container's own work between two calls; what a step does after the model's."""
+_OWN_WORK, _SAMPLING = ".rest", "sampling"
+"""Of version 1: ends the path of a container's own work between two calls; what a step does after the model's."""
 
 
 def is_call(path: str) -> bool:
-    """Say whether a range is a call, not a step, nor what is done between calls, which has ranges under a tool only."""
-    return not (path in set(Stage) or path == SAMPLING or path.endswith(OWN_WORK))
+    """Say whether a range is a call, not a step, nor what is done between calls, which version 1 has ranges of."""
+    return not (path in set(Stage) or path == _SAMPLING or path.endswith(_OWN_WORK))
 
 
 def code_of(member: Stage | Level | LayerKind) -> int:

@@ -90,9 +90,10 @@ RANGES = pa.schema(
 )
 """``ranges.arrow`` of a run directory: one row per hooked call, its costs exclusive."""
 
-_NEW = {item.name for item in _CALL} - {item.name for item in _SHARED}
-RANGES_V1 = pa.schema([*(item for item in RANGES if item.name not in _NEW), _OWN])
-"""The same with inclusive costs, as the present hooks write it until they write version 2."""
+SINCE_VERSION_2 = tuple(item.name for item in _CALL if item not in _SHARED)
+"""Columns of RANGES and MEASURED that version 1 lacks."""
+RANGES_READ = pa.schema([*RANGES, _OWN])
+"""What readers know in ``ranges.arrow``: that of version 1 has inclusive costs, and own activations."""
 
 EXPERTS = pa.schema(
     [
