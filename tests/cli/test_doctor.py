@@ -42,6 +42,7 @@ class FakeMachine(Machine):
     seen: Nvml = H200
     built_for: str | None = "13.0"
     writable: bool = True
+    recorder: bool = True
 
     def which(self, program: str) -> str | None:
         return self.on_path
@@ -61,6 +62,9 @@ class FakeMachine(Machine):
 
     def torch_cuda(self) -> str | None:
         return self.built_for
+
+    def package_files(self, pattern: str) -> list[str]:
+        return [pattern] if self.recorder else []
 
     def package_folder(self, package: str) -> str | None:
         return None

@@ -16,7 +16,7 @@ from tests.builders.tables import filled
 
 def stage(name: str, busy: int, idle: int, bound: str | None) -> dict[str, object]:
     return {"stage": name, "busy_owned_ns": busy, "idle_owned_ns": idle, "idle_host_ns": idle, "wall_ns": busy + idle,
-            "bound": bound, "roofline_ns": busy // 2, "tax_ns": 0, "steps": 1}  # fmt: skip
+            "bound": bound, "roofline_ns": busy // 2, "tax_ns": 0, "steps": 1, "efficiency": 0.5}  # fmt: skip
 
 
 def roofline_of(*stages: dict[str, object]) -> Roofline:

@@ -37,7 +37,7 @@ def test_a_run_directory_gives_every_replayed_call_its_place_and_its_cost(
     records = session.stats.records
     _write_timings(tmp_path / "timings", records)
     joined = join(read(tmp_path), "run")
-    names = ("path", "stage", "step", "layer", "batch", "tokens", "kv_len", *COST_FIELDS, "own_activation_bytes")
+    names = ("path", "stage", "step", "layer", "batch", "tokens", "kv_len", *COST_FIELDS)
     kept, found = (
         Counter(tuple(row[name] for name in names) for row in rows if row["origin"] == "replayed")
         for rows in (read_table(tmp_path / "ranges.arrow").to_pylist(), joined.ranges.to_pylist())

@@ -24,7 +24,7 @@ def test_a_queue_joins_to_what_the_run_recorded(tmp_path: Path, monkeypatch: pyt
     listener = Listener()
     if broken:
         break_batch(monkeypatch, 2, RuntimeError("inside the model"))
-    monkeypatch.setattr(attach, "nvtx_emitter", lambda: listener)
+    monkeypatch.setattr(attach, "nvtx_emitter", lambda _native: listener)
     pages = []
     for number, size in enumerate([(300, 400), (900, 400), (300, 400), (300, 400), (900, 400), (300, 400)]):
         draw_page(*size, number).save(tmp_path / f"p{number}.png")

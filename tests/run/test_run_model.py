@@ -49,7 +49,8 @@ def test_every_parameter_is_set(model: nn.Module) -> None:
 
 def test_half_precision_keeps_rotary_frequencies_whole() -> None:
     model = random_model(tiny_config(), dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    whole = {name for name, parameter in model.named_parameters() if parameter.dtype is not torch.bfloat16}
+    assert all(name.endswith("mlp.gate.weight") for name in whole)  # routers, from transformers 5.24 on
     assert dict(model.named_buffers())["model.language_model.rotary_emb.inv_freq"].dtype == torch.float32
 
 

@@ -119,14 +119,21 @@ def model_calls(calls: Iterable[OwnCall], stage: Stage) -> list[RangeRecord]:
 
 
 def note_observed(records: Iterable[RangeRecord], calls: Iterable[ExpertsCall]) -> None:
-    """Set ``observed_weight_bytes`` of the ranges that experts were observed in.
+    """Set ``observed_weight_bytes`` of the ranges that experts were observed in, and of those around them.
 
-    A range around several calls keeps the expected number for those of them that were not observed.
+    Costs are exclusive, so what lies around keeps its own weights. A range around several calls keeps the expected
+    number for those of them that were not observed.
     """
     known = {record.event_id: record for record in records}
     for call in calls:
         record = known.get(call.event_id)
-        if record is not None and record.cost.weight_bytes:
-            before = record.observed_weight_bytes
-            weights = record.cost.weight_bytes if before is None else before
-            record.observed_weight_bytes = weights + call.observed_weight_bytes - call.expected_weight_bytes
+        if record is None or not record.cost.weight_bytes:
+            continue
+        before = record.observed_weight_bytes
+        weights = record.cost.weight_bytes if before is None else before
+        record.observed_weight_bytes = weights + call.observed_weight_bytes - call.expected_weight_bytes
+        around = known.get(record.parent_id) if record.parent_id is not None else None
+        while around is not None:
+            if around.observed_weight_bytes is None and around.cost.weight_bytes:
+                around.observed_weight_bytes = around.cost.weight_bytes
+            around = known.get(around.parent_id) if around.parent_id is not None else None

@@ -240,7 +240,6 @@ def analytic_command(
 
 
 # In the order of work: what is here, a run, its join, a look, the next run beside it; then what stands alone.
-app.command("guide", short_help="Read the handbook.")(guide_command)
 app.command("demo", short_help="Join a real H200 capture that is in the package; no GPU, no torch.")(demo_command)
 app.command("doctor", short_help="Say what can be captured here, what is missing, what mends it.")(doctor_command)
 app.command("ceilings", short_help="Measure this GPU's roofs, once, for join --ceilings.")(ceilings_command)
@@ -255,3 +254,4 @@ app.command("gate", short_help="Hold a join against rules; the exit code says wh
 app.command("analytic", short_help="Say what a page costs; nothing is run.")(analytic_command)
 app.command("overhead", short_help="Measure what hooks cost here.")(overhead_command)
 app.command("project", short_help="Project any report's NVTX ranges onto the GPU, as nsys does.")(project_command)
+app.command("guide", short_help="Read the handbook.")(guide_command)

@@ -41,7 +41,8 @@ def replayed_ids(replays: list[Replay]) -> list[dict[int, int]]:
     """Return, of each replay, the event ids of its calls by those of the calls that were captured."""
     found, first = [], FIRST_REPLAYED
     for replay in replays:
-        captured = sorted(call.event_id for forward in replay.capture.forwards for call in forward.calls)
-        found.append({event_id: first + number for number, event_id in enumerate(captured)})
+        calls = [call for forward in replay.capture.forwards for call in forward.calls]
+        captured = sorted(calls, key=lambda call: (call.end_ns, -call.event_id))  # in the order in which they ended
+        found.append({call.event_id: first + number for number, call in enumerate(captured)})
         first += len(captured)
     return found

@@ -63,7 +63,8 @@ class Forwards:
         if begins:
             self._begin_step(stage)
         table = state.table(costs, stage, kv_len, self.emitter)
-        table.update(self.step(stage), kv_len)
+        if self.emitter.active:  # else nobody reads the records
+            table.update(self.step(stage), kv_len)
         table.admit(costs.root.number)
         if self.emitter.announces:
             self._announce(state, table)

@@ -124,7 +124,7 @@ class ForwardCosts:
     def growth(self, kv_len: int) -> Words | None:
         """Return what one more key in every sequence adds to `words` while the regime lasts; None where that varies."""
         regime = self.regime(kv_len)
-        if regime != self.regime(kv_len + 2):
+        if regime not in self._growth and regime != self.regime(kv_len + 2):
             return None
         if regime not in self._growth:
             one, two, three = (self.words(kv_len + more) for more in range(3))

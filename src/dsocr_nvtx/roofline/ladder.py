@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import integer, known, numbers
+from dsocr_nvtx.join.columns import coded, integer, known, numbers
 from dsocr_nvtx.roofline.tax import TAX_RULE, taxed
 from dsocr_nvtx.schema.gauges import LADDER
 from dsocr_nvtx.schema.tables import conform
@@ -216,7 +215,8 @@ def _spoken(gap: Gap) -> str:
 
 
 def _of_stage(kernels: pa.Table, stage: Mapping[str, object]) -> npt.NDArray[np.bool_]:
-    mine = pc.fill_null(pc.equal(kernels["stage"].cast(pa.string()), stage["stage"]), False).to_numpy()
+    code, words = coded(kernels, "stage")
+    mine = known(kernels, "stage") & (code == (words.index(str(stage["stage"])) if stage["stage"] in words else -1))
     same = numbers(kernels, "pid") == stage["pid"]
     if stage["device"] is not None:
         same &= numbers(kernels, "device") == stage["device"]

@@ -396,7 +396,7 @@ STAGES = pa.schema(
 )
 """``stages.arrow``: one row per stage, the sum of its rows in ``roofline.arrow``."""
 
-ANALYTIC = pa.schema([_STAGE, *_ROW, *COST_COLUMNS])
+ANALYTIC = pa.schema([_STAGE, *(item for item in _ROW if item not in _DOUBTFUL), *COST_COLUMNS])
 """`dsocr-nvtx analytic -o`: disjoint rows that add up to the page, computed and not run."""
 
 ANALYTIC_LEAST = pa.schema(
