@@ -195,6 +195,7 @@ class HookSession:
                 yield
         finally:
             forwards.capturing = before
+            forwards.announce_all()  # a replay takes the costs that were announced since its capture
         kinds = [costs for costs, of in forwards.captured if of == stage and costs.root.path == "model"]
         self._capture = Capture(Stage(stage), forwards.log.since(first), kinds)
 
