@@ -15,15 +15,15 @@ their range by order. Writes ``cases.json``, from which the table is made.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict
 from dram_table import Case
 
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
-from dsocr_nvtx.schema.records import Stage
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
+from dsocr_nvtx.schema.records import COST_FIELDS, RangeRecord, Stage
 
 STEPS = 5
 """Decode steps of each page."""
@@ -57,7 +57,7 @@ class Window:
     """An emitter that opens the profiler's window around the ranges wanted, at the moments when they are pushed."""
 
     active = True
-    edge = None
+    announces = False
 
     def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
         self.begin, self.end = begin, end
@@ -106,6 +106,25 @@ def rounds() -> list[frozenset[tuple[str, str]]]:
     return [frozenset((path, stage) for stage, paths in page.items() for path in paths) for page in pages]
 
 
+def inclusive(records: Iterable[RangeRecord]) -> dict[int, dict[str, int]]:
+    """Return, by event, what a range and all inside it cost, as counters see it; ``observed``: calls observed.
+
+    A range is pushed after those around it, so that its event id is higher.
+    """
+    costs: dict[int, dict[str, int]] = {}
+    for record in sorted(records, key=lambda one: -one.event_id):
+        seen, weights = record.observed_weight_bytes, record.cost.weight_bytes
+        own = {name: getattr(record.cost, name) for name in COST_FIELDS}
+        own |= {"observed": int(seen is not None), "observed_weight_bytes": weights if seen is None else seen}
+        inside = costs.get(record.event_id, {})
+        costs[record.event_id] = {name: value + inside.get(name, 0) for name, value in own.items()}
+        if record.parent_id is not None:
+            around = costs.setdefault(record.parent_id, {})
+            for name, value in costs[record.event_id].items():
+                around[name] = around.get(name, 0) + value
+    return costs
+
+
 def measure(out: Path, device: str, config: str, experts: str, window: Window) -> None:
     """Run three pages, each with its windows, and write ``cases.json``."""
     import torch
@@ -129,9 +148,11 @@ def measure(out: Path, device: str, config: str, experts: str, window: Window) -
                 run_pages(work.model, images, work.prompt, work.decoding, session)
         if session.errors:
             raise SystemExit(f"errors inside hooks, so ranges are missing: {session.errors}")
-    weights = {record.event_id: record.observed_weight_bytes for record in session.stats.records}
+    costs = inclusive(session.stats.records)
     for case in window.cases:
-        case.observed_weight_bytes = weights[case.values["event_id"]]
+        cost = costs[case.values["event_id"]]
+        case.observed_weight_bytes = cost.pop("observed_weight_bytes") if cost.pop("observed") else None
+        case.values |= cost
     properties = torch.cuda.get_device_properties(work.device) if work.device.type == "cuda" else None
     about = {
         "device": properties.name if properties else "cpu",

@@ -139,7 +139,7 @@ def _line(found: Sequence[tuple[Case, Sequence[Kernel]]], l2_bytes: int) -> Line
         stage=case.stage,
         path=case.path,
         kind=list(LayerKind)[case.values["kind"]],
-        tokens=case.values["batch"] * case.values["tokens"],
+        tokens=case.values["rows"],
         calls=len(found),
         kernels=len(part),
         measured=middle,

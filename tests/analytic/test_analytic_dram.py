@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dsocr_nvtx.schema.payload_v1 import PAYLOAD_FIELDS_V1 as PAYLOAD_FIELDS
+from dsocr_nvtx.schema.payload import PAYLOAD_FIELDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +111,9 @@ def test_a_page_is_measured_range_by_range_and_tabled(tmp_path: Path) -> None:
     assert {case["view"] for case in found if case["path"] == "sam.2.attention"} == {0, 1}
     assert {case["step"] for case in found if case["path"] == "lm_head" and case["stage"] == "decode"} == {2, 3, 4}
     assert all(case["observed_weight_bytes"] for case in found if case["path"].endswith(".moe.experts"))
+    for stage in ("prefill", "decode"):  # a whole costs all that is inside it
+        read = {case["path"]: case["values"]["kv_read_bytes"] for case in found if case["stage"] == stage}
+        assert 0 < read["decoder.0"] < read["model"]
     log = ['"ID","Kernel Name","dram__bytes_read.sum","dram__bytes_write.sum","gpu__time_duration.sum"\n']
     for number, case in enumerate(found):
         log.append(f'"{2 * number}","spin_kernel","0","0","1"\n')
