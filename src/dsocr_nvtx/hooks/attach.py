@@ -45,7 +45,10 @@ def hook(
     Outputs are those of the model without hooks, bit for bit: only shapes are read. Where a call's arguments are not
     understood its cost is unknown, and the session's ``errors`` say so; its ``checks`` say what was held against the
     tensors. Before anything is attached, raises `UsageError` for an unknown level or kind of ``events``, and `Refused`
-    for a model that is not DeepSeek-OCR's, or was compiled before.
+    for a model that is not DeepSeek-OCR's.
+
+    Code that torch.compile makes of the model, or of parts of it, inside the block or before, has its ranges as well.
+    It is compiled anew at its first calls in the block, so call it once or twice before what you measure.
     """
     if level not in set(Level):
         raise UsageError(f"no level is called {level!r}; say one of {', '.join(Level)}")
@@ -53,6 +56,7 @@ def hook(
         raise UsageError(f"events are recorded around {', '.join(Events)}, not {events!r}")
     if not isinstance(model, nn.Module):
         raise Refused(type(model).__name__, "no torch module", "hook DeepSeek-OCR's whole model")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile returned stands for it
     off = os.environ.get("DSOCR_NVTX") == "0"
     native = None if off else native_recorder(recorder)
     emitter = Silent() if off else (emitter or nvtx_emitter(native))
@@ -60,7 +64,6 @@ def hook(
     if not (record or emitter.active):
         yield HookSession(emitter, record=False, sites=[], make_event=None, events=Events.NONE)
         return
-    refuse_compiled(model)
     found = hooked_network(model, Level(level))
     session = HookSession(
         emitter, record=record, sites=found.sites, make_event=_event_maker(model), events=Events(events), native=native
@@ -72,15 +75,6 @@ def hook(
         session.publish_experts()
     finally:
         session.detach()
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model that was compiled before: its compiled code does not call the methods that would be hooked."""
-    wrapped = hasattr(model, "_orig_mod")
-    inside = next((name for name, part in model.named_modules() if part._compiled_call_impl is not None), None)
-    if wrapped or inside is not None:
-        what = "compiled already" if wrapped or not inside else f"its part {inside} is compiled already"
-        raise Refused(type(model).__name__, what, "hook the model first and compile it inside the block")
 
 
 def _event_maker(model: nn.Module) -> Callable[[], Any] | None:

@@ -5,10 +5,13 @@ announcing, where a tool listens, how long the cache is. The calls that a replay
 are read.
 """
 
-from attrs import frozen
+from time import perf_counter_ns
 
-from dsocr_nvtx.hooks.calls import FIRST_REPLAYED, Forward
+from attrs import field, frozen
+
+from dsocr_nvtx.hooks.calls import FIRST_REPLAYED, CallLog, Forward
 from dsocr_nvtx.hooks.prices import ForwardCosts
+from dsocr_nvtx.hooks.threads import Frame
 from dsocr_nvtx.schema.records import Stage
 
 
@@ -46,3 +49,40 @@ def replayed_ids(replays: list[Replay]) -> list[dict[int, int]]:
         found.append({call.event_id: first + number for number, call in enumerate(captured)})
         first += len(captured)
     return found
+
+
+@frozen(eq=False)
+class CompiledGraphs:
+    """The calls that went into CUDA graphs which torch.compile made, and what their launches stand for.
+
+    A forward may be made of several graphs, each captured when it is ready, with calls between them that are heard. So
+    calls are kept one by one, by kind of forward and stage: of every site those that were captured last.
+    """
+
+    log: CallLog
+    replays: list[Replay] = field(factory=list)
+    _captured: dict[tuple[int, Stage], list[Forward]] = field(factory=dict)
+
+    def closed(self, frame: Frame, thread_id: int) -> None:
+        """Note, of a forward that was kept, the calls that were captured, and those for which a launched graph stood.
+
+        The latter are the calls that were captured in a forward of this kind, of sites that were not heard in this one.
+        """
+        key = frame.costs.number, frame.stage
+        if frame.captured or not (frame.graphed or key in self._captured):
+            return
+        inside = [forward for forward in self.log.since(frame.begins_at) if forward.thread_id == thread_id]
+        fresh = [forward for forward in inside if forward.captured]
+        known = self._captured[key] = [*_without(self._captured.get(key, []), fresh), *fresh]
+        stood_for = _without(known, [forward for forward in inside if not forward.captured])
+        if stood_for:
+            capture = Capture(frame.stage, stood_for, [])
+            replay = Replay(capture, frame.kv_len, frame.step, frame.event_id, perf_counter_ns(), thread_id)
+            self.replays.append(replay)
+
+
+def _without(forwards: list[Forward], heard: list[Forward]) -> list[Forward]:
+    """Return forwards without the calls of sites that were called in others."""
+    sites = {call.site for forward in heard for call in forward.calls}
+    left = [forward._replace(calls=[call for call in forward.calls if call.site not in sites]) for forward in forwards]
+    return [forward for forward in left if forward.calls]

@@ -42,6 +42,17 @@ class Checks:
 
 
 def first_call_fault(site: Site, priced: Priced, caches: Caches, args: Args, kwargs: Kwargs) -> str | None:
+    """Return how the tensors and the cache of a call differ from what its cost was derived from; None where they fit.
+
+    Raises `Unreadable` where the call shows nothing to compare.
+    """
+    fault, derived = rows_fault(site, priced, args, kwargs), priced.shape
+    if fault is None and derived.kv_len and isinstance(site.description, LlamaFlashAttention2 | DeepseekV2DecoderLayer):
+        return _cache_fault(site, derived, caches, args, kwargs)
+    return fault
+
+
+def rows_fault(site: Site, priced: Priced, args: Args, kwargs: Kwargs) -> str | None:
     """Return how the tensors of a call differ from the shape that its cost was derived from; None where they fit.
 
     Raises `Unreadable` where the call shows nothing to compare.
@@ -53,8 +64,6 @@ def first_call_fault(site: Site, priced: Priced, caches: Caches, args: Args, kwa
         return f"{rows} rows were derived, {seen.rows} are given"
     if derived.height and seen.height and (seen.height, seen.width) != (derived.height, derived.width):
         return f"a grid of {derived.height}x{derived.width} was derived, {seen.height}x{seen.width} is given"
-    if derived.kv_len and isinstance(site.description, LlamaFlashAttention2 | DeepseekV2DecoderLayer):
-        return _cache_fault(site, derived, caches, args, kwargs)
     return None
 
 

@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import torch
 
 from dsocr_nvtx.hooks.calls import CallLog
+from dsocr_nvtx.hooks.captures import CompiledGraphs
 from dsocr_nvtx.hooks.checks import Checks
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.payloads import PayloadTable
@@ -41,6 +43,7 @@ class Forwards:
         self.prices, self.checks = Prices(), Checks()
         self.log = CallLog(self.prices.forwards, sites)
         self.record = record
+        self.graphs = CompiledGraphs(self.log)
         self.nothing: list[object] = [None] * len(sites)
         make = state_type(kept)
         self.threads = Threads(lambda: make(next(_BLOCKS), self.nothing))
@@ -58,7 +61,7 @@ class Forwards:
 
     def open(self, state: ThreadState, costs: ForwardCosts, stage: Stage, kv_len: int, *, said: bool) -> Frame:
         """Begin a forward on a thread: its records are up to date and announced, and recorders push them."""
-        captured = self.capturing or (self._on_gpu and stream_is_capturing())
+        captured = self.captures_now()
         begins = self._begins(state, costs.root, stage, captured=captured)
         if begins:
             self._begin_step(stage)
@@ -70,7 +73,7 @@ class Forwards:
             self._announce(state, table)
         frame = Frame(
             table=table, stage=stage, step=self.step(stage), said=said, kv_len=kv_len, captured=captured,
-            outer=state.frame, event_id=state.next_id, log=[],
+            outer=state.frame, event_id=state.next_id, log=[], begins_at=self.log.end,
         )  # fmt: skip
         if begins and self.step_event is not None:
             frame.event = self.step_event()
@@ -80,12 +83,39 @@ class Forwards:
         state.focus(frame, self.nothing)
         return frame
 
+    def captures_now(self) -> bool:
+        """Say whether calls go into a CUDA graph."""
+        return self.capturing or (self._on_gpu and stream_is_capturing())
+
+    def capture(self, state: ThreadState, frame: Frame) -> Frame:
+        """Begin, inside of a forward, the part of it that goes into a CUDA graph which torch.compile makes."""
+        inside = Frame(
+            table=frame.table, stage=frame.stage, step=frame.step, said=frame.said, kv_len=frame.kv_len, captured=True,
+            outer=frame, event_id=state.next_id, log=[], graphed=True,
+        )  # fmt: skip
+        state.focus(inside, self.nothing)
+        return inside
+
+    def leave(self, frame: Frame, number: int | None = None) -> None:
+        """End the innermost call in compiled code of a site, and all inside of it; without a number all of them."""
+        end_ns = perf_counter_ns()
+        while frame.marks:
+            mark = frame.marks.pop()
+            frame.log += (mark.number, mark.event_id, mark.start_ns, end_ns)
+            if self.emitter.active:
+                self.emitter.pop()
+            if mark.number == number:
+                return
+
     def close(self, state: ThreadState, outer: Frame | None) -> None:
         """End the forwards that were opened on a thread inside of ``outer``, and keep their calls."""
         while state.frame is not None and state.frame is not outer:
             frame = state.frame
+            self.leave(frame)
             frame.table.in_use = False
             state.focus(frame.outer, self.nothing)
+            if frame.graphed and frame.captured and frame.outer is not None:
+                frame.outer.graphed = True
             if frame.event is not None and self.step_event is not None:
                 self.log.events[frame.event_id] = (frame.event, self.step_event())
             self._count_unknown(frame)
@@ -93,6 +123,9 @@ class Forwards:
                 self.captured.append((frame.costs, frame.stage))
             if self.record:
                 self.log.keep(frame, state.native_id)
+                self.graphs.closed(frame, state.native_id)
+            if frame.graphed and not frame.captured:
+                self.announce_all()  # what was said before the capture may be older than what the capture holds
 
     def contradict(self, frame: Frame, fault: str) -> None:
         """Note that a forward's own tensors contradict its costs, and those of its kind."""

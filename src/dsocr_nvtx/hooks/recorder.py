@@ -18,6 +18,7 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.payloads import WIDTH
 from dsocr_nvtx.hooks.sites import Site
 from dsocr_nvtx.hooks.threads import Threads
+from dsocr_nvtx.hooks.tracing import hidden
 
 Method = Callable[..., Any]
 Fail = Callable[[str, Exception], None]
@@ -63,7 +64,7 @@ class PythonRecorder:
 
     def _ranged(self, inner: Method, site: Site, unready: Unready) -> Method:
         threads, number, fail, path = self._threads, site.number, self._fail, site.path
-        push, pop, at = self._emitter.push, self._emitter.pop, number * WIDTH
+        push, pop, at = hidden(self._emitter.push), hidden(self._emitter.pop), number * WIDTH
 
         @wraps(inner)
         def hooked(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +107,7 @@ class NativeRecorder:
     def site(self, inner: Method, site: Site, unready: Unready) -> Method:
         """Return what stands in for ``inner``: a function, since torch.compile traces nothing else in its place."""
         active = self._emitter.active
-        push, pop = (self._emitter.push, self._emitter.pop) if active else (None, None)
+        push, pop = (hidden(self._emitter.push), hidden(self._emitter.pop)) if active else (None, None)
         call = self._native.Site(inner, self._threads, site.number, WIDTH, unready, push, pop, self._fail, site.path)
 
         @wraps(inner)

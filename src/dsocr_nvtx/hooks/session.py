@@ -15,9 +15,11 @@ from dsocr_nvtx.hooks.bindings import HookedNetwork
 from dsocr_nvtx.hooks.caches import Caches
 from dsocr_nvtx.hooks.captures import Capture, Replay, replayed_ids
 from dsocr_nvtx.hooks.checks import Checks
+from dsocr_nvtx.hooks.compiled import CompiledCalls
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.events import Events, between_events
 from dsocr_nvtx.hooks.forwards import Forwards
+from dsocr_nvtx.hooks.marking import Markers, put_token
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks
 from dsocr_nvtx.hooks.patches import Patches
 from dsocr_nvtx.hooks.prices import NoWork
@@ -29,7 +31,7 @@ from dsocr_nvtx.hooks.standins import StandIns
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
 from dsocr_nvtx.hooks.steps import Step
 from dsocr_nvtx.hooks.threads import Kept
-from dsocr_nvtx.hooks.tracing import unseen
+from dsocr_nvtx.hooks.tracing import traced_as
 from dsocr_nvtx.hooks.weights import element_type
 from dsocr_nvtx.schema.records import CallShape, Level, Stage
 
@@ -61,9 +63,10 @@ class HookSession:
         if events is Events.STEPS:
             self._forwards.step_event = make_event
         self._range_event = make_event if events is Events.RANGES else None
-        self.stats = AnalyticRunStats(self._forwards.log)
+        self.stats = AnalyticRunStats(self._forwards.log, replays=self._forwards.graphs.replays)
         self._patches = Patches()
         self._capture: Capture | None = None
+        self._markers: Markers | None = None
         no_work, shape = NoWork(), CallShape()
         prices = self._forwards.prices
         self._step_costs = {stage: prices.of(site, no_work, shape) for stage, site in zip(Stage, steps, strict=True)}
@@ -86,13 +89,16 @@ class HookSession:
         recorder = PythonRecorder(*shared) if self._native is None else NativeRecorder(self._native, *shared)
         make = StandIns(self._forwards, recorder, caches, found.config, found.lists_experts, self.fail)
         readers = readers_of(found, caches)
+        for device in {parameter.device for parameter in model.parameters()}:
+            put_token(device)
+        markers = self._markers = Markers(CompiledCalls(self._forwards, make, found.sites, readers))
         observed = self._observed(found) if observe_experts else {}
         for name, counter in _STAGE_TELLERS.items():
             if callable(getattr(model, name, None)):
                 self._patches.replace(model, name, make.within(getattr(model, name), counter))
         for binding in found.bindings:
             watched = observed.pop((id(binding.owner), binding.method), None)
-            self._hook(binding, watched or getattr(binding.owner, binding.method), make, readers)
+            self._hook(binding, watched or getattr(binding.owner, binding.method), make, readers, markers)
         for owner in {id(owner): owner for owner in (model, *found.towers.values())}.values():
             self._patches.replace(owner, "_apply", self._applied(owner._apply, found))
         for binding in found.experts:  # at a level that has no ranges for experts
@@ -100,12 +106,15 @@ class HookSession:
             if watched is not None:
                 self._patches.replace(binding.owner, binding.method, watched)
 
-    def _hook(self, binding: Binding, inner: Callable[..., Any], make: StandIns, readers: dict[str, Reader]) -> None:
+    def _hook(
+        self, binding: Binding, inner: Callable[..., Any], make: StandIns, readers: dict[str, Reader], markers: Markers
+    ) -> None:
         plain, site = getattr(binding.owner, binding.method), binding.site
         if self._range_event is not None:
             inner = between_events(inner, self._range_event, self._forwards.threads, self._forwards.log)
         stand_in = make.of_entry(inner, site, readers[site.path]) if site.is_entry else make.of_site(inner, site)
-        self._patches.replace(binding.owner, binding.method, unseen(stand_in, plain))
+        traced = markers.traced(plain, site.number, begins=site.is_entry)
+        self._patches.replace(binding.owner, binding.method, traced_as(stand_in, traced, begins=site.is_entry))
 
     def _applied(self, inner: Callable[..., Any], found: HookedNetwork) -> Callable[..., Any]:
         """Return the method by which a module moves and converts its weights; their types are looked at afterwards."""
@@ -157,6 +166,8 @@ class HookSession:
         What was recorded stays to be read, and keeps no module of the model alive.
         """
         self._forwards.closed = True
+        if self._markers is not None:
+            self._markers.leave()
         self._patches.undo()
         if self.observer is not None:
             self.observer.release()

@@ -9,13 +9,15 @@ from attrs import frozen
 from torch.compiler import is_compiling
 
 from dsocr_nvtx.hooks.caches import Caches, Unreadable
-from dsocr_nvtx.hooks.checks import cache_fault, first_call_fault, lone_signature
+from dsocr_nvtx.hooks.checks import cache_fault, first_call_fault, lone_signature, rows_fault
 from dsocr_nvtx.hooks.forwards import Forwards
+from dsocr_nvtx.hooks.prices import Priced
 from dsocr_nvtx.hooks.readers import Args, ForwardSignature, Kwargs, Reader, experts_of
 from dsocr_nvtx.hooks.recorder import Recorder
 from dsocr_nvtx.hooks.sites import Site
 from dsocr_nvtx.hooks.stage import stage_of
 from dsocr_nvtx.hooks.threads import Frame, ThreadState
+from dsocr_nvtx.hooks.tracing import shielded, skipped
 from dsocr_nvtx.schema.records import CallShape
 
 Method = Callable[..., Any]
@@ -39,7 +41,7 @@ class StandIns:
     def of_entry(self, inner: Method, site: Site, reader: Reader) -> Method:
         """Return what stands in for a method that a forward begins with."""
         recorded = self.recorder.site(inner, site, lambda _stand_in, args, kwargs: inner(*args, **kwargs))
-        forwards, threads = self.forwards, self.forwards.threads
+        forwards, threads, close = self.forwards, self.forwards.threads, self._close
 
         @wraps(inner)
         def entered(*args: Any, **kwargs: Any) -> Any:
@@ -49,16 +51,16 @@ class StandIns:
             outer, signature = state.frame, None
             try:
                 try:
-                    signature = self._begin(state, site, reader, args, kwargs)
+                    signature = self.begin(state, site, reader, args, kwargs)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                     self.fail(site.path, error)
-                    forwards.close(state, outer)
+                    close(state, outer)
                 result = recorded(*args, **kwargs)
                 if signature is not None:
                     self._check_cache(state.frame if state.frame is not outer else None, site, signature, result)
                 return result
             finally:
-                forwards.close(state, outer)
+                close(state, outer)
 
         return entered
 
@@ -79,7 +81,12 @@ class StandIns:
 
         return counted
 
-    def _begin(
+    @shielded
+    def _close(self, state: ThreadState, outer: Frame | None) -> None:
+        self.forwards.close(state, outer)
+
+    @shielded
+    def begin(
         self, state: ThreadState, site: Site, reader: Reader, args: Args, kwargs: Kwargs
     ) -> ForwardSignature | None:
         """Read an entry's call and begin its forward; return what was read, or None where it could not be."""
@@ -105,6 +112,7 @@ class StandIns:
             self.fail(f"{site.path}: its cost is unknown", error)
             return None
 
+    @shielded
     def _check_cache(self, frame: Frame | None, site: Site, signature: ForwardSignature, result: Any) -> None:
         """Compare the cache after a forward with what was recorded, and count what a static cache was given."""
         try:
@@ -119,6 +127,7 @@ class StandIns:
         except Exception as error:  # noqa: BLE001 - as above
             self.fail(f"{site.path}: its cache could not be checked", error)
 
+    @skipped
     def _unready(self, inner: Method, site: Site, stand_in: Method, args: Args, kwargs: Kwargs) -> Any:
         """Call a site whose record is not ready: the first time in a kind of forward, or outside of any."""
         forwards = self.forwards
@@ -135,14 +144,22 @@ class StandIns:
         frame.table.admit(site.number)
         return stand_in(*args, **kwargs)
 
+    @shielded
     def _check_first(self, state: ThreadState, frame: Frame, site: Site, args: Args, kwargs: Kwargs) -> None:
         """Compare the first call of a site in a kind of forward with what its cost was derived from."""
+        self._compare(state, frame, site, lambda priced: first_call_fault(site, priced, self.caches, args, kwargs))
+
+    def check_rows(self, state: ThreadState, frame: Frame, site: Site, shown: Args) -> None:
+        """Compare the tensors that a site's first call in compiled code shows with what its cost was derived from."""
+        self._compare(state, frame, site, lambda priced: rows_fault(site, priced, shown, {}))
+
+    def _compare(self, state: ThreadState, frame: Frame, site: Site, fault_of: Callable[[Priced], str | None]) -> None:
         costs, checks = frame.costs, self.forwards.checks
         costs.checked.add(site.number)
         if costs.description is None:
             return
         try:
-            fault = first_call_fault(site, costs.price(site.number, frame.kv_len), self.caches, args, kwargs)
+            fault = fault_of(costs.price(site.number, frame.kv_len))
         except Unreadable:
             checks.unchecked += 1
             return
@@ -151,20 +168,21 @@ class StandIns:
             self.forwards.contradict_site(state, site, fault)
             self.fail(f"{site.path}: its cost is unknown", ValueError(fault))
 
+    @skipped
     def _alone(self, inner: Method, site: Site, stand_in: Method, args: Args, kwargs: Kwargs) -> Any:
         """Call a site outside of any forward that it belongs to: somebody calls a layer himself."""
         state = self.forwards.threads.state
         outer = state.frame
         try:
             try:
-                self._begin(state, site, partial(self._read_alone, site), args, kwargs)
+                self.begin(state, site, partial(self._read_alone, site), args, kwargs)
             except Exception as error:  # noqa: BLE001 - as above
                 self.fail(site.path, error)
             if state.frame is outer:
                 return inner(*args, **kwargs)
             return stand_in(*args, **kwargs)
         finally:
-            self.forwards.close(state, outer)
+            self._close(state, outer)
 
     def _read_alone(self, site: Site, args: Args, kwargs: Kwargs) -> ForwardSignature:
         experts = "eager"

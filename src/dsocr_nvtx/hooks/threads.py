@@ -1,14 +1,22 @@
 """What one thread has under way: the forward whose calls are hooked now, and the forwards around it."""
 
 from threading import get_native_id, local
-from typing import Any
+from typing import Any, NamedTuple
 
-from attrs import define
+from attrs import define, field
 
 from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.payloads import PayloadTable
 from dsocr_nvtx.hooks.prices import ForwardCosts
 from dsocr_nvtx.schema.records import Stage
+
+
+class Mark(NamedTuple):
+    """A call in compiled code that is under way: its site's number, its event id, and when it began."""
+
+    number: int
+    event_id: int
+    start_ns: int
 
 
 @define(eq=False)
@@ -17,7 +25,8 @@ class Frame:
 
     ``said``: the stage was said, by the user or by what is around, rather than inferred. ``captured``: its calls go
     into a CUDA graph and run nothing. ``log`` takes four numbers of every call: site, event id, start, end.
-    ``choices`` takes what routers chose, where somebody wants it.
+    ``begins_at`` is where the session's log ended when the forward began. ``marks`` are calls in compiled code that are
+    under way; ``graphed``: calls went into a CUDA graph that torch.compile makes.
     """
 
     table: PayloadTable
@@ -32,6 +41,9 @@ class Frame:
     event: Any = None
     contradicted: bool = False
     has_inner: bool = False
+    begins_at: int = 0
+    marks: list[Mark] = field(factory=list)
+    graphed: bool = False
 
     @property
     def costs(self) -> ForwardCosts:
