@@ -119,10 +119,10 @@ def model_calls(calls: Iterable[OwnCall], stage: Stage) -> list[RangeRecord]:
 
 
 def note_observed(records: Iterable[RangeRecord], calls: Iterable[ExpertsCall]) -> None:
-    """Set ``observed_weight_bytes`` of the ranges that experts were observed in, and of those around them.
+    """Set ``observed_weight_bytes`` of the ranges whose cost holds that of experts that were observed.
 
-    Costs are exclusive, so what lies around keeps its own weights. A range around several calls keeps the expected
-    number for those of them that were not observed.
+    Ranges around them keep their own weights, which are all that they read. A range around several calls keeps the
+    expected number for those of them that were not observed.
     """
     known = {record.event_id: record for record in records}
     for call in calls:

@@ -23,7 +23,6 @@ from dsocr_nvtx.analytic.experts import RoutedExperts
 from dsocr_nvtx.hooks.caches import Unreadable
 from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.prices import Words
-from dsocr_nvtx.hooks.readers import tensors
 from dsocr_nvtx.hooks.sites import Binding
 from dsocr_nvtx.hooks.threads import Frame
 from dsocr_nvtx.schema.payload import experts_mark
@@ -190,15 +189,13 @@ class ExpertsObserver:
 
 
 def _indices(args: tuple[Any, ...], kwargs: dict[str, Any], top_k: int) -> torch.Tensor:
-    """Return the only tensor of whole numbers [rows, top_k] among a call's arguments."""
-    found = [
-        tensor
-        for tensor in tensors((*args, *kwargs.values()))
-        if tensor.dim() == 2 and tensor.shape[1] == top_k and not tensor.is_floating_point()
-    ]
-    if len(found) != 1:
-        raise Unreadable(f"{len(found)} tensors of {top_k} indices a row among its arguments")
-    return found[0]
+    """Return the first tensor of whole numbers [rows, top_k] among a call's arguments."""
+    for value in (*args, *kwargs.values()):
+        is_table = isinstance(value, torch.Tensor) and value.dim() == 2 and not value.is_floating_point()
+        if is_table and value.shape[1] == top_k:
+            found: torch.Tensor = value
+            return found
+    raise Unreadable(f"no tensor of {top_k} indices a row among its arguments")
 
 
 def _rows_per_expert(layer: ObservedLayer) -> list[list[int]]:
