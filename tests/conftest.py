@@ -1,6 +1,7 @@
 """What the tests of pages share: a real join on disk, the same with hostile names, a browser where there is one."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,6 +32,12 @@ HOSTILE = (
     "a" * 100_000,
     "quote\" ' & < > \\ \x01 \x7f \u2028",
 )
+
+
+@pytest.fixture(autouse=True)
+def _own_imports() -> None:
+    """Undo what a command does to the processes that it starts: those of tests import this folder's packages."""
+    os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks import HookSession, hook
 from dsocr_nvtx.schema.records import Cost
 from tests.builders.emitters import Listener
@@ -161,18 +160,6 @@ def test_hooks_of_torchs_own_run_as_without() -> None:
         with hook(model):
             _run(model)
     assert seen == expected
-
-
-@pytest.mark.parametrize("way", ["wrapper", "in place", "a part in place"])
-def test_a_model_that_was_compiled_before_is_refused_with_what_to_do(way: str) -> None:
-    model = network()
-    if way == "wrapper":
-        model = torch.compile(model, backend="eager")
-    else:
-        (model if way == "in place" else model.model.language_model.layers[1]).compile(backend="eager")
-    with pytest.raises(Refused, match=r"compiled already.*hook the model first"), hook(model):
-        pass
-    torch.compiler.reset()
 
 
 def test_a_model_compiled_by_its_forward_is_hooked_around_it() -> None:
