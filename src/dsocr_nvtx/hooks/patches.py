@@ -15,7 +15,8 @@ from torch import nn
 Method = Callable[..., Any]
 
 _ABSENT = object()
-_LOCK = RLock()
+PATCHING = RLock()
+"""Held while a method is read and replaced, or put back: sessions of several threads may hook one model."""
 _MARK = "_dsocr_patch"
 
 
@@ -30,7 +31,7 @@ class Patch:
     is_open: bool = True
 
     def __attrs_post_init__(self) -> None:
-        with _LOCK:
+        with PATCHING:
             self.before = self.owner.__dict__.get(self.name, _ABSENT)
             setattr(self.function, _MARK, self)
             self.owner.__dict__[self.name] = self.function
@@ -40,7 +41,7 @@ class Patch:
 
         What was there may be a function of a session that has left meanwhile: then what that one found goes back.
         """
-        with _LOCK:
+        with PATCHING:
             self.is_open = False
             if self.owner.__dict__.get(self.name) is not self.function:
                 return

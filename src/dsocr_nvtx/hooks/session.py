@@ -21,7 +21,7 @@ from dsocr_nvtx.hooks.events import Events, between_events
 from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.marking import Markers, put_token
 from dsocr_nvtx.hooks.observe import ExpertsObserver, marks
-from dsocr_nvtx.hooks.patches import Patches
+from dsocr_nvtx.hooks.patches import PATCHING, Patches
 from dsocr_nvtx.hooks.prices import NoWork
 from dsocr_nvtx.hooks.readers import Reader, readers_of
 from dsocr_nvtx.hooks.recorder import NativeRecorder, PythonRecorder
@@ -92,19 +92,20 @@ class HookSession:
         for device in {parameter.device for parameter in model.parameters()}:
             put_token(device)
         markers = self._markers = Markers(CompiledCalls(self._forwards, make, found.sites, readers))
-        observed = self._observed(found) if observe_experts else {}
-        for name, counter in _STAGE_TELLERS.items():
-            if callable(getattr(model, name, None)):
-                self._patches.replace(model, name, make.within(getattr(model, name), counter))
-        for binding in found.bindings:
-            watched = observed.pop((id(binding.owner), binding.method), None)
-            self._hook(binding, watched or getattr(binding.owner, binding.method), make, readers, markers)
-        for owner in {id(owner): owner for owner in (model, *found.towers.values())}.values():
-            self._patches.replace(owner, "_apply", self._applied(owner._apply, found))
-        for binding in found.experts:  # at a level that has no ranges for experts
-            watched = observed.get((id(binding.owner), binding.method))
-            if watched is not None:
-                self._patches.replace(binding.owner, binding.method, watched)
+        with PATCHING:  # what stands there is read, and then replaced: no other session may come between
+            observed = self._observed(found) if observe_experts else {}
+            for name, counter in _STAGE_TELLERS.items():
+                if callable(getattr(model, name, None)):
+                    self._patches.replace(model, name, make.within(getattr(model, name), counter))
+            for binding in found.bindings:
+                watched = observed.pop((id(binding.owner), binding.method), None)
+                self._hook(binding, watched or getattr(binding.owner, binding.method), make, readers, markers)
+            for owner in {id(owner): owner for owner in (model, *found.towers.values())}.values():
+                self._patches.replace(owner, "_apply", self._applied(owner._apply, found))
+            for binding in found.experts:  # at a level that has no ranges for experts
+                watched = observed.get((id(binding.owner), binding.method))
+                if watched is not None:
+                    self._patches.replace(binding.owner, binding.method, watched)
 
     def _hook(
         self, binding: Binding, inner: Callable[..., Any], make: StandIns, readers: dict[str, Reader], markers: Markers
