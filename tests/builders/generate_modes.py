@@ -173,9 +173,9 @@ def differences(session: HookSession, steps: list[Step]) -> Iterator[str]:
         if record.stage not in (step.stage, Stage.UNKNOWN) or not (is_unknown(record) or told[1:] == true[1:]):
             yield f"forward {number}: (stage, batch, tokens, keys) {told}, in truth {true}"
     yield from _cache_differences(records, steps)
-    counted, told = sum(step.flops for step in steps), sum(record.cost.tensor_flops_unmasked for record in records)
-    if not any(map(is_unknown, records)) and told != counted:
-        yield f"tensor_flops_unmasked {told}, torch counts {counted}"
+    counted, ours = sum(step.flops for step in steps), sum(record.cost.tensor_flops_unmasked for record in records)
+    if not any(map(is_unknown, records)) and ours != counted:
+        yield f"tensor_flops_unmasked {ours}, torch counts {counted}"
 
 
 def _cache_differences(records: list[RangeRecord], steps: list[Step]) -> Iterator[str]:
