@@ -1,6 +1,7 @@
 """Ways to damage bytes, each drawn from a seed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 EDGES = (
@@ -68,3 +69,11 @@ def damage(random: Random, data: bytearray) -> str:
     """Damage bytes in one of these ways; single flipped bits most often, as they are the hardest to see."""
     kinds: tuple[Bytes, ...] = (flip, flip, flip, flip, flips, overwrite, overwrite, cut, grow, swap)
     return random.choice(kinds)(random, data)
+
+
+def damage_file(random: Random, path: Path) -> str:
+    """Damage a file's bytes; return which file, and what was done to it."""
+    data = bytearray(path.read_bytes())
+    what = f"{path.name}: {damage(random, data)}"
+    path.write_bytes(data)
+    return what

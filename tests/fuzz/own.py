@@ -18,12 +18,12 @@ import pyarrow as pa
 from attrs import define, field
 
 from dsocr_nvtx.analytic.released import RELEASED
-from dsocr_nvtx.schema.files import read_table, write_json
+from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.formats import WRITERS
-from dsocr_nvtx.schema.seal import FILES, digests, sealed
+from tests.builders.runs import reseal
 from tests.cli.commands import hooked
 from tests.fuzz.harness import Case, Outcome
-from tests.fuzz.mutations import EDGES, TEXTS, damage
+from tests.fuzz.mutations import EDGES, TEXTS, damage, damage_file
 
 GATE = ("gate", "JOINED", "--rule", "decode.busy_ns<=1s", "--rule", "decode.idle_host_ns<=1s", "--json")
 COMMANDS: Sequence[Sequence[str]] = (
@@ -43,13 +43,6 @@ def command(words: Sequence[str], cwd: Path) -> "subprocess.CompletedProcess[str
 def rewrite(table: pa.Table, path: Path) -> None:
     """Write a table as it is; nothing checks it."""
     WRITERS[".arrow"](table, path)
-
-
-def reseal(folder: Path) -> None:
-    """Note hashes of a join's files that fit what was made of them."""
-    told = json.loads((folder / "join.json").read_text(encoding="utf-8"))
-    told.pop("seal")
-    write_json(sealed({**told, FILES: digests(folder, [folder / name for name in told[FILES]])}), folder / "join.json")
 
 
 @define
@@ -85,11 +78,7 @@ class Joined:
 
     def damage(self, random: Random, folder: Path) -> str:
         """Damage a file's bytes."""
-        path = random.choice(sorted(path for path in folder.iterdir() if path.is_file()))
-        data = bytearray(path.read_bytes())
-        what = damage(random, data)
-        path.write_bytes(data)
-        return f"{path.name}: {what}"
+        return damage_file(random, random.choice(sorted(path for path in folder.iterdir() if path.is_file())))
 
     def faults(self, words: Sequence[str], outcome: Outcome) -> Iterator[str]:
         """Say where an answer is not that of the whole directory."""
@@ -179,14 +168,13 @@ class Run:
         shutil.copytree(_RUN, folder / "run")
         path = random.choice(sorted((folder / "run").rglob("*.arrow")))
         if self.on_purpose:
-            table, what = changed(random, read_table(path))
+            table, change = changed(random, read_table(path))
             rewrite(table, path)
+            what = f"{path.name}: {change}"
         else:
-            data = bytearray(path.read_bytes())
-            what = damage(random, data)
-            path.write_bytes(data)
+            what = damage_file(random, path)
         return Case(
-            what=f"{path.name}: {what}",
+            what=what,
             arguments=["join", "run", "-o", "out"],
             inputs=[folder / "run"],
             outputs=[folder / "out"],

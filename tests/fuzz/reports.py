@@ -18,7 +18,7 @@ from tests.builders.folders import as_folder, write_file
 from tests.builders.nsys import NsysFile
 from tests.builders.tables import announcement_v1, payload, payload_v1
 from tests.fuzz.harness import Case, Outcome
-from tests.fuzz.mutations import EDGES, TEXTS, damage
+from tests.fuzz.mutations import EDGES, TEXTS, damage, damage_file
 from tests.fuzz.oracle import join_faults, projection_faults, quick_check, times_of_folder, times_of_sqlite
 
 
@@ -205,22 +205,41 @@ def _value(random: Random, old: object) -> object:
 class FolderBits:
     """Folders of Parquet or Arrow files, one of them damaged."""
 
+    kind = "bits"
+
     def __init__(self, suffix: str) -> None:
-        self.name, self._suffix = f"folder{suffix}-bits", suffix
+        self.name, self._suffix = f"folder{suffix}-{self.kind}", suffix
 
     def prepare(self, folder: Path) -> None:
         """Write the sound folder."""
         self._sound = as_folder(small(folder / "sound.sqlite"), folder / "sound", self._suffix)
 
     def make(self, random: Random, folder: Path) -> Case:
-        """Damage one file of a copy."""
+        """Change one file of a copy."""
         report = folder / "report"
         shutil.copytree(self._sound, report)
-        victim = random.choice(sorted(report.iterdir()))
-        data = bytearray(victim.read_bytes())
-        what = f"{victim.name}: {damage(random, data)}"
-        victim.write_bytes(data)
+        what = self.change(random, random.choice(sorted(report.iterdir())))
         return _join(report, folder, what, partial(_folder_faults, report))
+
+    def change(self, random: Random, path: Path) -> str:
+        """Damage a file's bytes."""
+        return damage_file(random, path)
+
+
+class FolderValues(FolderBits):
+    """Folders of sound files with values and types that nobody expects."""
+
+    kind = "values"
+
+    def change(self, random: Random, path: Path) -> str:
+        """Edit one value of one column."""
+        found = pq.read_table(path) if path.suffix == ".parquet" else _stream(path)
+        at, row = random.randrange(found.num_columns), random.randrange(max(len(found), 1))
+        values = found.column(at).to_pylist() if not _is_text(found.column(at).type) else _bytes(found.column(at))
+        values[row : row + 1] = [_value(random, values[row] if values else None)]
+        what = f"{path.name}: {found.column_names[at]}[{row}] = {str(values[row])[:40]!r}"
+        write_file(found.set_column(at, found.column_names[at], _column(values, found.column(at).type)), path)
+        return what
 
 
 def _folder_faults(report: Path, out: Path, _: Outcome) -> Iterator[str]:
@@ -230,30 +249,6 @@ def _folder_faults(report: Path, out: Path, _: Outcome) -> Iterator[str]:
         yield f"joined, though Arrow says: {error}"
         return
     yield from join_faults(times, out)
-
-
-class FolderValues:
-    """Folders of sound files with values and types that nobody expects."""
-
-    def __init__(self, suffix: str) -> None:
-        self.name, self._suffix = f"folder{suffix}-values", suffix
-
-    def prepare(self, folder: Path) -> None:
-        """Write the sound folder."""
-        self._sound = as_folder(small(folder / "sound.sqlite"), folder / "sound", self._suffix)
-
-    def make(self, random: Random, folder: Path) -> Case:
-        """Edit one column of one file of a copy."""
-        report = folder / "report"
-        shutil.copytree(self._sound, report)
-        victim = random.choice(sorted(report.iterdir()))
-        found = pq.read_table(victim) if victim.suffix == ".parquet" else _stream(victim)
-        at, row = random.randrange(found.num_columns), random.randrange(max(len(found), 1))
-        values = found.column(at).to_pylist() if not _is_text(found.column(at).type) else _bytes(found.column(at))
-        values[row : row + 1] = [_value(random, values[row] if values else None)]
-        what = f"{victim.name}: {found.column_names[at]}[{row}] = {str(values[row])[:40]!r}"
-        write_file(found.set_column(at, found.column_names[at], _column(values, found.column(at).type)), victim)
-        return _join(report, folder, what, partial(_folder_faults, report))
 
 
 def _stream(path: Path) -> pa.Table:
