@@ -23,8 +23,8 @@ from attrs import frozen
 
 from dsocr_nvtx.analytic.dims import Section
 from dsocr_nvtx.analytic.matrices import Matrix
+from dsocr_nvtx.analytic.ops import FLOAT_BYTES
 
-FLOAT_BYTES: Final = 4
 BNB_BLOCK: Final = 64
 """Weights that share a scale in bitsandbytes' four bits on CUDA."""
 BNB_NESTED: Final = 256

@@ -46,9 +46,10 @@ def demo(out: Path | None, *, force: bool) -> None:
         check_directory(out, JOINED, force=force)
     with resources.as_file(resources.files("dsocr_nvtx.demo") / CAPTURE) as path:
         whole = joined_report(path)
-    found = whole.judge()
-    if out is not None:
-        write_tables(
+    if out is None:
+        found = whole.judge()
+    else:
+        found = write_tables(
             out, whole, force=force, more=lambda folder: write_text(review_page(open_joined(folder)), folder / _REVIEW)
         )
     with written(f"tables and review are written: {out}" if out is not None else "nothing was to be written"):

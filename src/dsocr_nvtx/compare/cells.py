@@ -116,11 +116,12 @@ def _called(table: pa.Table, stage: str, side: Side) -> dict[str, Floats]:
     stages, words = coded(table, "stage")
     at = _places(side.step, numbers(table, "step", -1))
     codes, names = coded(table, "call")
+    total, calls = numbers(table, "total_ns"), numbers(table, "calls")
     found: dict[str, Floats] = {}
     wanted = known(table, "stage") & (stages == (words.index(stage) if stage in words else -1)) & (at >= 0)
     for row in np.flatnonzero(wanted).tolist():
         mine = found.setdefault(names[codes[row]], np.zeros((2, len(side.step))))
-        mine[:, at[row]] += numbers(table, "total_ns")[row], numbers(table, "calls")[row]
+        mine[:, at[row]] += total[row], calls[row]
     return found
 
 

@@ -36,6 +36,7 @@ class What(StrEnum):
     NAME_IN_ROW = "name in row"
 
 
+_PLACE = {what: place for place, what in enumerate(What)}
 _PREFERENCE = 0.004
 """Share that a set explains more than one of the `What` before it, to be taken in its place."""
 
@@ -74,8 +75,7 @@ def candidates(cells: Sequence[Cell], *, families: bool) -> Iterator[tuple[What,
     for at, cell in enumerate(cells):
         for what, key in _keys(cell, families=families).items():
             sets.setdefault((what, key), []).append(at)
-    order = list(What)
-    for (what, _), members in sorted(sets.items(), key=lambda one: order.index(one[0][0])):
+    for (what, _), members in sorted(sets.items(), key=lambda one: _PLACE[one[0][0]]):
         yield what, cells[members[0]].name, np.array(members, np.int64)
 
 
@@ -85,8 +85,8 @@ def _keys(cell: Cell, *, families: bool) -> dict[What, Hashable]:
     }  # fmt: skip
     if cell.name:
         keys |= {What.NAME: cell.name, What.NAME_IN_ROWS: (cell.module, cell.kind, cell.name), What.NAME_IN_ROW: cell}
-    if families and cell.name:
-        keys[What.FAMILY] = family(cell.name)
+        if families:
+            keys[What.FAMILY] = family(cell.name)
     if cell.layer >= 0:
         keys[What.LAYER] = (cell.module, cell.layer)
     return keys
@@ -133,7 +133,7 @@ def _score(members: Ints, expected: Floats, b: Floats, what: What) -> float:
     factor = fitted_factor(before, now)
     left = 0.0 if factor is None else float(np.abs(now - factor * before).sum())
     explained = float(np.abs(now - before).sum()) - left
-    return explained * (1 - _PREFERENCE * list(What).index(what))
+    return explained * (1 - _PREFERENCE * _PLACE[what])
 
 
 def fitted_factor(before: Floats, now: Floats) -> float | None:

@@ -15,7 +15,6 @@ from dsocr_nvtx.ingest.trace import SetApart
 from dsocr_nvtx.join.columns import Ints, coded, numbers
 from dsocr_nvtx.join.stalls import Stall
 from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table, table_beside
-from dsocr_nvtx.schema.seal import files_in
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -24,7 +23,6 @@ _RANGES = (
 _ROWS = ("stage", "module", "kind", "layer", "roofline_ns")
 _STAGES = ("stage", "steps", "wall_ns")
 _Listed = TypeVar("_Listed", Stall, SetApart)
-_KERNELS_FILE = "kernels.arrow"
 _KERNELS = ("pid", "event_id", "name", "start_ns", "end_ns")
 
 
@@ -33,8 +31,7 @@ class Out:
     """The tables of one join: hooked calls, roofline rows, stages; its level and what its metadata says of it.
 
     ``kernels`` are its GPU operations, ``host_calls`` its CUDA calls by step, ``stalls`` its longest idle times, none
-    where the join does not have them;
-    ``set_apart`` says which records of the report are in no table.
+    where the join does not have them; ``set_apart`` says which records of the report are in no table.
     """
 
     where: str
@@ -100,11 +97,11 @@ def read_out(directory: Path) -> Out:
     if "level" not in about:
         remedy = "join the report again with this version"
         raise Refused(directory / "roofline.arrow", "no level in the table's metadata", remedy)
-    has_kernels = (directory / _KERNELS_FILE).exists() or _KERNELS_FILE in files_in(told)
-    kernels = joined_table(directory, "kernels", _KERNELS).select(_KERNELS) if has_kernels else None
+    kernels = table_beside(directory, "kernels", _KERNELS)
     return Out(
         where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about,
-        kernels=kernels, host_calls=table_beside(directory, "host_calls"),
+        kernels=kernels if kernels is None else kernels.select(_KERNELS),
+        host_calls=table_beside(directory, "host_calls"),
         stalls=_listed(directory, told, "stalls", Stall),
         set_apart=_listed(directory, told, "set_apart", SetApart),
     )  # fmt: skip

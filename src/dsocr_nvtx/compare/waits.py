@@ -51,7 +51,7 @@ def _beyond(side: Side, other: Side, limits: Limits) -> list[tuple[int, int]]:
 def _cause(pair: StagePair, side: Side, other: Side, out: Out, row: int, at: int, verdict: Verdict) -> Cause:
     key, step = pair.keys[row], int(side.step[at])
     parts = side.values[1 : len(PARTS), row, at]
-    lasted, theirs = float(_idle(side)[row, at]), float(_idle(other)[row, at])
+    lasted, theirs = float(parts.sum()), float(other.values[1 : len(PARTS), row, at].sum())
     units = max(side.units, 1)
     a, b = (theirs, lasted) if verdict == Verdict.WORSE else (lasted, theirs)
     return Cause(

@@ -64,10 +64,7 @@ def factor_text(cause: Cause) -> str:
 
 def called(cause: Cause) -> str:
     """Return what changed of a CUDA function's calls: how many, and how long one takes on the host's thread."""
-    one = _whole(cause)
-    means = _both(*(f"{mean / 1e3:,.2f}" for mean in one.means))
-    counts = _both(f"{one.a_count:,.4g}", f"{one.b_count:,.4g}")
-    said = f"{cause.name}: {counts} calls a {cause.unit} of {means} us"
+    said = f"{cause.name}: {_timed(_whole(cause), f'calls a {cause.unit}')}"
     return f"{said}, {milliseconds(cause.cost)} ms of the host's time a {cause.unit}"
 
 
@@ -84,8 +81,7 @@ def opened(cause: Cause) -> str:
         calls = f"; CUDA calls meanwhile: {cause.detail}" if cause.detail else ""
         return f"{lasted}; {beside}{calls}; once, so its cost is the mean over the steps"
     if cause.sort == "idle":
-        waits = {waits: text for waits, text in WAITS.items() if any(one.name == waits for one in cause.kernels)}
-        told = [f"{waits[one.name]} {milliseconds(one.cost)}" for one in cause.kernels[:_OPENED] if one.cost]
+        told = [f"{WAITS[one.name]} {milliseconds(one.cost)}" for one in cause.kernels[:_OPENED] if one.cost]
         return f"{cause.a_ns / 1e6:,.3f} > {cause.b_ns / 1e6:,.3f} ms a {cause.unit}; {', '.join(told)}"
     if cause.sort == "rows":
         kernels = [f"{one.name} {launches(one)}, {milliseconds(one.cost)}".strip() for one in cause.kernels[:_OPENED]]
@@ -101,9 +97,13 @@ def _whole(cause: Cause) -> Opened:
 
 def launches(one: Opened) -> str:
     """Return launches a unit and the mean time of one, in both runs where they differ."""
+    return _timed(one, "launches")
+
+
+def _timed(one: Opened, what: str) -> str:
     counts = _both(f"{one.a_count:,.4g}", f"{one.b_count:,.4g}")
     means = _both(*(f"{mean / 1e3:,.2f}" for mean in one.means))
-    return f"{counts} launches of {means} us"
+    return f"{counts} {what} of {means} us"
 
 
 def _both(a: str, b: str) -> str:

@@ -11,15 +11,11 @@ from dsocr_nvtx.compare.rules import Operator
 from dsocr_nvtx.compare.rulings import Outcome, Ruling
 from dsocr_nvtx.compare.steps import PARTS
 from dsocr_nvtx.compare.verdicts import Verdict
+from dsocr_nvtx.report.causes import WAITS
 
 CAUSES = {
     "busy": "GPU busy time",
-    "launch": "idle in launch calls",
-    "sync": "idle in synchronising calls",
-    "memory": "idle in allocations and copies",
-    "host": "idle in host code",
-    "queued": "idle with work queued",
-    "other": "idle of no recorded cause",
+    **{name: f"idle {text}" for name, text in WAITS.items()},
     "capture": "capturing CUDA graphs",
 }
 COLOURS = {"better": "green", "worse": "red", "same": "", "inconclusive": "yellow"}

@@ -76,10 +76,11 @@ def joined_table(folder: Path, name: str, needed: Sequence[str] | None = None) -
     return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=REMEDY), path, REMEDY)
 
 
-def table_beside(folder: Path, name: str) -> pa.Table | None:
-    """Return a table that a join's directory need not have, such as ``energy``; None where it was written without."""
+def table_beside(folder: Path, name: str, needed: Sequence[str] | None = None) -> pa.Table | None:
+    """Return, as `joined_table` does, a table such as ``energy``; None where the join was written without it."""
     file = f"{name}.arrow"
-    return joined_table(folder, name) if (folder / file).exists() or file in files_in(check_joined(folder)) else None
+    is_there = (folder / file).exists() or file in files_in(check_joined(folder))
+    return joined_table(folder, name, needed) if is_there else None
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
