@@ -15,7 +15,7 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.nsys_ids import pid_of, tid_of
 from dsocr_nvtx.ingest.payloads import Entry, decode_blobs, decode_json
-from dsocr_nvtx.ingest.records import Records
+from dsocr_nvtx.ingest.records import Records, taken
 from dsocr_nvtx.ingest.source import NULL, Ints, Mask, Source, whole
 from dsocr_nvtx.ingest.words import Names, dictionary, distinct, labels, words
 from dsocr_nvtx.schema.payload import MARK_PREFIX
@@ -41,11 +41,7 @@ class Events:
 
     def take(self, rows: Mask, *names: str) -> dict[str, Ints]:
         """Return columns of some events; one of a single value takes no room."""
-        count = int(np.count_nonzero(rows))
-        return {
-            name: np.broadcast_to(values[0], count) if values.strides == (0,) and len(values) else values[rows]
-            for name, values in ((name, self.column[name]) for name in names)
-        }
+        return taken({name: self.column[name] for name in names}, rows)
 
 
 def read_events(report: Source) -> Events:

@@ -5,7 +5,7 @@ by reason and counted, and the rest is used: one of them must neither turn a ver
 whole number at all is refused where it is read (`dsocr_nvtx.ingest.source`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -39,12 +39,10 @@ class Records:
         """Return what was set apart so far: kinds of records, reasons, numbers."""
         return tuple(SetApart(what, why, count) for (what, why), count in sorted(self._found.items()))
 
-    def read(
-        self, what: str, table: str, columns: Sequence[str], small: Collection[str] = (), *, timed: bool = True
-    ) -> dict[str, Ints]:
+    def read(self, what: str, table: str, columns: Sequence[str]) -> dict[str, Ints]:
         """Return columns of the possible records of a table, which are called ``what``; see `possible`."""
-        c = self.report.integers(table, columns, small)
-        return taken(c, self.possible(what, table, c, timed=timed))
+        c = self.report.integers(table, columns)
+        return taken(c, self.possible(what, table, c))
 
     def possible(
         self, what: str, table: str, c: Mapping[str, Ints], *, timed: bool = True, may_be_open: bool = False
@@ -140,7 +138,8 @@ def taken(c: dict[str, Ints], kept: Mask | None) -> dict[str, Ints]:
 
 def _timeless(start: Ints, end: Ints, may_be_open: bool, *, never_zero: bool) -> Mask | None:
     """Return the records without times, or with none that could be; CUPTI writes 0 and 0 where it took none."""
-    low, high = min(extent(start)[0], extent(end)[0]), max(extent(start)[1], extent(end)[1])
+    (first, begun), (soonest, ended) = extent(start), extent(end)
+    low, high = min(first, soonest), max(begun, ended)
     if low > -_FARTHEST and high < _FARTHEST and (low > 0 or not never_zero):
         return None
     open_end = (end == NULL) if may_be_open else np.zeros(len(end), bool)
@@ -154,7 +153,8 @@ def _timeless(start: Ints, end: Ints, may_be_open: bool, *, never_zero: bool) ->
 def _far(start: Ints, end: Ints, kept: Mask | None) -> Mask | None:
     if not len(start):
         return None
-    if max(extent(start)[1], extent(end)[1]) - extent(start)[0] < _LONGEST:
+    first, begun = extent(start)
+    if max(begun, extent(end)[1]) - first < _LONGEST:
         return None
     mine = slice(None) if kept is None else kept
     starts, ends = start[mine], np.where(end[mine] == NULL, start[mine], end[mine])

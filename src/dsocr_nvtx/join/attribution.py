@@ -23,6 +23,7 @@ from dsocr_nvtx.join.columns import (
     numbers,
     rows_of,
     sorting,
+    values_at,
 )
 from dsocr_nvtx.join.nesting import Forest
 
@@ -41,8 +42,12 @@ class Bucket(StrEnum):
 
 @frozen(eq=False)
 class Attribution:
-    """Per operation: its API call's row in LAUNCHES (-1: none), its range's position in the forest (-1), its bucket."""
+    """Per operation: its API call's row in LAUNCHES (-1: none), its range's position in the forest (-1), its bucket.
 
+    ``caller`` is, per API call, the position of the innermost range that was open on its thread when it was made.
+    """
+
+    caller: Places
     call: Places
     owner: Places
     bucket: npt.NDArray[np.int8]
@@ -52,31 +57,29 @@ def attribute(operations: pa.Table, launches: pa.Table, graph_nodes: pa.Table, r
     """Attribute every operation once. Replayed graph nodes belong to the range in which the graph was launched."""
     call = match_calls(operations, launches)
     pid, time = (numbers(launches, name) for name in ("pid", "start_ns"))
-    owner = _owners(call, launches, ranges)
+    caller = _callers(launches, ranges)
+    owner = np.where(call >= 0, values_at(caller, call), -1)
     bucket = np.full(len(call), _code(Bucket.ATTRIBUTED), np.int8)
     bucket[owner < 0] = _code(Bucket.OUTSIDE)
     bucket[call < 0] = _code(Bucket.NO_RUNTIME_RECORD)
     outside = np.flatnonzero(bucket == _code(Bucket.OUTSIDE))
     bucket[outside[_inside_other(pid[call[outside]], time[call[outside]], ranges)]] = _code(Bucket.OTHER_THREAD)
     bucket[(owner < 0) & _unseen_nodes(operations, graph_nodes)] = _code(Bucket.GRAPH_BEFORE_TRACE)
-    return Attribution(call, owner, bucket)
+    return Attribution(caller, call, owner, bucket)
 
 
-def _owners(call: Places, launches: pa.Table, ranges: Forest) -> Places:
+def _callers(launches: pa.Table, ranges: Forest) -> Places:
     """Return the position of the innermost range that was open when each call was made, or -1."""
     pid, tid, time = (numbers(launches, name) for name in ("pid", "tid", "start_ns"))
     number, first = groups(pid, tid)
     threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
-    owner = no_places(len(call), len(ranges.start))
-    for part in blocks(len(call)):
-        called = np.flatnonzero(call[part] >= 0)
-        calls = call[part][called]
-        caller = number[calls]
-        for one in distinct(caller)[0]:
+    caller = no_places(len(time), len(ranges.start))
+    for part in blocks(len(time)):
+        for one in distinct(number[part])[0]:
             if threads[one] in ranges.spans:
-                mine = caller == one
-                owner[part][called[mine]] = ranges.innermost(threads[one], time[calls[mine]], closed=True)
-    return owner
+                mine = number[part] == one
+                caller[part][mine] = ranges.innermost(threads[one], time[part][mine], closed=True)
+    return caller
 
 
 def _code(bucket: Bucket) -> int:

@@ -36,16 +36,17 @@ class Homes:
     def of(cls, operations: pa.Table, gpu: Places, owner: Places, pid: Places) -> "Homes":
         """Find them, for ranges of these processes; ``gpu`` and ``owner`` are of the operations."""
         pids = numbers(operations, "pid")
-        process, used = _commonest(pids, gpu)
+        pair, first = groups(pids, gpu)
+        process, used = _commonest(pids, gpu, pair, first)
         home = np.full(len(pid), -1)
         for one, its in zip(process.tolist(), used.tolist(), strict=True):
             home[pid == one] = its
         if len(set(used.tolist())) > 1 or (gpu != gpu[:1]).any():
             mine = np.flatnonzero(owner >= 0)
-            call, used = _commonest(owner[mine], gpu[mine])
+            call, used = _commonest(owner[mine], gpu[mine], *groups(owner[mine], gpu[mine]))
             home[call] = used
-        pair, first = groups(pids, gpu)
-        at, number = _commonest(pair, numbers(operations, "device"))
+        device = numbers(operations, "device")
+        at, number = _commonest(pair, device, *groups(pair, device))
         keys = zip(pids[first[at]].tolist(), gpu[first[at]].tolist(), strict=True)
         ordinal = dict(zip(keys, number.tolist(), strict=True))
         return cls(home, _devices(ordinal, pid, home), ordinal)
@@ -61,9 +62,8 @@ def _devices(ordinal: Mapping[tuple[int, int], int], pid: Places, gpu: Ints) -> 
     return np.array([ordinal.get(key, -1) for key in keys], np.int64)[pair]
 
 
-def _commonest(key: Places, value: Places) -> tuple[Ints, Ints]:
-    """Return each key, and its commonest value."""
-    number, first = groups(key, value)
+def _commonest(key: Places, value: Places, number: Ints, first: Ints) -> tuple[Ints, Ints]:
+    """Return each key, and its commonest value; ``number`` and ``first`` are the `groups` of both."""
     order = np.argsort(np.bincount(number, minlength=len(first)), kind="stable")
     found, last = np.unique(key[first[order]][::-1], return_index=True)
     return np.asarray(found, np.int64), np.asarray(value[first[order]][::-1][last], np.int64)

@@ -69,7 +69,7 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     with ThreadPoolExecutor(1) as aside:
         accounted = aside.submit(account, trace, every, found, measured)
         weights = observed_weights(every, trace.hits, where)
-        called = host_calls(trace.launches, every)
+        called = host_calls(trace.launches, every, found.caller)
         accounting = accounted.result()
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")

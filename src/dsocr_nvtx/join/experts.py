@@ -15,6 +15,8 @@ def observed_weights(every: Ranges, hits: pa.Table, where: str) -> pa.Array:
     are passed over; refused is one that speaks of more weights than its range was announced with.
     """
     ranges = every.forest
+    if not len(hits):
+        return pa.nulls(len(ranges.order), pa.int64())
     order, weights = ranges.order, every.costs.field("weight_bytes")[ranges.order]
     position = _positions(every, hits)
     here = np.flatnonzero(position >= 0)

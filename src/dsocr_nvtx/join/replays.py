@@ -10,6 +10,7 @@ nothing: they keep their host time and cost nothing.
 
 import numpy as np
 import pyarrow as pa
+from attrs import evolve
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.announced import Announced
@@ -96,7 +97,7 @@ def replay(
     there = np.flatnonzero(number >= 0)
     owner[mine[there]] = len(ranges.order) + number[there]
     bucket[mine[there]] = list(Bucket).index(Bucket.ATTRIBUTED)
-    return with_replays(plain, made), Attribution(found.call, owner, bucket)
+    return with_replays(plain, made), evolve(found, owner=owner, bucket=bucket)
 
 
 def _homes(graph_nodes: pa.Table, template: Ints, ranges: Forest) -> Ints:

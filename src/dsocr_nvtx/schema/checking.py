@@ -9,8 +9,9 @@ import json
 import os
 import stat
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,7 @@ MOST_JSON = 1 << 26
 """Bytes of a JSON file of ours: the largest, a run's of a thousand pages, has a hundredth of them."""
 
 
-def open_regular(path: Path, remedy: str = REMEDY) -> IO[bytes]:
+def open_regular(path: Path, remedy: str = REMEDY) -> BufferedReader:
     """Open a file to read; refuse what is none, a pipe or a device too, which could be waited for without end."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,11 +52,8 @@ def read_regular(path: Path, remedy: str = REMEDY, *, most: int | None = None) -
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    found = hashlib.sha256()
     with open_regular(path) as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, found: str, remedy: str) -> dict[str, Any]:
