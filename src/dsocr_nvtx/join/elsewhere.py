@@ -107,7 +107,7 @@ def rows_elsewhere(
         "parent_id": own["event_id"],
         "origin": recoded(np.zeros(len(call), np.int64), [ELSEWHERE]),
         "observed_weight_bytes": pa.nulls(len(call), pa.int64()),
-        "device": device.astype(np.int32),
+        "device": pa.array(device.astype(np.int32), mask=device < 0),  # a process that waits, and uses no GPU
         **who.columns(numbers(own, "pid"), device),
     }
     return conform(columns, MEASURED)

@@ -21,6 +21,7 @@ from dsocr_nvtx.join.contradictions import contradicted, read_contradictions
 from dsocr_nvtx.join.costs import CostSource, check_sums, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.host_calls import host_calls
+from dsocr_nvtx.join.host_work import HostWork
 from dsocr_nvtx.join.inclusive import exclusive
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.join.measure import measure
@@ -113,7 +114,8 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
 
 def _times(trace: Trace, found: Attribution, ranges: Forest, nvtx: pa.Table) -> Measured:
     pid = as_they_stand(nvtx, "pid")[ranges.rows]
-    return measure(trace.operations, trace.launches, found, ranges, pid, gpus(trace))
+    host = HostWork.of(nvtx, ranges)
+    return measure(trace.operations, trace.launches, found, ranges, pid, gpus(trace), host)
 
 
 def gpus(trace: Trace) -> Ints:

@@ -10,6 +10,7 @@ from dsocr_nvtx.ingest.words import distinct
 from dsocr_nvtx.join.attribution import Attribution
 from dsocr_nvtx.join.columns import Ints, Places, Rows, coded, groups, numbers, rows_at, rows_where, sorting
 from dsocr_nvtx.join.elsewhere import Away, Homes
+from dsocr_nvtx.join.host_work import HostWork
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ownership import QUEUED_AFTER_NS, Cause, Gaps, busy_owned, cause_of, gaps, idle_blocks
 from dsocr_nvtx.join.times import IDLE_CAUSES, DeviceTime, Elsewhere, LongGap, Measured, call_times
@@ -19,12 +20,18 @@ _NO_GAPS = Gaps(*[np.zeros(0, np.int64)] * 4)
 
 
 def measure(
-    operations: pa.Table, launches: pa.Table, found: Attribution, ranges: Forest, pid: Places, gpu: Places
+    operations: pa.Table,
+    launches: pa.Table,
+    found: Attribution,
+    ranges: Forest,
+    pid: Places,
+    gpu: Places,
+    host: HostWork,
 ) -> Measured:
     """Return all device times. Every operation and every idle nanosecond of a device's window is counted once.
 
     ``pid`` is the process of every range. ``gpu`` says which GPU each operation ran on, which is more than its ordinal:
-    processes that see different devices number them alike.
+    processes that see different devices number them alike. ``host`` owns idle time that the launching thread does not.
     """
     start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
     device = numbers(operations, "device")
@@ -48,10 +55,10 @@ def measure(
             op_busy = owned
         else:
             op_busy[mine] = owned
-        window = _window(operations, mine, ranges)
+        window = _window(operations, mine, ranges, host)
         here = idle if len(which) == 1 else np.zeros_like(idle)
         time, gaps_found = _idle(
-            ordinal, mine, tie, window, operations, launches, found, ranges, calls, call_cause, here, op_busy
+            ordinal, mine, tie, window, operations, launches, found, ranges, host, calls, call_cause, here, op_busy
         )
         if len(which) > 1:
             away.append(_sorted_home(here, idle, homes.gpu == one))
@@ -109,13 +116,14 @@ def _tie(operations: pa.Table, mine: Rows, start: Ints) -> Ints:
     return rank
 
 
-def _window(operations: pa.Table, mine: Rows, ranges: Forest) -> tuple[int, int]:
-    """Return the device's wall window: its operations and the hooked calls of the processes that use it."""
+def _window(operations: pa.Table, mine: Rows, ranges: Forest, host: HostWork) -> tuple[int, int]:
+    """Return the device's wall window: its operations, the hooked calls of the processes that use it, all host work."""
     pids = set(distinct(numbers(operations, "pid")[mine])[0].tolist())
     spans = [span for (pid, _), span in ranges.spans.items() if pid in pids]
     starts = [numbers(operations, "start_ns")[mine], *(ranges.start[span] for span in spans)]
     ends = [numbers(operations, "end_ns")[mine], *(ranges.end[span] for span in spans)]
-    return int(min(values.min() for values in starts)), int(max(values.max() for values in ends))
+    begins, finishes = [int(values.min()) for values in starts], [int(values.max()) for values in ends]
+    return min([*begins, *host.span[:1]]), max([*finishes, *host.span[1:]])
 
 
 def _idle(
@@ -127,6 +135,7 @@ def _idle(
     launches: pa.Table,
     found: Attribution,
     ranges: Forest,
+    host: HostWork,
     calls: Forest,
     call_cause: npt.NDArray[np.int8],
     idle: Ints,
@@ -136,7 +145,7 @@ def _idle(
     empty = _Launched.of(start, tie, mine, launches, found, ranges)
     by_cause = np.zeros(len(Cause), np.int64)
     launched = map(empty.launched, gaps(start, end, tie, window))
-    for pieces in idle_blocks(launched, empty.threads, ranges, calls, call_cause):
+    for pieces in map(host.claimed, idle_blocks(launched, empty.threads, ranges, calls, call_cause)):
         length = pieces.end - pieces.start
         np.add.at(idle.reshape(-1), pieces.cause * np.int64(idle.shape[1]) + pieces.owner + 1, length)
         np.add.at(by_cause, pieces.cause, length)

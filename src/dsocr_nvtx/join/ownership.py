@@ -3,6 +3,7 @@
 Busy: an instant in which operations run belongs to the one that started first. Idle: an instant without work belongs to
 the innermost range open at that instant on the thread that makes the device's next launch, and has a cause: what that
 thread was doing; but ``queued`` once its call had long returned, for then the host is not what the device waits for.
+Where no range is open there, host ranges of other threads and processes are asked (`dsocr_nvtx.join.host_work`).
 Both divide the device's wall time without remainder.
 """
 

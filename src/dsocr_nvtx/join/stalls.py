@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.columns import Ints, Places, Rows, numbers, rows_at, rows_where, sorting
+from dsocr_nvtx.join.host_work import HostWork
 from dsocr_nvtx.join.ranges import Ranges
 from dsocr_nvtx.join.times import LongGap
 
@@ -28,7 +29,8 @@ class StallCall:
 class Stall:
     """One long idle time of a device.
 
-    ``path``, ``stage`` and ``step`` are of the innermost hooked call open when it ended on the thread that ended it;
+    ``path``, ``stage`` and ``step`` are of the innermost hooked call open when it ended on the thread that ended it,
+    else of the host range that counts at that instant (`dsocr_nvtx.join.host_work`);
     ``calls`` are that thread's during the stall, longest first; ``stack`` is what called the longest of them that has a
     backtrace, else the launch that ended the stall, innermost frame first.
     """
@@ -50,7 +52,8 @@ def stalls(trace: Trace, every: Ranges, longest: list[LongGap]) -> tuple[Stall, 
     """Return the stalls behind the longest gaps, in the order given."""
     columns = {name: numbers(trace.launches, name) for name in ("pid", "tid", "start_ns", "end_ns")}
     calls_of = cache(lambda pid, tid: _ThreadCalls.of(columns, pid, tid))
-    return tuple(_stall(trace, every, columns, calls_of, gap) for gap in longest)
+    host = HostWork.of(every.nvtx, every.forest)
+    return tuple(_stall(trace, every, host, columns, calls_of, gap) for gap in longest)
 
 
 @frozen(eq=False)
@@ -84,7 +87,12 @@ class _ThreadCalls:
 
 
 def _stall(
-    trace: Trace, every: Ranges, columns: dict[str, Ints], calls_of: Callable[[int, int], _ThreadCalls], gap: LongGap
+    trace: Trace,
+    every: Ranges,
+    host: HostWork,
+    columns: dict[str, Ints],
+    calls_of: Callable[[int, int], _ThreadCalls],
+    gap: LongGap,
 ) -> Stall:
     name = trace.operations["name"][gap.operation].as_py() if gap.operation >= 0 else None
     unknown = Stall(device=gap.device, start_ns=gap.start, ns=gap.end - gap.start, next_operation=name)
@@ -96,7 +104,7 @@ def _stall(
     during = calls.rows(places)
     lasted = np.minimum(calls.end[places], gap.end) - np.maximum(calls.start[places], gap.start)
     longest = during[np.argsort(-lasted, kind="stable")][:_MOST_CALLS].tolist()
-    path, stage, step = _place(every, (pid, tid), min(gap.end, int(columns["start_ns"][gap.call])))
+    path, stage, step = _place(every, host, (pid, tid), min(gap.end, int(columns["start_ns"][gap.call])))
     return evolve(
         unknown,
         pid=pid,
@@ -109,8 +117,12 @@ def _stall(
     )
 
 
-def _place(every: Ranges, thread: tuple[int, int], time: int) -> tuple[str | None, str | None, int | None]:
+def _place(
+    every: Ranges, host: HostWork, thread: tuple[int, int], time: int
+) -> tuple[str | None, str | None, int | None]:
     (found,) = every.forest.innermost(thread, np.array([time]), closed=True).tolist()
+    if found < 0:
+        found = host.open_at(time)
     if found < 0:
         return None, None, None
     row = int(every.forest.order[found])

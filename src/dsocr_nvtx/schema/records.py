@@ -28,6 +28,7 @@ __all__ = [
     "causal_pairs",
     "code_of",
     "is_call",
+    "is_host",
     "module_of",
 ]
 
@@ -80,6 +81,15 @@ _OWN_WORK, _SAMPLING = ".rest", "sampling"
 def is_call(path: str) -> bool:
     """Say whether a range is a call, not a step, nor what is done between calls, which version 1 has ranges of."""
     return not (path in set(Stage) or path == _SAMPLING or path.endswith(_OWN_WORK))
+
+
+HOST_PREFIX = "host."
+"""Begins the path of a range of the host's own work: what it does besides the model, which has no cost."""
+
+
+def is_host(path: str) -> bool:
+    """Say whether a range is of the host's own work (``host.preprocessing``)."""
+    return path.startswith(HOST_PREFIX)
 
 
 def code_of(member: Stage | Level | LayerKind) -> int:

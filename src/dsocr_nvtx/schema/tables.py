@@ -267,7 +267,12 @@ _TIMES = (
     column("kernel_ns", _I64, "ns", "plain sum of their durations"),
     column("busy_ns", _I64, "ns", "union of their times; not additive where rows overlap"),
     column("busy_owned_ns", _I64, "ns", "busy time owned; an instant belongs to the operation that started first"),
-    column("idle_owned_ns", _I64, "ns", "device idle time owned, by the range open on the thread of the next launch"),
+    column(
+        "idle_owned_ns",
+        _I64,
+        "ns",
+        "device idle time owned: by the range open on the thread of the next launch, else by host work elsewhere",
+    ),
     column("idle_launch_ns", _I64, "ns", "of idle_owned_ns: inside a launch call"),
     column("idle_sync_ns", _I64, "ns", "of idle_owned_ns: inside a synchronising call"),
     column("idle_memory_ns", _I64, "ns", "of idle_owned_ns: inside an allocation or copy call"),
