@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsocr_nvtx.join.columns import numbers, rows_of
+from dsocr_nvtx.join.columns import numbers, rows_of, rows_with
 from dsocr_nvtx.schema.tables import repeat
 
 VALUES = st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=6)
@@ -39,3 +39,12 @@ def test_rows_are_found_by_process_and_number(have: list[tuple[int, int]], wante
     pid, number = np.array(have, np.int64).reshape(-1, 2).T
     asked_pid, asked = np.array(wanted, np.int64).reshape(-1, 2).T
     assert rows_of(pid, number, asked_pid, asked).tolist() == [have.index(one) if one in have else -1 for one in wanted]
+
+
+def test_a_null_is_no_word() -> None:
+    """Under a null stands some code all the same, here that of the word asked for; pieces have dictionaries apart."""
+    pieces = [pa.array(["b", None, "c"]).dictionary_encode(), pa.array(["c", "b"]).dictionary_encode()]
+    table = pa.table({"word": pa.chunked_array(pieces)})
+    assert rows_with(table, "word", "b").tolist() == [True, False, False, False, True]
+    assert rows_with(table, "word", "b", "c").tolist() == [True, False, True, True, True]
+    assert not rows_with(table, "word", "a").any()

@@ -11,7 +11,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.roofline.ladder import ladder
 from dsocr_nvtx.roofline.measured import read_launching
 from dsocr_nvtx.roofline.tax import TAX_RULE
-from dsocr_nvtx.schema.directories import check_joined, joined_table
+from dsocr_nvtx.schema.directories import open_directory
 from dsocr_nvtx.schema.files import check_file, check_format, write_table
 from dsocr_nvtx.schema.terminal import Terminal
 
@@ -23,8 +23,8 @@ def climb(directory: Path, *, out: Path | None, ceilings: Path | None, force: bo
         check_file(out, force=force)
     if ceilings is not None and ceilings.suffix != ".arrow":
         raise Refused(ceilings, "no table that `ceilings` wrote", "measure one with dsocr-nvtx ceilings -o FILE.arrow")
-    check_joined(directory)
-    kernels, stages = (joined_table(directory, name) for name in ("kernels", "stages"))
+    joined = open_directory(directory)
+    kernels, stages = (joined.table(name) for name in ("kernels", "stages"))
     table = ladder(kernels, stages, read_launching(ceilings) if ceilings is not None else None)
     if out is not None:
         write_table(table, out, force=force)

@@ -41,12 +41,12 @@ def write_trace(directory: Path, out: Path, *, force: bool = False) -> None:
     from dsocr_nvtx.report.scene import lay_out
     from dsocr_nvtx.report.trace import trace_text
     from dsocr_nvtx.roofline.rates import rates
-    from dsocr_nvtx.schema.directories import check_joined, joined_table
+    from dsocr_nvtx.schema.directories import open_directory
     from dsocr_nvtx.schema.files import check_file, replacing
 
     check_file(out, force=force)
-    check_joined(directory)
-    kernels, ranges, rows = (joined_table(directory, name) for name in ("kernels", "ranges", "roofline"))
+    joined = open_directory(directory)
+    kernels, ranges, rows = (joined.table(name) for name in ("kernels", "ranges", "roofline"))
     found = rates(kernels, ranges, rows, str(directory))
     pieces: Iterator[bytes]
     if out.suffix == ".nvtxt":

@@ -12,7 +12,7 @@ from dsocr_nvtx.compare.noise import typical
 from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.pairs import Side, StagePair
 from dsocr_nvtx.compare.steps import COUNTS, PARTS
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, rows_with
 from dsocr_nvtx.join.events import rows_of_events
 from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.roofline.least import Floats
@@ -76,11 +76,9 @@ class Operations:
     def cells(self, stage: str, side: Side) -> tuple[list[Cell], Floats, Floats]:
         """Return a stage's cells, the sum of durations of each in each paired step, and its operations."""
         ranges = self.out.ranges
-        (stages, words), (modules, module_words), (kinds, kind_words) = (
-            coded(ranges, name) for name in ("stage", "module", "kind")
-        )
+        (modules, module_words), (kinds, kind_words) = (coded(ranges, name) for name in ("module", "kind"))
         step = _places(side.step, numbers(ranges, "step"))
-        wanted = (stages == (words.index(stage) if stage in words else -1)) & (step >= 0)
+        wanted = rows_with(ranges, "stage", stage) & (step >= 0)
         mine = np.flatnonzero(wanted[self.row])
         row, name = self.row[mine], self.name[mine]
         layer = np.where(known(ranges, "layer"), numbers(ranges, "layer"), -1)[row]
@@ -113,13 +111,11 @@ def call_cells(pair: StagePair, a: pa.Table, b: pa.Table) -> Cells:
 
 def _called(table: pa.Table, stage: str, side: Side) -> dict[str, Floats]:
     """Return, per function, how long its calls lasted in each paired step, and how many they were."""
-    stages, words = coded(table, "stage")
     at = _places(side.step, numbers(table, "step", -1))
     codes, names = coded(table, "call")
     total, calls = numbers(table, "total_ns"), numbers(table, "calls")
     found: dict[str, Floats] = {}
-    wanted = known(table, "stage") & (stages == (words.index(stage) if stage in words else -1)) & (at >= 0)
-    for row in np.flatnonzero(wanted).tolist():
+    for row in np.flatnonzero(rows_with(table, "stage", stage) & (at >= 0)).tolist():
         mine = found.setdefault(names[codes[row]], np.zeros((2, len(side.step))))
         mine[:, at[row]] += total[row], calls[row]
     return found

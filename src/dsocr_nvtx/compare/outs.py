@@ -14,7 +14,7 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import SetApart
 from dsocr_nvtx.join.columns import Ints, coded, numbers
 from dsocr_nvtx.join.stalls import Stall
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table, table_beside
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, open_directory
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -89,21 +89,20 @@ class Out:
 
 def read_out(directory: Path) -> Out:
     """Open a join's output directory. Refused: what is none, lacks a table or column, or is of a newer version."""
-    told = check_joined(directory)
-    ranges = joined_table(directory, "ranges", _RANGES)
-    rows = joined_table(directory, "roofline", _ROWS)
-    stages = joined_table(directory, "stages", _STAGES)
+    joined = open_directory(directory)
+    ranges, rows = joined.table("ranges", _RANGES), joined.table("roofline", _ROWS)
+    stages = joined.table("stages", _STAGES)
     about = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
     if "level" not in about:
         remedy = "join the report again with this version"
         raise Refused(directory / "roofline.arrow", "no level in the table's metadata", remedy)
-    kernels = table_beside(directory, "kernels", _KERNELS)
+    kernels = joined.beside("kernels", _KERNELS)
     return Out(
         where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about,
         kernels=kernels if kernels is None else kernels.select(_KERNELS),
-        host_calls=table_beside(directory, "host_calls"),
-        stalls=_listed(directory, told, "stalls", Stall),
-        set_apart=_listed(directory, told, "set_apart", SetApart),
+        host_calls=joined.beside("host_calls"),
+        stalls=_listed(directory, joined.told, "stalls", Stall),
+        set_apart=_listed(directory, joined.told, "set_apart", SetApart),
     )  # fmt: skip
 
 

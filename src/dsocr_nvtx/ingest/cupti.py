@@ -172,13 +172,12 @@ def _check_bounds(path: Path, name: str, values: Ints) -> None:
 
 
 def _numbers(path: Path, ranges: pa.Table, name: str) -> Ints:
-    column = ranges[name].combine_chunks()
+    column = whole(ranges[name])
     if name in _CODES:
         codes = np.array([_code(path, name, word) for word in column.dictionary.to_pylist()], np.int64)
-        coded: Ints = codes[column.indices.to_numpy()]
+        coded: Ints = codes[values_of(column)]
         return coded
-    found: Ints = column.fill_null(-1).to_numpy().astype(np.int64)
-    return found
+    return np.asarray(values_of(column.fill_null(-1)), np.int64)
 
 
 def _code(path: Path, name: str, word: object) -> int:
@@ -197,7 +196,7 @@ def _hits(path: Path, pid: int) -> pa.Table:
         return tables.HITS.empty_table()
     found = run_table(path, "experts")
     for name in ("event_id", "step", "expected_weight_bytes", "observed_weight_bytes"):
-        _check_bounds(path / "experts.arrow", name, whole(found[name]).to_numpy())
+        _check_bounds(path / "experts.arrow", name, values_of(whole(found[name])))
     columns = {
         "pid": np.full(len(found), pid),
         "event_id": found["event_id"],

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.source import Ints, Mask
+from dsocr_nvtx.ingest.source import Ints, Mask, whole
+from dsocr_nvtx.schema.values import values_of
 
 
 def captured_rows(ranges: pa.Table, where: str) -> Ints:
@@ -15,8 +16,8 @@ def captured_rows(ranges: pa.Table, where: str) -> Ints:
 
     Calls of a capture, and of a launch, are in one order: that in which they ended when they were captured.
     """
-    event, start, end = (ranges[name].to_numpy() for name in ("event_id", "host_start_ns", "host_end_ns"))
-    thread, path = ranges["thread_id"].to_numpy(), _codes(ranges, "path")
+    event, start, end = (values_of(whole(ranges[name])) for name in ("event_id", "host_start_ns", "host_end_ns"))
+    thread, path = (values_of(whole(ranges[name])) for name in ("thread_id", "path"))
     captured = np.flatnonzero(of_origin(ranges, "captured"))
     captured = captured[np.lexsort((-event[captured], end[captured]))]
     again = np.flatnonzero(of_origin(ranges, "replayed"))
@@ -37,12 +38,6 @@ def of_origin(ranges: pa.Table, origin: str) -> Mask:
     """Return which rows came about this way; none, where the table is from before graphs were replayed."""
     if "origin" not in ranges.column_names:
         return np.zeros(len(ranges), bool)
-    column = ranges["origin"].combine_chunks()
+    column = whole(ranges["origin"])
     words = column.dictionary.to_pylist()
-    found: Mask = column.indices.to_numpy() == (words.index(origin) if origin in words else -1)
-    return found
-
-
-def _codes(ranges: pa.Table, name: str) -> Ints:
-    codes: Ints = ranges[name].combine_chunks().indices.to_numpy().astype(np.int64)
-    return codes
+    return np.asarray(values_of(column) == (words.index(origin) if origin in words else -1), bool)

@@ -12,7 +12,7 @@ from dsocr_nvtx.ingest.trace import SetApart, Trace
 from dsocr_nvtx.join.attribution import Attribution, Bucket
 from dsocr_nvtx.join.classes import classify
 from dsocr_nvtx.join.columns import Ints, blocks, coded, dictionary_column, known, numbers
-from dsocr_nvtx.join.contradictions import read_contradictions
+from dsocr_nvtx.join.contradictions import Contradictions
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Origin, Ranges
@@ -88,7 +88,9 @@ class Accounting:
         return plain
 
 
-def account(trace: Trace, every: Ranges, found: Attribution, measured: Measured) -> Accounting:
+def account(
+    trace: Trace, every: Ranges, found: Attribution, measured: Measured, contradictions: Contradictions
+) -> Accounting:
     """Return the accounting of a join."""
     ranges, costs = every.forest, every.costs
     count, ns = _sums(trace.operations, found, ranges)
@@ -110,7 +112,7 @@ def account(trace: Trace, every: Ranges, found: Attribution, measured: Measured)
         set_apart=trace.set_apart,
         unknown_costs=_flagged(every, Flag.UNKNOWN),
         contradicted_costs=_flagged(every, Flag.CONTRADICTED),
-        contradiction=next((one.text for _, one in read_contradictions(trace.announcements)), ""),
+        contradiction=next((one.text for _, one in contradictions), ""),
     )
 
 

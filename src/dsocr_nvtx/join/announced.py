@@ -5,6 +5,8 @@ holds. Each carries the event id of the next range, so ids of ranges without a p
 One that says how it grows holds while the KV cache does: the model's own announcements say how long the cache is.
 """
 
+from functools import cached_property
+
 import numpy as np
 import pyarrow as pa
 from attrs import frozen
@@ -90,77 +92,83 @@ class Told:
         return found
 
 
+@frozen(eq=False)
+class Asking:
+    """Ranges of an NVTX table that ask what was announced for them."""
+
+    announced: Announced
+    nvtx: pa.Table
+
+    @cached_property
+    def stage(self) -> Ints:
+        """The place of each range's stage in `Stage`."""
+        codes, words = coded(self.nvtx, "stage")
+        return np.array([list(Stage).index(Stage(word)) for word in words], np.int64)[codes]
+
+    @cached_property
+    def thread(self) -> Ints:
+        """A number per thread: of the announcements, then of the ranges."""
+        pid, tid = (
+            np.concatenate([getattr(self.announced, name), numbers(self.nvtx, name)]) for name in ("pid", "tid")
+        )
+        return groups(pid, tid)[0]
+
+    def last(self) -> Ints:
+        """Return, per range, the last announcement for its thread, path and stage not after its start, or -1."""
+        return self._last_of(*coded(self.nvtx, "path"))
+
+    def grown_since(self, last: Ints) -> Ints:
+        """Return, per range, how many keys each sequence has more than its last announcement says, if that grows."""
+        announced, more = self.announced, np.zeros(len(last), np.int64)
+        if not len(announced.increments):
+            return more
+        grows = np.flatnonzero((last >= 0) & (announced.growth[last] >= 0))
+        model = self._last_of(np.zeros(len(last), np.int64), [_MODEL])[grows]
+        held, now = announced.values[last[grows]], announced.values[model]
+        told = (model >= 0) & (now[:, _FLAGS] & Flag.UNKNOWN == 0)
+        more[grows] = np.where(told, (now[:, _KEYS] - held[:, _KEYS]) // np.maximum(held[:, _SEQUENCES], 1), 0)
+        return more
+
+    def _last_of(self, path: Ints, words: list[str]) -> Ints:
+        """Return, per range, the last announcement for its thread and stage and a path: a code of ``words``; or -1."""
+        place = {word: code for code, word in enumerate(words)}
+        theirs = np.array([place.get(word, -1) for word in self.announced.words], np.int64)[self.announced.path]
+        return self._latest(np.concatenate([theirs, path]))
+
+    def _latest(self, *path: Ints) -> Ints:
+        """Return, per range, the last announcement of its thread, stage and, where paths are given, path; or -1."""
+        count = len(self.announced.time)
+        stage = np.concatenate([self.announced.values[:, _STAGE], self.stage])
+        key = groups(self.thread, stage, *path)[0]
+        return latest(key[:count], self.announced.time, key[count:], numbers(self.nvtx, "start_ns"))
+
+    def steps(self) -> Ints:
+        """Return, per range, the step last announced for its thread and stage, or -1."""
+        last = self._latest()
+        return np.where(last >= 0, self.announced.values[last, _STEP], -1)
+
+    def events(self) -> Ints:
+        """Return, per range, its event id, counted on from the last announcement on the thread, or -1."""
+        announced, count = self.announced, len(self.announced.time)
+        start, end = numbers(self.nvtx, "start_ns"), numbers(self.nvtx, "end_ns")
+        theirs, thread = self.thread[:count], self.thread[count:]
+        order = sorting(thread, start, falling(end))
+        ordinal = np.arange(len(start))
+        if not isinstance(order, slice):
+            ordinal[order] = np.arange(len(start))
+        # How many ranges of the thread were pushed before each announcement, on the same count.
+        last = latest(theirs, announced.time, thread, start)
+        earlier = latest(thread[order], start[order], theirs, announced.time - 1)
+        begins = np.searchsorted(thread[order], theirs, side="left")
+        pushed = np.where(earlier >= 0, earlier + 1, begins)
+        return np.where(last >= 0, announced.values[last, _EVENT] + ordinal - pushed[last], -1)
+
+
 def told_costs(announced: Announced, nvtx: pa.Table) -> Told:
     """Return, per range, the last announcement for its thread, path and stage not after its start."""
-    last = last_told(announced, nvtx)
-    more = grown_since(announced, nvtx, last)
-    return Told(announced, last, more, _told_steps(announced, nvtx), _told_events(announced, nvtx))
-
-
-def last_told(announced: Announced, nvtx: pa.Table) -> Ints:
-    """Return, per range, the position of that announcement, or -1."""
-    return _last_of(announced, nvtx, *coded(nvtx, "path"))
-
-
-def grown_since(announced: Announced, nvtx: pa.Table, last: Ints) -> Ints:
-    """Return, per range, how many keys each sequence has more than its last announcement says, if that one grows."""
-    more = np.zeros(len(last), np.int64)
-    if not len(announced.increments):
-        return more
-    grows = np.flatnonzero((last >= 0) & (announced.growth[last] >= 0))
-    model = _last_of(announced, nvtx, np.zeros(len(nvtx), np.int64), [_MODEL])[grows]
-    held, now = announced.values[last[grows]], announced.values[model]
-    told = (model >= 0) & (now[:, _FLAGS] & Flag.UNKNOWN == 0)
-    more[grows] = np.where(told, (now[:, _KEYS] - held[:, _KEYS]) // np.maximum(held[:, _SEQUENCES], 1), 0)
-    return more
-
-
-def _last_of(announced: Announced, nvtx: pa.Table, path: Ints, words: list[str]) -> Ints:
-    """Return, per range, the last announcement for its thread and stage and a path: a code of ``words``; or -1."""
-    place = {word: code for code, word in enumerate(words)}
-    known_path = np.array([place.get(word, -1) for word in announced.words], np.int64)
-    stage, thread = _stages(nvtx), _threads(announced, nvtx)
-    count = len(announced.time)
-    theirs = known_path[announced.path] if count else announced.path
-    key = np.concatenate([theirs, path]) * len(Stage) + np.concatenate([announced.values[:, _STAGE], stage])
-    key, _ = groups(thread, key)
-    return latest(key[:count], announced.time, key[count:], numbers(nvtx, "start_ns"))
-
-
-def _stages(nvtx: pa.Table) -> Ints:
-    codes, words = coded(nvtx, "stage")
-    return np.array([list(Stage).index(Stage(word)) for word in words], np.int64)[codes]
-
-
-def _threads(announced: Announced, nvtx: pa.Table) -> Ints:
-    """Return a number per thread: of the announcements, then of the ranges."""
-    pid, tid = (np.concatenate([getattr(announced, name), numbers(nvtx, name)]) for name in ("pid", "tid"))
-    return groups(pid, tid)[0]
-
-
-def _told_steps(announced: Announced, nvtx: pa.Table) -> Ints:
-    """Return, per range, the step last announced for its thread and stage, or -1."""
-    count, thread = len(announced.time), _threads(announced, nvtx) * len(Stage)
-    stage = np.concatenate([announced.values[:, _STAGE], _stages(nvtx)])
-    key = thread + stage
-    last = latest(key[:count], announced.time, key[count:], numbers(nvtx, "start_ns"))
-    return np.where(last >= 0, announced.values[last, _STEP] if count else -1, -1)
-
-
-def _told_events(announced: Announced, nvtx: pa.Table) -> Ints:
-    """Return, per range, its event id, counted on from the last announcement on the thread, or -1."""
-    count, threads = len(announced.time), _threads(announced, nvtx)
-    if not count:
-        return np.full(len(nvtx), -1)
-    start, end = numbers(nvtx, "start_ns"), numbers(nvtx, "end_ns")
-    theirs, thread = threads[:count], threads[count:]
-    order = sorting(thread, start, falling(end))
-    ordinal = np.arange(len(start))
-    if not isinstance(order, slice):
-        ordinal[order] = np.arange(len(start))
-    # How many ranges of the thread were pushed before each announcement, on the same count.
-    last = latest(theirs, announced.time, thread, start)
-    earlier = latest(thread[order], start[order], theirs, announced.time - 1)
-    begins = np.searchsorted(thread[order], theirs, side="left")
-    pushed = np.where(earlier >= 0, earlier + 1, begins)
-    return np.where(last >= 0, announced.values[last, _EVENT] + ordinal - pushed[last], -1)
+    if not len(announced.time):
+        nothing = np.broadcast_to(np.int64(-1), len(nvtx))
+        return Told(announced, nothing, np.zeros(len(nvtx), np.int64), nothing, nothing)
+    asking = Asking(announced, nvtx)
+    last = asking.last()
+    return Told(announced, last, asking.grown_since(last), asking.steps(), asking.events())

@@ -71,6 +71,12 @@ def coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     return values_of(column).astype(np.int64), column.dictionary.to_pylist()
 
 
+def rows_with(table: pa.Table, name: str, *words: str) -> Mask:
+    """Return which rows of a dictionary column hold one of some words; a null is none of them."""
+    codes, all_words = coded(table, name)
+    return np.isin(codes, [code for code, word in enumerate(all_words) if word in words]) & known(table, name)
+
+
 def dictionary_column(table: pa.Table, name: str) -> pa.DictionaryArray:
     """Return a dictionary column in one piece, in which equal words have one code."""
     return whole((table if table[name].num_chunks == 1 else table.select([name]).unify_dictionaries())[name])

@@ -1,5 +1,7 @@
 """Costs that tensors contradicted after they were announced: hooks say so by a mark, once the forward is over."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,17 +13,19 @@ from dsocr_nvtx.join.events import called
 from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.schema.payload import CONTRADICTION_PREFIX, READ_FIELDS, Contradiction, Flag, parse_contradiction_mark
 
+Contradictions = Sequence[tuple[int, Contradiction]]
+"""Process and contradiction of every mark that tells of one, in order of time."""
 _FLAGS = READ_FIELDS.index("flags")
 
 
-def read_contradictions(announcements: pa.Table) -> list[tuple[int, Contradiction]]:
-    """Return process and contradiction of every mark of an ANNOUNCEMENTS table that tells of one, in order of time."""
+def read_contradictions(announcements: pa.Table) -> Contradictions:
+    """Return the contradictions in an ANNOUNCEMENTS table."""
     ours = announcements.filter(pc.starts_with(announcements["text"], CONTRADICTION_PREFIX)).sort_by("time_ns")
     told = zip(ours["pid"].to_pylist(), ours["text"].to_pylist(), strict=True)
     return [(pid, found) for pid, text in told if (found := parse_contradiction_mark(text)) is not None]
 
 
-def contradicted(every: Ranges, told: list[tuple[int, Contradiction]]) -> Ranges:
+def contradicted(every: Ranges, told: Contradictions) -> Ranges:
     """Return ranges, flagged all calls in those that are told of or in what replays those, as far as costs are known.
 
     What tells of ranges that the report lacks is passed over.

@@ -17,7 +17,7 @@ from dsocr_nvtx.join.announced import read_announced
 from dsocr_nvtx.join.attribution import Attribution, attribute
 from dsocr_nvtx.join.captures import captures
 from dsocr_nvtx.join.columns import Ints, as_they_stand, groups, numbers
-from dsocr_nvtx.join.contradictions import contradicted, read_contradictions
+from dsocr_nvtx.join.contradictions import Contradictions, contradicted, read_contradictions
 from dsocr_nvtx.join.costs import CostSource, check_sums, range_costs
 from dsocr_nvtx.join.experts import observed_weights
 from dsocr_nvtx.join.host_calls import host_calls
@@ -66,9 +66,10 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         remedy += f"of any report's ranges: dsocr-nvtx project {shlex.quote(where)} -o projected.csv"
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
     who = identities(trace, where, told)
-    every, found, measured = _measured(trace, where, priced=priced)
+    contradictions = read_contradictions(trace.announcements)
+    every, found, measured = _measured(trace, contradictions, where, priced=priced)
     with ThreadPoolExecutor(1) as aside:
-        accounted = aside.submit(account, trace, every, found, measured)
+        accounted = aside.submit(account, trace, every, found, measured, contradictions)
         weights = observed_weights(every, trace.hits, where)
         called = host_calls(trace.launches, every, found.caller)
         accounting = accounted.result()
@@ -88,7 +89,9 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     )  # fmt: skip
 
 
-def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attribution, Measured]:
+def _measured(
+    trace: Trace, contradictions: Contradictions, where: str, *, priced: bool
+) -> tuple[Ranges, Attribution, Measured]:
     """Return all ranges with their costs, whose every operation is, and how long all took.
 
     What was announced is needed no longer then.
@@ -108,7 +111,7 @@ def _measured(trace: Trace, where: str, *, priced: bool) -> tuple[Ranges, Attrib
         raise Refused(where, "no range in the report has a cost (no payload, no announcement)", remedy)
     every, found = replay(trace, announced, costs, ranges, found, within)
     check_sums(every.costs, where)
-    every = contradicted(exclusive(every, where), read_contradictions(trace.announcements))
+    every = contradicted(exclusive(every, where), contradictions)
     return every, found, measured or _times(trace, found, every.forest, every.nvtx)
 
 

@@ -105,12 +105,16 @@ class Forest:
     def upward(self, values: Ints) -> Ints:
         """Return each interval's value plus those of all intervals inside it."""
         total = values.copy()
-        order = sorting(self.depth)
-        levels = np.searchsorted(self.depth[order], np.arange(int(self.depth.max(initial=0)) + 2))
-        for low, high in reversed(list(pairwise(levels.tolist()))[1:]):
-            at = rows_at(order, np.arange(low, high))
+        for at in self._inside_out:
             np.add.at(total, self.parent[at], total[at])
         return total
+
+    @cached_property
+    def _inside_out(self) -> list[Ints]:
+        """The intervals that are in another, by depth, the deepest first."""
+        order = sorting(self.depth)
+        levels = np.searchsorted(self.depth[order], np.arange(int(self.depth.max(initial=0)) + 2)).tolist()
+        return [rows_at(order, np.arange(low, high)) for low, high in reversed(list(pairwise(levels))[1:])]
 
 
 @frozen(eq=False)

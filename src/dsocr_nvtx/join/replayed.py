@@ -6,7 +6,7 @@ from attrs import frozen
 
 from dsocr_nvtx.ingest.source import whole
 from dsocr_nvtx.ingest.trace import Trace
-from dsocr_nvtx.join.announced import Announced, grown_since, last_told
+from dsocr_nvtx.join.announced import Announced, Asking
 from dsocr_nvtx.join.attribution import Attribution
 from dsocr_nvtx.join.columns import Ints, Places, coded, groups, known, latest, numbers, recoded, rows_of, sorting
 from dsocr_nvtx.join.costs import CostSource, RangeCosts
@@ -122,9 +122,10 @@ def _costs(
     announced: Announced, costs: RangeCosts, rows: pa.Table, source: Ints, captured_at: Ints
 ) -> tuple[Ints, Ints]:
     """Return (fields, source) of replayed ranges: the last announcement since the capture, else the capture's."""
-    last = last_told(announced, rows)
+    asking = Asking(announced, rows)
+    last = asking.last()
     unknown = costs.source[source] == list(CostSource).index(CostSource.NONE)
     values, since = costs.values[source], last >= 0
     since[since] = (announced.time[last[since]] >= captured_at[since]) | unknown[since]
-    values[since] = announced.fields(last[since], grown_since(announced, rows, last)[since])
+    values[since] = announced.fields(last[since], asking.grown_since(last)[since])
     return values, np.where(since, list(CostSource).index(CostSource.ANNOUNCEMENT), costs.source[source])

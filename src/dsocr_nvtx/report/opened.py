@@ -13,30 +13,35 @@ from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.join.inclusive import SHARED_COLUMNS, exclusive_table
 from dsocr_nvtx.roofline.points import Roofline
 from dsocr_nvtx.schema.checking import check_columns
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, check_joined, joined_table, table_beside
+from dsocr_nvtx.schema.directories import JOINED, REMEDY, JoinedDirectory, open_directory
 from dsocr_nvtx.schema.hardware import Ceilings
 from dsocr_nvtx.schema.tables import MEASURED
 
 
 @frozen(eq=False)
 class Opened:
-    """What `join` wrote into ``folder``: the roofline and its accounting; further tables are read when asked for."""
+    """What `join` wrote into a directory: the roofline and its accounting; further tables are read when asked for."""
 
-    folder: Path
+    directory: JoinedDirectory
     roofline: Roofline
     accounting: Accounting
     source: dict[str, str]
 
     @property
+    def folder(self) -> Path:
+        """The directory."""
+        return self.directory.folder
+
+    @property
     def kernels(self) -> pa.Table:
         """Every GPU operation."""
-        return joined_table(self.folder, "kernels")
+        return self.directory.table("kernels")
 
     @property
     def ranges(self) -> pa.Table:
         """Every hooked call; costs that version 1 wrote are made exclusive."""
         path = self.folder / "ranges.arrow"
-        table = exclusive_table(joined_table(self.folder, "ranges", SHARED_COLUMNS), str(path))
+        table = exclusive_table(self.directory.table("ranges", SHARED_COLUMNS), str(path))
         check_columns(table, MEASURED, path, REMEDY)
         return table
 
@@ -48,19 +53,20 @@ class Opened:
 
     def beside(self, name: str) -> pa.Table | None:
         """Return a further table of the directory, None where it has none of that name."""
-        return table_beside(self.folder, name)
+        return self.directory.beside(name)
 
 
 def open_joined(folder: Path) -> Opened:
     """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
-    accounting, source = _accounting(folder / JOINED, check_joined(folder))
-    rows, stages = joined_table(folder, "roofline"), joined_table(folder, "stages")
+    directory = open_directory(folder)
+    accounting, source = _accounting(folder / JOINED, directory.told)
+    rows, stages = directory.table("roofline"), directory.table("stages")
     about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
     try:
         roofs = cattrs.structure(json.loads(about["ceilings"]), Ceilings)
     except (KeyError, ValueError, cattrs.BaseValidationError) as cause:
         raise Refused(folder / "roofline.arrow", "no roofs in its metadata", REMEDY) from cause
-    return Opened(folder, Roofline(rows, stages, roofs, about.get("level", "")), accounting, source)
+    return Opened(directory, Roofline(rows, stages, roofs, about.get("level", "")), accounting, source)
 
 
 def _accounting(path: Path, told: dict[str, Any]) -> tuple[Accounting, dict[str, str]]:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsocr_nvtx.join.columns import Ints, coded
+from dsocr_nvtx.join.columns import Ints, rows_with
 from dsocr_nvtx.roofline.own import of_origin
 from dsocr_nvtx.schema.records import CostState
 
@@ -16,16 +16,9 @@ def doubtful(ranges: pa.Table, group: Ints, count: int) -> dict[str, Ints]:
     """Return how many ranges that ran have a cost that is not known, or is contradicted; older tables tell of none."""
     ran, found = ~of_origin(ranges, "captured"), {}
     for state in (CostState.UNKNOWN, CostState.CONTRADICTED):
-        here = ran & _of_state(ranges, state)
+        here = ran & rows_with(ranges, "cost_state", state) if "cost_state" in ranges.column_names else ran & False
         found[f"{state}_calls"] = np.bincount(group[here], minlength=count).astype(np.int64)
     return found
-
-
-def _of_state(ranges: pa.Table, state: CostState) -> npt.NDArray[np.bool_]:
-    if "cost_state" not in ranges.column_names:
-        return np.zeros(len(ranges), bool)
-    codes, words = coded(ranges, "cost_state")
-    return np.isin(codes, [code for code, word in enumerate(words) if word == state])
 
 
 _ON_COSTS = ("achieved_tflops", "achieved_gbps", "intensity", "efficiency", "bound", "above_roof", "mfu", "mbu")

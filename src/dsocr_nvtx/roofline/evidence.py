@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, rows_with
 from dsocr_nvtx.join.events import rows_of_events
 
 ROW_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
@@ -57,8 +57,7 @@ def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table) -> list[K
 
 def stage_steps(ranges: pa.Table, stage: Mapping[str, object]) -> Steps:
     """Return the steps of one row of a STAGES table; calls that were captured into a CUDA graph ran nothing."""
-    code, words = coded(ranges, "stage")
-    own = code == (words.index(str(stage["stage"])) if stage["stage"] in words else -1)
+    own = rows_with(ranges, "stage", str(stage["stage"]))
     own &= numbers(ranges, "pid") == stage["pid"]
     own &= numbers(ranges, "device", -1) == (-1 if stage["device"] is None else stage["device"])
     mine = np.flatnonzero(own)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.columns import coded, integer, known, numbers
+from dsocr_nvtx.join.columns import integer, known, numbers, rows_with
 from dsocr_nvtx.roofline.tax import TAX_RULE, taxed
 from dsocr_nvtx.schema.gauges import LADDER
 from dsocr_nvtx.schema.tables import conform
@@ -215,9 +215,7 @@ def _spoken(gap: Gap) -> str:
 
 
 def _of_stage(kernels: pa.Table, stage: Mapping[str, object]) -> npt.NDArray[np.bool_]:
-    code, words = coded(kernels, "stage")
-    mine = known(kernels, "stage") & (code == (words.index(str(stage["stage"])) if stage["stage"] in words else -1))
-    same = numbers(kernels, "pid") == stage["pid"]
+    mine = rows_with(kernels, "stage", str(stage["stage"])) & (numbers(kernels, "pid") == stage["pid"])
     if stage["device"] is not None:
-        same &= numbers(kernels, "device") == stage["device"]
-    return np.asarray(mine & same, bool)
+        mine &= numbers(kernels, "device") == stage["device"]
+    return mine

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.ingest.source import Mask
-from dsocr_nvtx.join.columns import Ints, coded, known, numbers
+from dsocr_nvtx.join.columns import Ints, known, numbers, rows_with
 from dsocr_nvtx.schema.records import COST_FIELDS, LayerKind, Level
 
 
@@ -29,15 +29,9 @@ def certain_costs(ranges: pa.Table, own: dict[str, Ints]) -> dict[str, Ints]:
 
     Only what a call cannot have done without may contradict its time.
     """
-    kind, kinds = coded(ranges, "kind")
-    level, levels = coded(ranges, "level")
-    experts = np.isin(kind, [code for code, word in enumerate(kinds) if word == LayerKind.EXPERTS])
-    experts &= ~of_origin(ranges, "captured")  # they ran nothing
-    coarse = np.isin(level, [code for code, word in enumerate(levels) if word != Level.OP])
-    module, modules = coded(ranges, "module")
-    routed = np.isin(module, [code for code, word in enumerate(modules) if word in ("decoder", "model")])
+    coarse, routed = ~rows_with(ranges, "level", Level.OP), rows_with(ranges, "module", "decoder", "model")
     observed = "observed_weight_bytes" in ranges.column_names and known(ranges, "observed_weight_bytes")
-    unsure = (experts | (coarse & routed)) & ~np.asarray(observed)
+    unsure = (_experts(ranges) | (coarse & routed)) & ~np.asarray(observed)
     return {**own, "weight_bytes": np.where(unsure, 0, own["weight_bytes"])}
 
 
@@ -45,15 +39,16 @@ def experts_source(ranges: pa.Table) -> str:
     """Return whose number of experts the weights hold: that observed, that expected under uniform routing, or both."""
     if "observed_weight_bytes" not in ranges.column_names or not known(ranges, "observed_weight_bytes").any():
         return "expected"
-    kind, kinds = coded(ranges, "kind")
-    experts = np.isin(kind, [code for code, word in enumerate(kinds) if word == LayerKind.EXPERTS])
-    experts &= ~of_origin(ranges, "captured")  # they ran nothing
-    return "observed" if known(ranges, "observed_weight_bytes")[experts].all() else "observed in part"
+    return "observed" if known(ranges, "observed_weight_bytes")[_experts(ranges)].all() else "observed in part"
+
+
+def _experts(ranges: pa.Table) -> Mask:
+    """Return which calls are experts'; captured ones ran nothing."""
+    return rows_with(ranges, "kind", LayerKind.EXPERTS) & ~of_origin(ranges, "captured")
 
 
 def of_origin(ranges: pa.Table, word: str) -> Mask:
     """Return which calls came about this way: call, captured or replayed."""
     if "origin" not in ranges.column_names:  # a table written before graphs were replayed
         return np.full(len(ranges), word == "call")
-    codes, words = coded(ranges, "origin")
-    return np.asarray(codes == (words.index(word) if word in words else -1), bool)
+    return rows_with(ranges, "origin", word)

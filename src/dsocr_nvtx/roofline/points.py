@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, frozen
 
-from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
+from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded, rows_with
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.events import called, check_events
 from dsocr_nvtx.join.kernels import Kernels
@@ -235,11 +235,7 @@ def tokens_of(ranges: pa.Table) -> Ints:
     """
     told = "rows" in ranges.column_names  # tables of an earlier version have it as a product alone
     rows = numbers(ranges, "rows") if told else numbers(ranges, "batch") * numbers(ranges, "tokens")
-    paths, words = coded(ranges, "path")
     stage, _ = coded(ranges, "stage")
-    whole = ~of_origin(ranges, "captured") & np.isin(
-        paths, [code for code, word in enumerate(words) if word in ("model", "image_features")]
-    )
+    whole = ~of_origin(ranges, "captured") & rows_with(ranges, "path", "model", "image_features")
     has_whole = np.isin(stage, stage[whole])
-    projector = np.isin(paths, [code for code, word in enumerate(words) if word == "projector"])
-    return np.where(whole | (projector & ~has_whole), rows, 0)
+    return np.where(whole | (rows_with(ranges, "path", "projector") & ~has_whole), rows, 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.checking import check_finite, read_json
@@ -35,8 +36,29 @@ _RUN_REMEDY = "give a run's directory as it was written"
 REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
 
 
-def check_joined(folder: Path) -> dict[str, Any]:
-    """Return what ``join.json`` tells; refuse what is no output directory of one report's join."""
+@frozen
+class JoinedDirectory:
+    """The output directory of one report's join: what its ``join.json`` tells, read once, and its tables."""
+
+    folder: Path
+    told: dict[str, Any]
+
+    def table(self, name: str, needed: Sequence[str] | None = None) -> pa.Table:
+        """Return a table: whole, undamaged, with the columns ``needed`` (all of its schema)."""
+        noted = files_in(self.told).get(f"{name}.arrow")
+        schema = {**JOINED_TABLES, **BESIDE, **LATER_TABLES}[name]
+        path = self.folder / f"{name}.arrow"
+        return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=REMEDY), path, REMEDY)
+
+    def beside(self, name: str, needed: Sequence[str] | None = None) -> pa.Table | None:
+        """Return a table such as ``energy``; None where the join was written without it."""
+        file = f"{name}.arrow"
+        is_there = (self.folder / file).exists() or file in files_in(self.told)
+        return self.table(name, needed) if is_there else None
+
+
+def open_directory(folder: Path) -> JoinedDirectory:
+    """Open a join's output directory; refuse what is none of one report's join."""
     if not folder.exists():
         raise Refused(folder, "no such directory", REMEDY)
     if not folder.is_dir():
@@ -50,7 +72,7 @@ def check_joined(folder: Path) -> dict[str, Any]:
         remedy = f"dsocr-nvtx join REPORT --run {folder} -o OUT, and name OUT"
         is_run = (folder / RUN).is_file()
         raise Refused(folder, "a run's directory" if is_run else "no join.json in it", remedy if is_run else REMEDY)
-    return read_sealed(folder / JOINED, "not the accounting of a join", REMEDY)
+    return JoinedDirectory(folder, read_sealed(folder / JOINED, "not the accounting of a join", REMEDY))
 
 
 JOINED_TABLES = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}
@@ -68,21 +90,6 @@ RUN_TABLES = {
 }
 
 
-def joined_table(folder: Path, name: str, needed: Sequence[str] | None = None) -> pa.Table:
-    """Return a table of a join's directory: whole, undamaged, with the columns ``needed`` (all of its schema)."""
-    noted = files_in(check_joined(folder)).get(f"{name}.arrow")
-    schema = {**JOINED_TABLES, **BESIDE, **LATER_TABLES}[name]
-    path = folder / f"{name}.arrow"
-    return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=REMEDY), path, REMEDY)
-
-
-def table_beside(folder: Path, name: str, needed: Sequence[str] | None = None) -> pa.Table | None:
-    """Return, as `joined_table` does, a table such as ``energy``; None where the join was written without it."""
-    file = f"{name}.arrow"
-    is_there = (folder / file).exists() or file in files_in(check_joined(folder))
-    return joined_table(folder, name, needed) if is_there else None
-
-
 def read_manifest(run: Path) -> dict[str, Any]:
     """Return what ``run.json`` tells of a run, nothing where there is none; refuse one that cannot be read."""
     path = run / RUN
@@ -92,7 +99,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def run_table(run: Path, name: str) -> pa.Table:
-    """Return a table of a run's directory, such as ``ranges`` or ``timings/launches``, as `joined_table` does."""
+    """Return a table of a run's directory, such as ``ranges`` or ``timings/launches``, as a `JoinedDirectory` does."""
     noted = files_in(read_manifest(run)).get(f"{name}.arrow")
     schema = RUN_TABLES[name]
     needed = [column for column in schema.names if column not in _OF_ONE_VERSION]
