@@ -88,7 +88,7 @@ def test_an_announcement_is_read_back_as_it_was_made(wire: Wire, path: str, data
         (" 10 ", f" {2**63} "),  # does not fit the payload's words
         (" 10 ", f" -{2**63 + 1} "),
         (" 10 ", " " + "9" * 5000 + " "),
-        (" 7 2 ", " 7 5 "),  # no such stage
+        (" 7 2 ", " 7 6 "),  # no such stage
         (" 7 2 ", " 7 -1 "),
         ("decoder ", " "),  # no path
         (" 10 ", "\n"),
@@ -126,7 +126,7 @@ def test_what_grows_is_read_back_as_it_was_told(wire: Wire, path: str, data: st.
         (" END", " 0"),
         (" 10 ", f" {2**63} "),
         (" 31 ", f" {2**63} "),  # an increment
-        (" 7 2 ", " 7 5 "),
+        (" 7 2 ", " 7 6 "),
         ("decoder ", " "),
     ],
 )

@@ -13,6 +13,7 @@ from dsocr_nvtx.schema.records import (
     Level,
     Stage,
     code_of,
+    is_call,
     module_of,
 )
 
@@ -54,11 +55,11 @@ def test_a_cost_is_a_whole_number_and_not_negative(name: str, value: object) -> 
 
 def test_codes_on_the_wire_only_ever_grow_at_the_end() -> None:
     # Payloads hold positions, and old reports must still mean the same: never reorder, never remove.
-    assert list(Stage)[:4] == ["vision", "prefill", "decode", "unknown"]
+    assert list(Stage)[:6] == ["vision", "prefill", "decode", "unknown", "mixed", "host"]
     assert list(Level)[:3] == ["stage", "layer", "op"]
-    assert list(LayerKind)[:14] == [
+    assert list(LayerKind)[:15] == [
         "patch_embed", "window_attention", "global_attention", "attention", "mlp", "experts", "shared_experts", "gate",
-        "norm", "neck", "projector", "embed", "lm_head", "rest",
+        "norm", "neck", "projector", "embed", "lm_head", "rest", "host",
     ]  # fmt: skip
     assert list(DTYPE_BYTES)[:5] == ["bfloat16", "float16", "float32", "tfloat32", "float8_e4m3fn"]
     assert [code_of(stage) for stage in Stage] == list(range(len(Stage)))
@@ -69,10 +70,23 @@ def test_codes_on_the_wire_only_ever_grow_at_the_end() -> None:
     [
         ("decoder.3.moe.experts", "decoder"), ("sam", "sam"), ("lm_head", "lm_head"), ("embed", "embed"),
         ("image_features", "model"), ("decode", "model"), ("decoders.1", "model"), ("", "model"),
+        ("step.mixed", "model"), ("host.preprocessing", "host.preprocessing"), ("hosts", "model"),
     ],
 )  # fmt: skip
 def test_a_module_is_the_first_part_of_the_path(path: str, module: str) -> None:
     assert module_of(path) == module
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("decoder.0.mlp", True), ("model", True), ("lm_head", True), ("hosts", True), ("steps", True),
+        ("decode", False), ("mixed", False), ("step.mixed", False), ("host.scheduling", False),
+        ("decoder.0.rest", False), ("sampling", False),
+    ],
+)  # fmt: skip
+def test_steps_and_host_work_are_no_calls(path: str, expected: bool) -> None:
+    assert is_call(path) == expected
 
 
 def test_a_shape_without_a_cache_attends_to_its_own_tokens() -> None:

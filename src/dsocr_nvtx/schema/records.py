@@ -13,7 +13,9 @@ from dsocr_nvtx.schema.shapes import DTYPE_BYTES, CallShape, Ragged, causal_pair
 __all__ = [
     "COST_FIELDS",
     "DTYPE_BYTES",
+    "HOST_PREFIX",
     "MODULES",
+    "STEP_PREFIX",
     "CallShape",
     "Cost",
     "CostState",
@@ -42,6 +44,8 @@ class Stage(StrEnum):
     UNKNOWN = "unknown"
     MIXED = "mixed"
     """A forward of a serving engine that prefills some sequences and decodes others."""
+    HOST = "host"
+    """The host's own work in a serving engine, outside any step."""
 
 
 class Level(StrEnum):
@@ -55,7 +59,8 @@ class Level(StrEnum):
 class LayerKind(StrEnum):
     """What a range computes. Its position is its code on the wire: append only.
 
-    ``REST`` is a container's own work: residual additions, reshapes, glue between the modules inside it.
+    ``REST`` is a container's own work: residual additions, reshapes, glue between the modules inside it. ``HOST`` is
+    what the host does besides the model (`is_host`): it has no cost, and so no roof.
     """
 
     PATCH_EMBED = "patch_embed"
@@ -72,15 +77,19 @@ class LayerKind(StrEnum):
     EMBED = "embed"
     LM_HEAD = "lm_head"
     REST = "rest"
+    HOST = "host"
 
 
 _OWN_WORK, _SAMPLING = ".rest", "sampling"
 """Of version 1: ends the path of a container's own work between two calls; what a step does after the model's."""
+STEP_PREFIX = "step."
+"""Begins the path of a served step's range; its stage follows."""
 
 
 def is_call(path: str) -> bool:
-    """Say whether a range is a call, not a step, nor what is done between calls, which version 1 has ranges of."""
-    return not (path in set(Stage) or path == _SAMPLING or path.endswith(_OWN_WORK))
+    """Say whether a range is a call, not a step, host work, nor what version 1 has between calls."""
+    no_call = path in set(Stage) or path == _SAMPLING or path.startswith((STEP_PREFIX, HOST_PREFIX))
+    return not (no_call or path.endswith(_OWN_WORK))
 
 
 HOST_PREFIX = "host."
@@ -103,11 +112,13 @@ _CODES: dict[type, dict[StrEnum, int]] = {
 
 
 MODULES = ("sam", "clip", "projector", "embed", "decoder", "lm_head")
-"""Values of the module column, besides ``model`` for what spans them."""
+"""Values of the module column, besides ``model`` for what spans them and the paths of host work."""
 
 
 def module_of(path: str) -> str:
-    """Return the module column for a path: its first part, or ``model`` for what spans modules."""
+    """Return the module column for a path: its first part, ``model`` for what spans modules; of host work, all of it."""
+    if is_host(path):
+        return path
     head = path.split(".", 1)[0]
     return head if head in MODULES else "model"
 
