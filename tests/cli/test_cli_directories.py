@@ -41,10 +41,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @each_command
-def test_a_fleet_is_told_as_one(dsocr: Commands, tmp_path: Path, fleet: Path, words: tuple[str, ...]) -> None:
-    said = told(dsocr, tmp_path, words, fleet)
-    assert said.startswith(f"{fleet}: a data set of many reports (a fleet); open its fleet.html; ")
-    assert said.endswith("dsocr-nvtx join REPORT -o OUT")
+def test_a_fleet_that_was_not_joined_to_its_end_is_refused_and_so_is_a_report_that_it_lacks(
+    dsocr: Commands, tmp_path: Path, fleet: Path, words: tuple[str, ...]
+) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "fleet.json").write_text('{"complete": false}')
+    assert told(dsocr, tmp_path, words, begun) == f"{begun}: a fleet whose last join did not end; repeat that join"
+    missing = told(dsocr, tmp_path, words, fleet / "rank-7")
+    assert missing == f"{fleet / 'rank-7'}: no report of that name in the fleet {fleet}; it has rank-0, rank-1"
 
 
 @each_command

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dsocr_nvtx.cli.fleet import join_reports
 from tests.cli.commands import Commands
 from tests.fleet.reports import write_report, write_uneven
+from tests.report.viewer import read_text
 
 
 @pytest.fixture
@@ -83,3 +85,67 @@ def test_unequal_reports_of_rank_0_are_told_with_the_usual_time(dsocr: Commands,
     assert "note: decode steps differ, 2 to 4 a rank" in done.out
     assert "decode: r2 takes " in done.out
     assert "rank 0" not in done.out
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the join of three ranks of ten steps, of which the last waits longer, and of which each is process 7."""
+    folder = tmp_path_factory.mktemp("fleet")
+    for rank in range(3):
+        write_report(
+            folder / f"rank-{rank}.sqlite", rank, steps=10, pace=(20 if rank == 2 else 5) * 10**6, busy=9 * 10**5
+        )
+    join_reports(
+        [folder / "*.sqlite"], run=None, out=folder / "out", hardware=None, ceilings=None, force=False, workers=1,
+        scheduler=None,
+    )  # fmt: skip
+    return folder / "out"
+
+
+def test_show_tells_a_fleet_and_one_of_its_ranks(dsocr: Commands, fleet: Path) -> None:
+    whole, one = dsocr("show", fleet), dsocr("show", fleet / "rank-2")
+    assert "decode: rank 2 (rank-2) takes 4.00 times the usual time" in whole.out
+    assert "The 1 rows that lose most, over all ranks" in whole.out
+    assert "decode is" in one.out
+    assert "rank-1" not in one.out
+    told = json.loads(dsocr("show", fleet, "--json").out)
+    assert (told["reports"], [row["rank"] for row in told["ranks"]]) == (3, [2, 0, 1])
+    assert told["slow"] == [line for line in whole.out.splitlines() if line.startswith("decode: rank 2")]
+
+
+def test_report_writes_the_page_of_a_fleet_or_the_review_of_a_rank(
+    dsocr: Commands, fleet: Path, tmp_path: Path
+) -> None:
+    assert dsocr("report", fleet, "-o", tmp_path / "all.html").code == 0
+    assert dsocr("report", fleet / "rank-2", "-o", tmp_path / "one.html").code == 0
+    assert "3 ranks of 3 reports" in (tmp_path / "all.html").read_text()
+    assert len(list((tmp_path / "all-ranks").iterdir())) == 3
+    assert "What binds each stage" in (tmp_path / "one.html").read_text()
+    refused = dsocr("report", fleet, "-o", tmp_path / "all.svg")
+    assert (refused.code, f"name one of them: {fleet / 'rank-0'}" in refused.err) == (3, True)
+
+
+def test_diff_and_gate_hold_fleets_and_ranks_against_each_other(dsocr: Commands, fleet: Path) -> None:
+    same = json.loads(dsocr("diff", fleet, fleet, "--json").out)
+    assert same["stages"][0]["total"]["verdict"] == "same"
+    assert "times are sums over 3 processes and devices" in " ".join(same["warnings"])
+    ranks = dsocr("diff", fleet / "rank-0", fleet / "rank-2")
+    assert "decode is worse: idle +365.9%; 5.000 > 20.000 ms a step, 4.00x slower" in ranks.out
+    done = dsocr("gate", fleet, "--baseline", fleet, "--rule", "decode.busy_ns<=+3%", "--rule", "decode.wall_ns<=1s")
+    assert done.code == 0
+    slow = dsocr("gate", fleet, "--rule", "decode.wall_ns<=6ms")
+    assert (slow.code, "rank-2, process 7, device 0: the worst of 3" in " ".join(slow.out.split())) == (1, True)
+
+
+def test_ladder_adds_ranks_up_and_trace_has_each_on_tracks_of_its_own(
+    dsocr: Commands, fleet: Path, tmp_path: Path
+) -> None:
+    assert dsocr("trace", fleet, "-o", tmp_path / "trace.json").code == 0
+    viewer = read_text((tmp_path / "trace.json").read_text())
+    assert [name for name in viewer.processes.values() if name.startswith("rank-")] == [
+        f"rank-{rank}, process 7" for rank in range(3)
+    ]
+    done = dsocr("ladder", fleet, "-o", tmp_path / "ladder.json")
+    now = [line.split() for line in done.out.splitlines() if line.startswith("decode  now")]
+    assert [(line[1], line[-1]) for line in now] == [("now", "1")]
+    assert len({row["pid"] for row in json.loads((tmp_path / "ladder.json").read_text())}) == 3

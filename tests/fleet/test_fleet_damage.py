@@ -10,8 +10,8 @@ import pytest
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.fleet.engine import Fleet, FleetOptions, join_fleet, plan_fleet
 from dsocr_nvtx.fleet.inputs import inputs_of
-from dsocr_nvtx.fleet.parts import read_part
 from dsocr_nvtx.fleet.state import Folders
+from dsocr_nvtx.schema.joins import Part
 from tests.fleet.reports import write_report
 from tests.fleet.test_fleet_join import one_thread
 
@@ -54,7 +54,7 @@ def test_a_damaged_part_is_joined_again_or_refused_by_name(tmp_path: Path) -> No
     part = Folders(out).part("stages", "rank-1")
     part.write_bytes(part.read_bytes()[:-7])
     with pytest.raises(Refused, match=r"report=rank-1/part\.parquet: damaged"):
-        read_part(Folders(out), "stages", "rank-1")
+        Part(out, "rank-1").read("stages")
     assert join(folder, out).joined == 1
 
 

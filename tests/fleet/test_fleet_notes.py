@@ -50,7 +50,12 @@ def test_slow_ranks_are_held_against_the_usual_time_even_where_that_is_none() ->
     rows = ranks(
         {"cause": "work", "wall_ns": 200, "slowdown": 2.0},
         {"cause": "device", "stage": "vision", "usual_wall_ns": 0, "wall_ns": 3_000_000, "slowdown": None},
+        {"cause": "device", "wall_ns": 100, "slowdown": 1.0, "busy_slowdown": 1.5, "device_ns": 10_000},
         {},
     )
-    assert [slowness(row) for row in by_slowdown(rows)] == ["3.00 ms, and usual is none", "2.00 times the usual time"]
+    assert [slowness(row) for row in by_slowdown(rows)] == [
+        "takes 3.00 ms, and usual is none",
+        "is busy 1.50 times the usual, 0.01 ms more, in 1.00 times the usual wall time",
+        "takes 2.00 times the usual time, 0.00 ms more",
+    ]
     assert usual_times(rows) == {"decode": 100, "vision": 0}

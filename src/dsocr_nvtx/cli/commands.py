@@ -9,7 +9,7 @@ import typer
 from dsocr_nvtx import __version__
 from dsocr_nvtx.cli.comparison import diff_command, gate_command
 from dsocr_nvtx.cli.machine import ceilings_command, doctor_command
-from dsocr_nvtx.cli.outputs import ForceDirectory, ForceFile
+from dsocr_nvtx.cli.outputs import ForceDirectory, ForceFile, Joined
 from dsocr_nvtx.cli.review import report_command, show_command
 from dsocr_nvtx.cli.trace import trace_command
 from dsocr_nvtx.run.options import (
@@ -169,7 +169,7 @@ def join_command(
 
 
 def ladder_command(
-    directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
+    directory: Joined,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Also write it: .arrow, .parquet, .csv, .json")
     ] = None,

@@ -1,14 +1,18 @@
-"""What commands share that write: `--force`, as they declare it, and how they say what they wrote."""
+"""What commands share: their input and `--force`, as they declare it, and how they say what they wrote."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dsocr_nvtx.errors import Unprinted, printable
 
+Joined = Annotated[
+    Path, typer.Argument(metavar="OUT", help="What `join` wrote; of many reports: all, or one as OUT/REPORT.")
+]
 ForceFile = Annotated[bool, typer.Option("--force", help="Replace a file of that name.")]
 ForceDirectory = Annotated[
     bool, typer.Option("--force", help="Replace an output directory that an earlier join wrote.")

@@ -8,14 +8,14 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from dsocr_nvtx.cli.outputs import ForceFile, tell, written
+from dsocr_nvtx.cli.outputs import ForceFile, Joined, tell, written
 
 _LEVEL = 3
 """Of gzip: 5 packs a sixth smaller and takes half as long again."""
 
 
 def trace_command(
-    directory: Annotated[Path, typer.Argument(metavar="OUT", help="What `join` wrote.")],
+    directory: Joined,
     out: Annotated[
         Path, typer.Option("-o", "--out", help=".json or .json.gz for Perfetto, .nvtxt for nsys's ImportNvtxt.")
     ],
@@ -41,8 +41,8 @@ def write_trace(directory: Path, out: Path, *, force: bool = False) -> None:
     from dsocr_nvtx.report.scene import lay_out
     from dsocr_nvtx.report.trace import trace_text
     from dsocr_nvtx.roofline.rates import rates
-    from dsocr_nvtx.schema.directories import open_directory
     from dsocr_nvtx.schema.files import check_file, replacing
+    from dsocr_nvtx.schema.joins import open_directory
 
     check_file(out, force=force)
     joined = open_directory(directory)

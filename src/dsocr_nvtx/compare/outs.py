@@ -14,7 +14,8 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import SetApart
 from dsocr_nvtx.join.columns import Ints, coded, numbers
 from dsocr_nvtx.join.stalls import Stall
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, open_directory
+from dsocr_nvtx.schema.directories import REMEDY
+from dsocr_nvtx.schema.joins import ACCOUNTING, Part, open_directory, process_name
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -59,7 +60,7 @@ class Out:
         pid, device = self._places()
         places = np.unique(np.stack([pid, device]), axis=1).T.tolist()
         return {
-            f"process {one}{f', device {ordinal}' * (ordinal >= 0)}": evolve(
+            f"{process_name(self.ranges, one)}{f', device {ordinal}' * (ordinal >= 0)}": evolve(
                 self, ranges=self.ranges.filter(pa.array((pid == one) & (device == ordinal)))
             )
             for one, ordinal in places
@@ -88,29 +89,32 @@ class Out:
 
 
 def read_out(directory: Path) -> Out:
-    """Open a join's output directory. Refused: what is none, lacks a table or column, or is of a newer version."""
+    """Open a join's output directory, or a whole fleet's: its reports' calls are then those of one run.
+
+    Refused: what is none, lacks a table or column, or is of a newer version.
+    """
     joined = open_directory(directory)
     ranges, rows = joined.table("ranges", _RANGES), joined.table("roofline", _ROWS)
     stages = joined.table("stages", _STAGES)
     about = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
     if "level" not in about:
         remedy = "join the report again with this version"
-        raise Refused(directory / "roofline.arrow", "no level in the table's metadata", remedy)
+        raise Refused(joined.parts[0].file("roofline"), "no level in the table's metadata", remedy)
     kernels = joined.beside("kernels", _KERNELS)
     return Out(
         where=str(directory), ranges=ranges, rows=rows, stages=stages, level=about["level"], about=about,
         kernels=kernels if kernels is None else kernels.select(_KERNELS),
         host_calls=joined.beside("host_calls"),
-        stalls=_listed(directory, joined.told, "stalls", Stall),
-        set_apart=_listed(directory, joined.told, "set_apart", SetApart),
+        stalls=tuple(stall for part in joined.parts for stall in _listed(part, "stalls", Stall)),
+        set_apart=tuple(one for part in joined.parts for one in _listed(part, "set_apart", SetApart)),
     )  # fmt: skip
 
 
-def _listed(directory: Path, told: Mapping[str, object], name: str, kind: type[_Listed]) -> tuple[_Listed, ...]:
+def _listed(part: Part, name: str, kind: type[_Listed]) -> tuple[_Listed, ...]:
     try:
-        return tuple(cattrs.structure(told.get(name, ()), list[kind]))  # type: ignore[valid-type]
+        return tuple(cattrs.structure(part.told.get(name, ()), list[kind]))  # type: ignore[valid-type]
     except (ValueError, TypeError, cattrs.BaseValidationError) as cause:
-        raise Refused(directory / JOINED, f"its {name} are not those of a join", REMEDY) from cause
+        raise Refused(part.file(ACCOUNTING), f"its {name} are not those of a join", REMEDY) from cause
 
 
 def check_levels(a: Out, b: Out) -> None:

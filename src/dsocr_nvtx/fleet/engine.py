@@ -14,17 +14,19 @@ from attrs import frozen
 from dsocr_nvtx import __version__
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.fleet.crew import ATTEMPTS, Crew, work_through
+from dsocr_nvtx.fleet.inputs import natural
 from dsocr_nvtx.fleet.merge import merged_roofline, merged_stages
 from dsocr_nvtx.fleet.notes import cautions
 from dsocr_nvtx.fleet.parts import read_partitions
 from dsocr_nvtx.fleet.plan import FleetOptions, Plan, plan_fleet
 from dsocr_nvtx.fleet.recorded import recorded_runs
 from dsocr_nvtx.fleet.spread import fleet_ranks, slowest_causes
-from dsocr_nvtx.fleet.state import Folders, ReportState, write_state
+from dsocr_nvtx.fleet.state import Folders, ReportState, read_state, write_state
 from dsocr_nvtx.fleet.task import Task, join_one, totals_of
 from dsocr_nvtx.schema.directories import FLEET
 from dsocr_nvtx.schema.files import read_table, write_json, write_table
 from dsocr_nvtx.schema.fleet import FLEET_RANKS, MERGED_ROOFLINE, MERGED_STAGES
+from dsocr_nvtx.schema.joins import AGAIN, open_directory
 from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.seal import FILES, digests, files_in, read_sealed, sealed
 
@@ -84,6 +86,21 @@ def join_fleet(
     whole = _is_complete(folders.out)
     changed = bool(plan.tasks or plan.stale) or not whole or options.run is not None
     return _merged(folders, states, plan, options, changed=changed)
+
+
+def read_fleet(out: Path) -> Fleet:
+    """Return a fleet as its last join left it; refuse one that did not end, or one of whose files is damaged."""
+    open_directory(out)
+    if not _is_complete(out):
+        raise Refused(out, "a fleet whose merged tables are damaged", "repeat its join")
+    folders = Folders(out)
+    states = {}
+    for name in sorted(folders.names(), key=natural):
+        state = read_state(folders, name)
+        if state is None:
+            raise Refused(folders.state(name), "not the state of a report", AGAIN)
+        states[name] = state
+    return Fleet(out=out, states=states, joined=0, forgotten=0, unchanged=True, **_written(out))
 
 
 def _is_complete(out: Path) -> bool:

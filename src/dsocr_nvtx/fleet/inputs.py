@@ -52,7 +52,7 @@ def inputs_of(given: Sequence[Path]) -> list[Input]:
     stems = {path: _stem(path) for path in paths}
     shared = Counter(stems.values())
     named = [Input(stem if shared[stem] == 1 else f"{stem}-{_digest(path)}", path) for path, stem in stems.items()]
-    return sorted(named, key=lambda one: _natural(one.name))
+    return sorted(named, key=lambda one: natural(one.name))
 
 
 def _stem(path: Path) -> str:
@@ -67,8 +67,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key by which rank-10 comes after rank-9."""
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key of names by which rank-10 comes after rank-9."""
     parts: list[str] = []
     for char in name:
         if parts and parts[-1][-1].isdecimal() == char.isdecimal():

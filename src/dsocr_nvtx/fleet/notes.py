@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dsocr_nvtx.fleet.spread import SLOW
 from dsocr_nvtx.join.columns import numbers
 
 READ_WITH_CARE = "read more work and waiting with care"
@@ -23,10 +24,23 @@ def rank_name(rank: int, report: str, host: str | None = None, *, named: bool) -
 
 
 def slowness(row: Mapping[str, Any]) -> str:
-    """Return how long a slow row of a FLEET_RANKS table takes, beside what is usual."""
+    """Return how long a slow row of a FLEET_RANKS table takes, or its GPU is busy, beside what is usual."""
+    more = f"{beyond_ns(row) / 1e6:,.2f} ms more"
     if row["slowdown"] is None:
-        return f"{row['wall_ns'] / 1e6:,.2f} ms, and usual is none"
-    return f"{row['slowdown']:.2f} times the usual time"
+        return f"takes {row['wall_ns'] / 1e6:,.2f} ms, and usual is none"
+    if _is_slow(row):
+        return f"takes {row['slowdown']:.2f} times the usual time, {more}"
+    times = f"{row['busy_slowdown']:.2f} times" if row["busy_slowdown"] is not None else "longer than"
+    return f"is busy {times} the usual, {more}, in {row['slowdown']:.2f} times the usual wall time"
+
+
+def _is_slow(row: Mapping[str, Any]) -> bool:
+    return bool(row["wall_ns"] > SLOW * row["usual_wall_ns"])
+
+
+def beyond_ns(row: Mapping[str, Any]) -> int:
+    """Return how much longer than usual a slow row takes; where it is slow by busy time alone, is busy."""
+    return int(row["wall_ns"] - row["usual_wall_ns"]) if _is_slow(row) else int(row["device_ns"])
 
 
 def usual_times(ranks: pa.Table) -> dict[str, int]:
@@ -53,4 +67,4 @@ def cautions(ranks: pa.Table, levels: Iterable[str]) -> list[str]:
 def by_slowdown(ranks: pa.Table) -> list[Mapping[str, Any]]:
     """Return the rows of a FLEET_RANKS table that are slow, those that lose most first."""
     slow = [row for row in ranks.to_pylist() if row["cause"] != "none"]
-    return sorted(slow, key=lambda row: row["usual_wall_ns"] - row["wall_ns"])
+    return sorted(slow, key=lambda row: -beyond_ns(row))

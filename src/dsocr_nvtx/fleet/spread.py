@@ -4,6 +4,9 @@ A rank's wall time is its busy time and its idle time. What is usual is the medi
 time, least (roofline) time and steps. More work than usual explains busy time in proportion to the least time of the
 rank's work, and idle time in proportion to its steps; busy time beyond that is the device's, idle time beyond that is
 waiting. The three parts add up to the difference, to the nanosecond.
+
+A rank is slow by its wall time, or by its busy time where its work does not explain that: a GPU with lower clocks in
+a run that waits for the host takes no longer, and shows in its busy time alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +25,13 @@ from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.tables import conform
 
 SLOW = 1.05
-"""A rank is slow in a stage where it takes so many times what is usual."""
+"""A rank is slow in a stage where it takes, or its GPU is busy for, so many times what is usual."""
 
 CAUSES = ("none", "work", "device", "waiting")
 _RULES = {
-    "none": f"at most {SLOW} times the usual wall time",
+    "none": f"at most {SLOW} times the usual wall time, and the usual busy time of its work",
     "work": "most of what is beyond the usual time is in proportion to its least time and its steps",
-    "device": "most of what is beyond the usual time is busy time that its work does not explain",
+    "device": "most of what is beyond the usual time, or the busy time alone, is busy time beyond that of its work",
     "waiting": "most of what is beyond the usual time is idle time that its steps do not explain",
 }
 _FARTHEST = float(1 << 61)
@@ -56,7 +59,9 @@ def fleet_ranks(
     report, names = coded(stages, "report")
     row = member[unit[first]]
     keys = list(zip((names[code] for code in report[row]), numbers(stages, "pid")[row].tolist(), strict=True))
-    cause = np.where(time["wall_ns"] > SLOW * parts.usual, 1 + np.argmax(parts.stacked(), axis=0), 0)
+    usual_busy = time["busy_owned_ns"] - parts.device
+    busier = np.where(time["busy_owned_ns"] > SLOW * usual_busy, CAUSES.index("device"), 0)
+    cause = np.where(time["wall_ns"] > SLOW * parts.usual, 1 + np.argmax(parts.stacked(), axis=0), busier)
     columns: dict[str, object] = {
         "report": recoded(report[row], names),
         "stage": recoded(of, words),
@@ -68,6 +73,8 @@ def fleet_ranks(
         **time,
         "usual_wall_ns": parts.usual,
         "slowdown": ratio(time["wall_ns"], parts.usual),
+        "usual_busy_ns": usual_busy,
+        "busy_slowdown": ratio(time["busy_owned_ns"], usual_busy),
         "work_ns": parts.work,
         "device_ns": parts.device,
         "waiting_ns": parts.waiting,

@@ -14,11 +14,12 @@ from attrs import asdict, evolve, field, frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.digest import digest
-from dsocr_nvtx.roofline.joined import ACCOUNTING, TABLES
+from dsocr_nvtx.roofline.joined import TABLES
 from dsocr_nvtx.schema.files import write_json
+from dsocr_nvtx.schema.joins import ACCOUNTING, Part
 from dsocr_nvtx.schema.seal import read_sealed, sealed
 
-FORMAT = 2
+FORMAT = 3
 """Grows when the files of a fleet change, so that older ones are made again."""
 
 PAGES = "rank-pages"
@@ -77,9 +78,7 @@ class Folders:
 
     def part(self, table: str, name: str) -> Path:
         """Return the partition of a table that holds one report's rows, or the file with its accounting."""
-        if table == ACCOUNTING:
-            return self.out / table / f"{name}.json"
-        return self.out / table / f"report={name}" / "part.parquet"
+        return Part(self.out, name).file(table)
 
     def state(self, name: str) -> Path:
         """Return the state of one report."""

@@ -1,7 +1,7 @@
 """The review page of a fleet: ranks as rows, stages as columns, outliers named, one click to each rank's own page.
 
 Static HTML without scripts or outside links; whatever a report says is escaped. The page shows the `MOST_ROWS` slowest
-ranks, so that its size has a bound whatever the fleet's.
+ranks, so that its size has a bound whatever the fleet's; the `MOST_PAGES` slowest have their whole review beside it.
 """
 
 from collections import defaultdict
@@ -12,35 +12,36 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from dsocr_nvtx.fleet.engine import Fleet
-from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness, usual_times
-from dsocr_nvtx.fleet.parts import read_part
+from dsocr_nvtx.fleet.notes import by_slowdown, has_ranks, rank_name, slowness
 from dsocr_nvtx.fleet.spread import SLOW
 from dsocr_nvtx.fleet.state import PAGES, Folders
-from dsocr_nvtx.report.page import asset, environment
+from dsocr_nvtx.report.fleet_terminal import fleet_stages
+from dsocr_nvtx.report.opened import open_part
+from dsocr_nvtx.report.page import asset, environment, review_page
 from dsocr_nvtx.schema.files import write_text
+from dsocr_nvtx.schema.joins import Part
 
 MOST_ROWS: Final = 1000
+MOST_PAGES: Final = 200
+"""Ranks whose review is written, the slowest; `report OUT/NAME` writes any other's."""
 OUTLIERS: Final = 20
 PAGE: Final = "fleet.html"
-_SHOWN: Final = (
-    "rank", "stage", "module", "kind", "layer", "calls", "wall_ns", "busy_owned_ns", "idle_owned_ns", "roofline_ns",
-    "lost_ns", "efficiency", "bound",
-)  # fmt: skip
 
 
 @frozen(kw_only=True)
 class Cell:
-    """One rank in one stage. ``heat`` is 0 (usual) to 4 (1.5 times the usual time or more)."""
+    """One rank in one stage. ``heat`` is 0 (usual) to 4 (1.5 times the usual time or more, by wall or busy time)."""
 
     wall_ms: float
     slowdown: float | None
+    busy_slowdown: float | None
     cause: str
     heat: int
 
 
 @frozen(kw_only=True)
 class Row:
-    """One rank: who it is, where its page is, and its cell in each stage that it has."""
+    """One rank: who it is, its cell in each stage that it has; ``link`` leads to its review, where it has one."""
 
     report: str
     rank: int
@@ -71,19 +72,22 @@ class FleetModel:
     named: bool
     failed: tuple[tuple[str, str], ...]
     slow: float = SLOW
+    reviews: int = MOST_PAGES
 
 
-def fleet_model(found: Fleet) -> FleetModel:
-    """Return what the page of a fleet shows."""
+def fleet_model(found: Fleet, folder: str = PAGES) -> FleetModel:
+    """Return what the page of a fleet shows; the ranks' reviews lie in the ``folder`` beside it."""
     by_rank: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    named, usual = has_ranks(found.ranks), usual_times(found.ranks)
+    named = has_ranks(found.ranks)
     for row in found.ranks.to_pylist():
         by_rank[row["report"], row["pid"]].append(row)
-    rows = sorted((_row(cells) for cells in by_rank.values()), key=lambda row: -row.wall_ms)
+    # Those that are slow first: a rank that is slow by its busy time alone takes no longer than others.
+    order = sorted(by_rank.values(), key=lambda cells: (all(c["cause"] == "none" for c in cells), -_wall(cells)))
+    rows = [_row(cells, folder if at < MOST_PAGES else "") for at, cells in enumerate(order)]
     return FleetModel(
         reports=len(found.states),
         ranks=len(rows),
-        stages=tuple(_stage(row, usual[row["stage"]], named=named) for row in found.stages.to_pylist()),
+        stages=tuple(fleet_stages(found)),
         rows=tuple(rows[:MOST_ROWS]),
         outliers=tuple(_sentences(by_slowdown(found.ranks), named=named)),
         cautions=tuple(found.cautions),
@@ -92,12 +96,11 @@ def fleet_model(found: Fleet) -> FleetModel:
     )
 
 
-def _stage(row: Mapping[str, Any], usual: int, *, named: bool) -> Mapping[str, Any]:
-    slowest = rank_name(row["slowest_rank"], row["slowest_report"], named=named)
-    return {**row, "slowest": slowest, "usual_wall_ns": usual}
+def _wall(cells: list[dict[str, Any]]) -> int:
+    return sum(cell["wall_ns"] for cell in cells)
 
 
-def _row(cells: list[dict[str, Any]]) -> Row:
+def _row(cells: list[dict[str, Any]], folder: str) -> Row:
     one = cells[0]
     return Row(
         report=one["report"],
@@ -108,16 +111,19 @@ def _row(cells: list[dict[str, Any]]) -> Row:
         pages=one["pages"],
         clock_mhz=one["sm_clock_mhz"],
         throttle=one["throttle"] or "",
-        link=f"{PAGES}/{one['report']}.html",
-        wall_ms=sum(cell["wall_ns"] for cell in cells) / 1e6,
+        link=f"{folder}/{one['report']}.html" if folder else "",
+        wall_ms=_wall(cells) / 1e6,
         cells={cell["stage"]: _cell(cell) for cell in cells},
     )
 
 
 def _cell(row: Mapping[str, Any]) -> Cell:
-    times = row["slowdown"] or 1.0
+    times = max(row["slowdown"] or 1.0, row["busy_slowdown"] or 1.0)
     heat = 0 if row["cause"] == "none" else min(4, 1 + int((times - SLOW) / 0.15))
-    return Cell(wall_ms=row["wall_ns"] / 1e6, slowdown=row["slowdown"], cause=row["cause"], heat=heat)
+    return Cell(
+        wall_ms=row["wall_ns"] / 1e6, slowdown=row["slowdown"], busy_slowdown=row["busy_slowdown"],
+        cause=row["cause"], heat=heat,
+    )  # fmt: skip
 
 
 _WORDS: Final = {
@@ -133,31 +139,30 @@ def _sentences(slow: Sequence[Mapping[str, Any]], *, named: bool) -> list[str]:
         if row["sm_clock_mhz"] is not None:
             held = f", held down by {row['throttle']}" if row["throttle"] else ""
             clock = f" (SM clock {row['sm_clock_mhz']:,.0f} MHz{held})"
-        beyond = (row["wall_ns"] - row["usual_wall_ns"]) / 1e6
-        found.append(
-            f"{row['stage']}: {rank_name(row['rank'], row['report'], row['host'], named=named)} takes "
-            f"{slowness(row)}, {beyond:,.2f} ms more: {_WORDS[row['cause']]}{clock}"
-        )
+        who = rank_name(row["rank"], row["report"], row["host"], named=named)
+        found.append(f"{row['stage']}: {who} {slowness(row)}: {_WORDS[row['cause']]}{clock}")
     if len(slow) > OUTLIERS:
         found.append(f"and {len(slow) - OUTLIERS:,} more")
     return found
 
 
-def write_fleet_pages(found: Fleet) -> Path:
-    """Write the fleet's page and one page for each rank that it shows; return the former's path."""
-    made, style = environment(), asset("review.css")
-    model, folders = fleet_model(found), Folders(found.out)
-    shown = sorted({row.report for row in model.rows})
-    wanted = {f"{name}.html" for name in shown}
-    for old in (found.out / PAGES).glob("*.html"):
-        if old.name not in wanted:
+def write_fleet_pages(found: Fleet, page: Path | None = None) -> Path:
+    """Write the fleet's page and the review of each rank that it leads to; return the former's path.
+
+    Unless another ``page`` is named, they lie in the fleet's own directory: there a review that is newer than its
+    report's join stays, and one that nothing leads to any more goes.
+    """
+    own = page is None
+    page = found.out / PAGE if page is None else page
+    model, folder = fleet_model(found, PAGES if own else f"{page.stem}-ranks"), Folders(found.out)
+    reviews = {row.link: row.report for row in model.rows if row.link}
+    for old in (found.out / PAGES).glob("*.html") if own else ():
+        if f"{PAGES}/{old.name}" not in reviews:
             old.unlink()
-    page = made.get_template("rank.html.j2")
-    for name in shown:
-        rows = read_part(folders, "roofline", name).select(_SHOWN).to_pylist()
-        write_text(
-            page.render(name=name, path=found.states[name].path, rows=rows, style=style),
-            found.out / PAGES / f"{name}.html",
-        )
-    write_text(made.get_template("fleet.html.j2").render(model=model, style=style), found.out / PAGE)
-    return found.out / PAGE
+    for link, name in reviews.items():
+        review = page.parent / link
+        if not (own and review.is_file() and review.stat().st_mtime_ns > folder.state(name).stat().st_mtime_ns):
+            write_text(review_page(open_part(Part(found.out, name)), name, up=f"../{page.name}"), review)
+    text = environment().get_template("fleet.html.j2").render(model=model, style=asset("review.css"))
+    write_text(text, page)
+    return page

@@ -13,35 +13,31 @@ from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.join.inclusive import SHARED_COLUMNS, exclusive_table
 from dsocr_nvtx.roofline.points import Roofline
 from dsocr_nvtx.schema.checking import check_columns
-from dsocr_nvtx.schema.directories import JOINED, REMEDY, JoinedDirectory, open_directory
+from dsocr_nvtx.schema.directories import REMEDY
 from dsocr_nvtx.schema.hardware import Ceilings
+from dsocr_nvtx.schema.joins import ACCOUNTING, Part, open_directory
 from dsocr_nvtx.schema.tables import MEASURED
 
 
 @frozen(eq=False)
 class Opened:
-    """What `join` wrote into a directory: the roofline and its accounting; further tables are read when asked for."""
+    """What `join` wrote of one report: the roofline and its accounting; further tables are read when asked for."""
 
-    directory: JoinedDirectory
+    part: Part
     roofline: Roofline
     accounting: Accounting
     source: dict[str, str]
 
     @property
-    def folder(self) -> Path:
-        """The directory."""
-        return self.directory.folder
-
-    @property
     def kernels(self) -> pa.Table:
         """Every GPU operation."""
-        return self.directory.table("kernels")
+        return self.part.read("kernels")
 
     @property
     def ranges(self) -> pa.Table:
         """Every hooked call; costs that version 1 wrote are made exclusive."""
-        path = self.folder / "ranges.arrow"
-        table = exclusive_table(self.directory.table("ranges", SHARED_COLUMNS), str(path))
+        path = self.part.file("ranges")
+        table = exclusive_table(self.part.read("ranges", SHARED_COLUMNS), str(path))
         check_columns(table, MEASURED, path, REMEDY)
         return table
 
@@ -52,21 +48,29 @@ class Opened:
         return table.to_pylist() if table is not None else []
 
     def beside(self, name: str) -> pa.Table | None:
-        """Return a further table of the directory, None where it has none of that name."""
-        return self.directory.beside(name)
+        """Return a further table of the join, None where it has none of that name."""
+        return self.part.read(name) if self.part.has(name) else None
 
 
 def open_joined(folder: Path) -> Opened:
-    """Return a join's directory; refuse what is none, or was written by a version whose tables lack a column."""
-    directory = open_directory(folder)
-    accounting, source = _accounting(folder / JOINED, directory.told)
-    rows, stages = directory.table("roofline"), directory.table("stages")
+    """Return one report's join; refuse what is none, or was written by a version whose tables lack a column."""
+    found = open_directory(folder)
+    if found.is_fleet:
+        first = folder / found.parts[0].name
+        raise Refused(folder, "a data set of many reports (a fleet)", f"name one of them: {first}")
+    return open_part(found.parts[0])
+
+
+def open_part(part: Part) -> Opened:
+    """Return one report's join, as `open_joined` does."""
+    accounting, source = _accounting(part.file(ACCOUNTING), part.told)
+    rows, stages = part.read("roofline"), part.read("stages")
     about = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
     try:
         roofs = cattrs.structure(json.loads(about["ceilings"]), Ceilings)
     except (KeyError, ValueError, cattrs.BaseValidationError) as cause:
-        raise Refused(folder / "roofline.arrow", "no roofs in its metadata", REMEDY) from cause
-    return Opened(directory, Roofline(rows, stages, roofs, about.get("level", "")), accounting, source)
+        raise Refused(part.file("roofline"), "no roofs in its metadata", REMEDY) from cause
+    return Opened(part, Roofline(rows, stages, roofs, about.get("level", "")), accounting, source)
 
 
 def _accounting(path: Path, told: dict[str, Any]) -> tuple[Accounting, dict[str, str]]:

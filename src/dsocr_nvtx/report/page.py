@@ -54,8 +54,8 @@ class _Listed:
     others_lost_ns: int
 
 
-def review_page(opened: Opened, title: str = "") -> str:
-    """Return the review of a join as HTML."""
+def review_page(opened: Opened, title: str = "", up: str = "") -> str:
+    """Return the review of a join as HTML; of a rank, with a link ``up`` to the page of all."""
     found = opened.roofline
     every, stages = found.rows.to_pylist(), found.stages.to_pylist()
     listed, shown = _listed(every), sections.several(every)
@@ -66,7 +66,7 @@ def review_page(opened: Opened, title: str = "") -> str:
     shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges)
     drawn = chart(listed.rows, found.roofs, _main_dtype(opened))
     return environment().get_template("review.html.j2").render(
-        title=title or _title(opened),
+        title=title or _title(opened), up=up,
         about=_about(opened),
         cards=sections.cards(stages, every, climbed, opened.accounting.stalls),
         caveats=caveats(found, opened.accounting),
@@ -106,7 +106,7 @@ def roofline_picture(opened: Opened, title: str = "") -> str:
 
 
 def _title(opened: Opened) -> str:
-    return f"Roofline review: {shorten(opened.source.get('report', opened.folder.name))}"
+    return f"Roofline review: {shorten(opened.source.get('report', opened.part.name or opened.part.folder.name))}"
 
 
 def _listed(every: Sequence[Mapping[str, object]]) -> _Listed:

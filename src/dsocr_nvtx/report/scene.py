@@ -18,6 +18,7 @@ from dsocr_nvtx.report.lanes import Tracks, fitting, tracks
 from dsocr_nvtx.roofline.least import Floats
 from dsocr_nvtx.roofline.own import of_origin
 from dsocr_nvtx.roofline.rates import Rates
+from dsocr_nvtx.schema.joins import process_name
 
 _EXACT = 2**50
 """Nanoseconds below this survive as microseconds in a double, read back as a whole number of nanoseconds."""
@@ -111,8 +112,11 @@ def _processes(kernels: pa.Table, ranges: pa.Table, device: str) -> tuple[Ints, 
     host, ordinal = shown[: len(ranges)], numbers(kernels, "device")
     pair, first = groups(real[len(ranges) :], ordinal)
     top = int(shown.max(initial=0)) + 1
-    names = [(int(shown[i]), f"process {real[i]}") for i in np.unique(shown, return_index=True)[1]]
-    gpus = [(top + at, f"GPU {ordinal[i]} of process {real[len(ranges) + i]}: {device}") for at, i in enumerate(first)]
+    names = [(int(shown[i]), process_name(ranges, int(real[i]))) for i in np.unique(shown, return_index=True)[1]]
+    gpus = [
+        (top + at, f"GPU {ordinal[i]} of {process_name(ranges, int(real[len(ranges) + i]))}: {device}")
+        for at, i in enumerate(first)
+    ]
     return host, pair + top, names + gpus
 
 

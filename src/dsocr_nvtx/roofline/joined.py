@@ -25,11 +25,11 @@ from dsocr_nvtx.roofline.soundness import weighed
 from dsocr_nvtx.roofline.throttling import throttled
 from dsocr_nvtx.schema.directories import BESIDE, JOINED, check_report, check_run_directory, run_table
 from dsocr_nvtx.schema.files import replacing_directory, write_json, write_table
+from dsocr_nvtx.schema.joins import ACCOUNTING
 from dsocr_nvtx.schema.ranks import ranks_text
 from dsocr_nvtx.schema.seal import FILES, digests, sealed
 
 TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary", "host_calls")
-ACCOUNTING = "accounting"
 
 
 @frozen(kw_only=True, eq=False)

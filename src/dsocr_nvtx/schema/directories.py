@@ -3,19 +3,17 @@
 Commands take one kind each. What is another kind is refused by what it is, with the command that takes it.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.checking import check_finite, read_json
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.gauges import ENERGY, POWER
 from dsocr_nvtx.schema.page_records import PAGES
-from dsocr_nvtx.schema.seal import files_in, read_sealed
+from dsocr_nvtx.schema.seal import files_in
 from dsocr_nvtx.schema.summaries import HOST_CALLS, KERNELS_SUMMARY
 from dsocr_nvtx.schema.tables import (
     EXPERTS,
@@ -34,45 +32,6 @@ RUN, JOINED, FLEET = "run.json", "join.json", "fleet.json"
 """The file in each kind of directory that tells it."""
 _RUN_REMEDY = "give a run's directory as it was written"
 REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
-
-
-@frozen
-class JoinedDirectory:
-    """The output directory of one report's join: what its ``join.json`` tells, read once, and its tables."""
-
-    folder: Path
-    told: dict[str, Any]
-
-    def table(self, name: str, needed: Sequence[str] | None = None) -> pa.Table:
-        """Return a table: whole, undamaged, with the columns ``needed`` (all of its schema)."""
-        noted = files_in(self.told).get(f"{name}.arrow")
-        schema = {**JOINED_TABLES, **BESIDE, **LATER_TABLES}[name]
-        path = self.folder / f"{name}.arrow"
-        return check_finite(read_table(path, schema, needed=needed, sha256=noted, remedy=REMEDY), path, REMEDY)
-
-    def beside(self, name: str, needed: Sequence[str] | None = None) -> pa.Table | None:
-        """Return a table such as ``energy``; None where the join was written without it."""
-        file = f"{name}.arrow"
-        is_there = (self.folder / file).exists() or file in files_in(self.told)
-        return self.table(name, needed) if is_there else None
-
-
-def open_directory(folder: Path) -> JoinedDirectory:
-    """Open a join's output directory; refuse what is none of one report's join."""
-    if not folder.exists():
-        raise Refused(folder, "no such directory", REMEDY)
-    if not folder.is_dir():
-        raise Refused(
-            folder, "a file, not the directory that join wrote", f"dsocr-nvtx join {folder}, if it is a report"
-        )
-    if (folder / FLEET).exists():
-        remedy = "open its fleet.html; for this command join one report alone: dsocr-nvtx join REPORT -o OUT"
-        raise Refused(folder, "a data set of many reports (a fleet)", remedy)
-    if not (folder / JOINED).is_file():
-        remedy = f"dsocr-nvtx join REPORT --run {folder} -o OUT, and name OUT"
-        is_run = (folder / RUN).is_file()
-        raise Refused(folder, "a run's directory" if is_run else "no join.json in it", remedy if is_run else REMEDY)
-    return JoinedDirectory(folder, read_sealed(folder / JOINED, "not the accounting of a join", REMEDY))
 
 
 JOINED_TABLES = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}
@@ -99,7 +58,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def run_table(run: Path, name: str) -> pa.Table:
-    """Return a table of a run's directory, such as ``ranges`` or ``timings/launches``, as a `JoinedDirectory` does."""
+    """Return a table of a run's directory, such as ``ranges`` or ``timings/launches``, as `joined_table` does."""
     noted = files_in(read_manifest(run)).get(f"{name}.arrow")
     schema = RUN_TABLES[name]
     needed = [column for column in schema.names if column not in _OF_ONE_VERSION]

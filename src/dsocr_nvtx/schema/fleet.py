@@ -62,12 +62,14 @@ FLEET_RANKS = pa.schema(
         column("roofline_ns", _I64, "ns", "least time of the rank's work"),
         column("usual_wall_ns", _I64, "ns", "median busy time + median idle time of the ranks in the stage"),
         column("slowdown", _F64, "", "wall_ns / usual_wall_ns", null=True),
+        column("usual_busy_ns", _I64, "ns", "median busy time of the ranks, in proportion to this one's least time"),
+        column("busy_slowdown", _F64, "", "busy_owned_ns / usual_busy_ns", null=True),
         column("work_ns", _I64, "ns", "of wall_ns - usual_wall_ns: more (or less) work than usual"),
         column("device_ns", _I64, "ns", "of it: the GPU busy for longer than usual with that work"),
         column("waiting_ns", _I64, "ns", "of it: the GPU idle for longer than usual over so many steps"),
         column("sm_clock_mhz", _F64, "MHz", "median SM clock of the run, by the rank's run directory", null=True),
         column("throttle", WORD, "", "what held the clocks down, by the rank's run directory", null=True),
-        column("cause", WORD, "", "work, device or waiting, of a rank that is slow; else none"),
+        column("cause", WORD, "", "work, device or waiting, of a rank that is slow by wall or busy time; else none"),
         column("rule", WORD, "", "what decided the cause"),
     ]
 )

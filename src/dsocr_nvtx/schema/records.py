@@ -116,7 +116,7 @@ MODULES = ("sam", "clip", "projector", "embed", "decoder", "lm_head")
 
 
 def module_of(path: str) -> str:
-    """Return the module column for a path: its first part, ``model`` for what spans modules; of host work, all of it."""
+    """Return the module column for a path: its first part, ``model`` for what spans modules; all of host work."""
     if is_host(path):
         return path
     head = path.split(".", 1)[0]
