@@ -1,7 +1,7 @@
 """Decode modes: a static cache and a replayed graph choose the tokens of a growing cache, at the same costs."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> type[HostGraph]:
     monkeypatch.setattr(modes, "Graphed", HostGraphed)
     monkeypatch.setattr(HostGraph, "quiet", None)
     return HostGraph
+
+
+@pytest.fixture
+def compiled(model: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile with torch's tracer and no code generator, which need not be here."""
+    torch.compiler.reset()
+    monkeypatch.setattr(model, "get_compiled_call", lambda _: torch.compile(model.__call__, backend="eager"))
+    yield
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("mode", ["static", "graph"])
@@ -97,6 +106,16 @@ def test_hooks_see_the_static_cache_grow(model: Any) -> None:
     length = prompt[0].shape.tokens
     assert [call.shape.kv_len for call in steps] == [length + 1, length + 2, length + 3]
     assert {call.shape.kv_slots for call in steps} == {length + 4}
+
+
+def test_compiled_steps_are_recorded_as_static_steps_are(model: Any, compiled: None) -> None:
+    """The step that compiles is none of the run: its calls are not recorded, and what it wrote is undone."""
+    with hook(model) as static:
+        tokens = run(model, "static", static, max_new_tokens=5)
+    with hook(model) as session:
+        assert torch.equal(run(model, "compiled", session, max_new_tokens=5), tokens)
+    assert not session.errors
+    assert _costs(session.stats.records) == _costs(static.stats.records)
 
 
 def test_replays_are_recorded_as_static_steps_are(model: Any, graphs: type[HostGraph]) -> None:

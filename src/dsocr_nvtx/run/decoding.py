@@ -1,4 +1,4 @@
-"""How a page's tokens are decoded: with a cache that grows, with a static one, or as replays of one CUDA graph.
+"""How a page's tokens are decoded: with a cache that grows, or a static one, compiled or as a CUDA graph or neither.
 
 Contract: a `Generation` holds the cache and the tokens of one batch of pages; ``read_prompt`` makes the first token of
 each, ``prepare`` whatever has to be made before decoding, ``decode`` one more token of each inside the step's range.
@@ -53,6 +53,10 @@ class Network(Protocol):
 
     def _optimize_model_for_decode(self) -> AbstractContextManager[None]: ...
 
+    def get_compiled_call(self, compile_config: None) -> Callable[..., Any]:
+        """Return what torch.compile makes of a forward, as `generate` has it."""
+        ...
+
 
 @frozen(kw_only=True)
 class Decoding:
@@ -61,9 +65,9 @@ class Decoding:
     ``max_new_tokens`` counts as `generate` counts: the prefill chooses the first, each decode step one more.
     Generation also ends when every page has met one of ``stop_ids``; without any, nothing is read back from the device.
     ``switch_experts``: between prefill and decode, change the experts' implementation as `generate` would. ``mode``:
-    eager, static or graph. ``room``: new tokens that a static cache has room for, 0 for as many as may be made; a
-    warm-up needs the size of what it warms up. ``rehearse``: run a step, and undo it, before a graph is captured; a
-    process that has decoded such a page before need not.
+    eager, static, compiled or graph. ``room``: new tokens that a static cache has room for, 0 for as many as may be
+    made; a warm-up needs the size of what it warms up. ``rehearse``: run a step, and undo it, before a graph is
+    captured; a process that has decoded such a page before need not.
     """
 
     max_new_tokens: int = 32
@@ -100,9 +104,9 @@ class Generation(Protocol):
 
 def generation(network: Network, prompt: torch.Tensor, decoding: Decoding) -> Generation:
     """Return the generation that ``decoding.mode`` names, for prompts [pages, tokens]."""
-    if decoding.mode == "eager":
-        return Growing(network, prompt, decoding)
-    return Static(network, prompt, decoding) if decoding.mode == "static" else Graphed(network, prompt, decoding)
+    modes: dict[str, Callable[[Network, torch.Tensor, Decoding], Generation]]
+    modes = {"eager": Growing, "static": Static, "compiled": Compiled, "graph": Graphed}
+    return modes[decoding.mode](network, prompt, decoding)
 
 
 class Growing:
@@ -158,6 +162,7 @@ class Static:
         pages, count = prompt.shape
         device, slots = prompt.device, count + max(decoding.room, decoding.max_new_tokens)
         self.network, self.held, self.prompt = network, 0, count
+        self.call: Callable[..., Any] = network
         self.cache = StaticCache(config=network.config.text_config, max_cache_len=slots)
         _allocate(self.cache, network, pages, device)
         self.tokens = torch.zeros((pages, slots), dtype=prompt.dtype, device=device)
@@ -196,7 +201,7 @@ class Static:
 
     def advance(self) -> None:
         """Run a step on the device: nothing is read back, nothing but the step's own results changes its address."""
-        self.logits = _logits(self.network, self.ids, self.positions, self.cache)
+        self.logits = _logits(self.call, self.ids, self.positions, self.cache)
         self._take()
 
     def _take(self) -> None:
@@ -226,6 +231,16 @@ class Static:
         finally:
             for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
+
+
+class Compiled(Static):
+    """A static step that torch.compile makes code of, as `generate` does with a static cache; on a GPU a CUDA graph."""
+
+    def prepare(self, session: StepSession) -> None:
+        """Compile the step: run it once unrecorded, and undo it. The next run is captured, and all others replayed."""
+        self.call = self.network.get_compiled_call(None)
+        with session.muted(), self.undone():
+            self.advance()
 
 
 class Graphed(Static):
@@ -266,8 +281,10 @@ def _allocate(cache: StaticCache, network: Network, pages: int, device: torch.de
     cache.early_initialization(pages, heads, width, dtype, device)
 
 
-def _logits(network: Network, ids: torch.Tensor, positions: torch.Tensor, cache: object, **extra: object) -> Any:
-    return network(
+def _logits(
+    call: Callable[..., Any], ids: torch.Tensor, positions: torch.Tensor, cache: object, **extra: object
+) -> Any:
+    return call(
         input_ids=ids,
         position_ids=positions,
         use_cache=True,

@@ -47,10 +47,11 @@ class Attention(StrEnum):
 
 
 class Decode(StrEnum):
-    """Ways to decode: a cache that grows, one of fixed size, or a CUDA graph of a whole step replayed."""
+    """Ways to decode: a cache that grows, or one of fixed size; with that, a compiled step or one CUDA graph of it."""
 
     EAGER = "eager"
     STATIC = "static"
+    COMPILED = "compiled"
     GRAPH = "graph"
 
 
@@ -124,7 +125,8 @@ def run_command(
         Experts, typer.Option(help="auto: grouped_mm, and on a GPU batched_mm to decode.")
     ] = Experts.AUTO,
     decode: Annotated[
-        Decode, typer.Option(help="A growing cache, a static one, or a CUDA graph of the whole step replayed.")
+        Decode,
+        typer.Option(help="A growing cache, a static one, with it torch.compile as in generate, or one CUDA graph."),
     ] = Decode.EAGER,
     cudnn_sdpa: Annotated[
         bool,
