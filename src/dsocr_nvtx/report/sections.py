@@ -3,6 +3,7 @@
 Exact numbers stand beside the words wherever a total is shown, so that a reader (and a test) can add them up again.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from attrs import frozen
@@ -103,13 +104,15 @@ def several(rows: Sequence[Row]) -> bool:
 
 def who(row: Row, *, shown: bool) -> str:
     """Return which process and GPU a row is of, where that is to be shown."""
-    return f"rank {row['rank']}, process {row['pid']}, GPU {row['device']}" if shown else ""
+    gpu = "" if row["device"] is None else f", GPU {row['device']}"
+    return f"rank {row['rank']}, process {row['pid']}{gpu}" if shown else ""
 
 
 def stage_labels(stages: Sequence[Row]) -> list[str]:
-    """Return a name for each row of a STAGES table: the stage, and whose it is where there are several."""
-    shown = several(stages)
-    return [" ".join(filter(None, (str(s["stage"]), f"({who(s, shown=shown)})" if shown else ""))) for s in stages]
+    """Return a name for each row of a STAGES table: the stage, and whose it is where there are several of the name."""
+    count = Counter(str(stage["stage"]) for stage in stages)
+    named = ((str(stage["stage"]), who(stage, shown=count[str(stage["stage"])] > 1)) for stage in stages)
+    return [f"{name} ({whose})" if whose else name for name, whose in named]
 
 
 def cards(stages: Sequence[Row], rows: Sequence[Row], rungs: Sequence[Row], stalls: Sequence[Stall]) -> list[Card]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from dsocr_nvtx.join.stalls import Stall
+from dsocr_nvtx.schema.records import LayerKind, Stage
 
 Record = Mapping[str, object]
 
@@ -43,6 +44,8 @@ def verdict(stage: Record) -> str:
     wall, busy, idle = (number(stage[name]) for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns"))
     if not wall:
         return f"{stage['stage']}: no device time"
+    if stage["stage"] == Stage.HOST:
+        return f"host work outside steps: the GPU waits {milliseconds(idle)} ms for it"
     what = _evidence(stage, wall, busy, idle)
     floor = number(stage["roofline_ns"])
     per_step = wall / max(number(stage["steps"]), 1)
@@ -86,7 +89,9 @@ _CAUSE_WORDS = {
 
 
 def place(row: Record) -> str:
-    """Return where a row is in the network, like ``decoder.3 experts``."""
+    """Return where a row is in the network, like ``decoder.3 experts``; of host work, what it is."""
+    if row["kind"] == LayerKind.HOST:
+        return str(row["module"])
     layer = "" if row["layer"] is None else f".{row['layer']}"
     return f"{row['module']}{layer} {row['kind']}"
 

@@ -1,4 +1,7 @@
-"""What of a row may be said: nothing that rests on costs where those are not certain, no verdict without roofs."""
+"""What of a row may be said: nothing that rests on costs where those are not certain, no verdict without roofs.
+
+Nor is anything that rests on costs said of host work, which has none.
+"""
 
 from collections.abc import Mapping
 
@@ -9,7 +12,7 @@ import pyarrow.compute as pc
 
 from dsocr_nvtx.join.columns import Ints, rows_with
 from dsocr_nvtx.roofline.own import of_origin
-from dsocr_nvtx.schema.records import CostState
+from dsocr_nvtx.schema.records import CostState, Stage
 
 
 def doubtful(ranges: pa.Table, group: Ints, count: int) -> dict[str, Ints]:
@@ -19,6 +22,12 @@ def doubtful(ranges: pa.Table, group: Ints, count: int) -> dict[str, Ints]:
         here = ran & rows_with(ranges, "cost_state", state) if "cost_state" in ranges.column_names else ran & False
         found[f"{state}_calls"] = np.bincount(group[here], minlength=count).astype(np.int64)
     return found
+
+
+def modelled(labels: Mapping[str, object]) -> npt.NDArray[np.bool_]:
+    """Return which rows are of the model: of stage and kind, where they have one, neither is that of host work."""
+    words = [np.asarray(labels[name]) for name in ("stage", "kind") if name in labels]
+    return np.asarray(np.logical_and.reduce([each != Stage.HOST for each in words]), bool)
 
 
 _ON_COSTS = ("achieved_tflops", "achieved_gbps", "intensity", "efficiency", "bound", "above_roof", "mfu", "mbu")

@@ -17,6 +17,7 @@ from attrs import frozen
 from dsocr_nvtx.join.columns import integer, known, numbers, rows_with
 from dsocr_nvtx.roofline.tax import TAX_RULE, taxed
 from dsocr_nvtx.schema.gauges import LADDER
+from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.tables import conform
 
 RUNGS = ("now", "no_stall", "graph", "fused", "roof")
@@ -50,7 +51,7 @@ class Gaps:
 
 
 def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | None = None) -> pa.Table:
-    """Return LADDER of a join's KERNELS and STAGES tables.
+    """Return LADDER of a join's KERNELS and STAGES tables; host work climbs none.
 
     ``launching`` is what `ceilings` measured of launching (`read_launching`); without it that of the tables' metadata;
     without that the stream's gap is read from the capture. A graph's gap is that of the capture's own replays; without
@@ -59,7 +60,8 @@ def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | N
     about = {k.decode(): v.decode() for k, v in (stages.schema.metadata or {}).items()}
     gaps = find_gaps(kernels, {**about, **(launching or {})})
     tax = taxed(kernels)
-    rows = [row for stage in stages.to_pylist() for row in _rungs(stage, kernels, tax, gaps)]
+    of_model = (stage for stage in stages.to_pylist() if stage["stage"] != Stage.HOST)
+    rows = [row for stage in of_model for row in _rungs(stage, kernels, tax, gaps)]
     columns = {name: [row[name] for row in rows] for name in LADDER.names}
     kept = {key: about[key] for key in ("dsocr_nvtx", "device", "roofs", "report", "sha256", "level") if key in about}
     sources = {name: gap.source for name, gap in (("stream_gap", gaps.stream), ("replay_gap", gaps.replay)) if gap}

@@ -17,7 +17,7 @@ from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.events import called, check_events
 from dsocr_nvtx.join.kernels import Kernels
 from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
-from dsocr_nvtx.roofline.certainty import doubtful, judged, unjudged
+from dsocr_nvtx.roofline.certainty import doubtful, judged, modelled, unjudged
 from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
 from dsocr_nvtx.roofline.operations import CallOperations, small_rule
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
@@ -90,7 +90,7 @@ def roofline(
     rows = rows.replace_schema_metadata(rows.schema.metadata | {b"above_roof": about["above_roof"].encode()})
     staged = _sums(calls, keys[:3])
     certain = np.asarray(staged["unknown_calls"]) + np.asarray(staged["contradicted_calls"]) == 0
-    staged |= judged(_stage_columns(ranges, own, keys[:3], roofs), certain)
+    staged |= judged(_stage_columns(ranges, own, keys[:3], roofs), certain & modelled(staged))
     staged = staged if roofs.is_known else unjudged(staged)
     stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
     return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
@@ -150,7 +150,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         **cost,
         **time,
         **unsure,
-        **judged(rates, np.sum(list(unsure.values()), axis=0) == 0),
+        **judged(rates, (np.sum(list(unsure.values()), axis=0) == 0) & modelled(labels)),
         "throttle": [None] * count,
     }
 

@@ -50,11 +50,15 @@ _EVENT = column("event_id", _I64, "", "hooked call, unique within its process; n
 _SHARED = (
     column("path", WORD, "", "module path, as the NVTX message"),
     column(
-        "module", WORD, "", "first part of the path: sam, clip, projector, embed, decoder, lm_head; model for stages"
+        "module",
+        WORD,
+        "",
+        "first part of the path: sam, clip, projector, embed, decoder, lm_head; model for stages; "
+        "all of it for host work",
     ),
-    column("kind", WORD, "", "what it computes; rest: a container's own work"),
+    column("kind", WORD, "", "what it computes; rest: a container's own work; host: what the host does besides"),
     column("level", WORD, "", "stage, layer or op"),
-    column("stage", WORD, "", "vision, prefill, decode or unknown"),
+    column("stage", WORD, "", "vision, prefill, decode, mixed, host (work outside steps) or unknown"),
     column("step", _I64, "", "how many earlier steps this stage had"),
     column("layer", _I32, "", "layer index within the module", null=True),
     column("dtype", WORD, "", "element type"),
@@ -338,7 +342,13 @@ _RATES = (
         null=True,
     ),
 )
-_STAGE = column("stage", WORD, "", "vision, prefill, decode, unknown, or mixed: prefill and decode in one forward")
+_STAGE = column(
+    "stage",
+    WORD,
+    "",
+    "vision, prefill, decode, unknown; mixed: prefill and decode in one forward; host: the host's work outside steps, "
+    "which has no roof",
+)
 _DOUBTFUL = (
     column("unknown_calls", _I64, "", "ranges of which the cost is not known: rates and bound are null where any is"),
     column("contradicted_calls", _I64, "", "ranges whose tensors contradict their cost: as with unknown_calls"),
@@ -351,8 +361,8 @@ _PLACE = (
     _STAGE,
 )
 _ROW = (
-    column("module", WORD, "", "sam, clip, projector, embed, decoder, lm_head; model for what spans them"),
-    column("kind", WORD, "", "what it computes; rest: a container's own work"),
+    column("module", WORD, "", "sam, clip, projector, embed, decoder, lm_head; model for what spans them; host work"),
+    column("kind", WORD, "", "what it computes; rest: a container's own work; host: no work of the device's"),
     column("layer", _I32, "", "layer index within the module", null=True),
     column("calls", _I64, "", "calls that the row adds up"),
     *_DOUBTFUL,
