@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 PAGES = 16
+COUNTS = (1, PAGES)
 DATE = "2026-11-23"
 WATCHED = ("--calibrate", "--power")
-DECODES = ("eager", "static", "graph")
+DECODES = ("eager", "static", "compiled", "graph")
 MODES = ("tiny", "small", "base", "large")
 
 WORKLOADS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,205 @@
+"""Layers through torch.compile on one GPU: their cost, whether tokens stay equal, and where kernels lie. Needs nsys.
+
+    python3 reports/compile_check.py -o DIR [--only generate model forward]
+
+Three ways to compile a decode step: as `generate` does with a static cache, `torch.compile(model)`, and the decoder's
+``forward`` alone. Each runs twice: timed without a tool, unhooked, hooked and unhooked again in one process; then under
+nsys through nsys_scripts/profile.sh, joined. Writes ``compile_check.json``, ``compile_check.md`` and ``WAY.sqlite``.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+WAYS = ("generate", "model", "forward")
+TOKENS, SHORT, ROUNDS = 64, 16, 5
+IMAGE_TOKENS, TEXT_TOKENS = 273, 10
+"""A page of mode base, 16 x 16 image tokens with their line ends, and a few words."""
+
+
+def main() -> None:
+    """Run every way in processes of its own; write what came out after each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--child", choices=("timed", "profiled"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        json.dump((timed if asked.child == "timed" else profiled)(asked.only[0]), asked.out.open("w"))
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for way in asked.only:
+        found[way] = _both(asked.out, way)
+        (asked.out / "compile_check.json").write_text(json.dumps(found, indent=1))
+        (asked.out / "compile_check.md").write_text(page(found))
+        print(way, found[way], flush=True)
+
+
+def _both(out: Path, way: str) -> dict[str, Any]:
+    report, profile = out / way, Path(__file__).parents[1] / "nsys_scripts" / "profile.sh"
+    child = [sys.executable, __file__, "--only", way, "-o", str(out / "child.json"), "--child"]
+    found: dict[str, Any] = {}
+    for name, words in (("timed", child), ("profiled", ["bash", str(profile), "-o", str(report), *child])):
+        done = subprocess.run([*words, name], check=False, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            return found | {f"{name} failed": done.stderr[-2000:]}
+        found |= json.loads((out / "child.json").read_text())
+    sqlite = f"{report}.sqlite"
+    for words in (
+        ["nsys", "export", "-t", "sqlite", "--force-overwrite", "true", "-o", sqlite, f"{report}.nsys-rep"],
+        [sys.executable, "-m", "dsocr_nvtx", "join", sqlite, "-o", f"{report}.dsocr", "--force"],
+    ):
+        subprocess.run(words, check=True, capture_output=True)  # noqa: S603
+    return found | joined(Path(f"{report}.dsocr"))
+
+
+def timed(way: str) -> dict[str, Any]:
+    """Return step times without hooks, with them, and without again, and whether the tokens are the same."""
+    from dsocr_nvtx.hooks import hook
+
+    with prepared(way) as (model, make):
+        run = warm(make())
+        expected, bare = run(TOKENS), [step_ms(run) for _ in range(ROUNDS)]
+        with hook(model) as session:
+            run = warm(make())
+            equal, hooked = bool((run(TOKENS) == expected).all()), [step_ms(run) for _ in range(ROUNDS)]
+        run = warm(make())
+        bare += [step_ms(run) for _ in range(ROUNDS)]
+        return {"bare_ms": bare, "hooked_ms": hooked, "tokens_equal": equal, "errors": session.errors}
+
+
+def profiled(way: str) -> dict[str, Any]:
+    """Run as a user would: hooks around, two calls to warm up, then the one that counts."""
+    from dsocr_nvtx.hooks import hook
+
+    with prepared(way) as (model, make), hook(model) as session:
+        warm(make())(TOKENS)
+        return {"checks": session.checks.summary}
+
+
+@contextmanager
+def prepared(way: str) -> Iterator[tuple[Any, Callable[[], Callable[[int], Any]]]]:
+    """Yield the model, and what makes the function that generates so many tokens."""
+    import torch
+
+    from dsocr_nvtx.run.model import random_model, true_config
+
+    config = true_config()
+    torch.manual_seed(0)
+    model: Any = random_model(config, device=torch.device("cuda"), dtype=torch.bfloat16)
+    ids = torch.randint(5, 1000, (1, IMAGE_TOKENS + TEXT_TOKENS), device="cuda")
+    ids[:, 1 : 1 + IMAGE_TOKENS] = config.image_token_id
+    page = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 1024, 1024, device="cuda", dtype=torch.bfloat16)}
+    decoder = model.model.language_model
+
+    def make() -> Callable[[int], Any]:
+        decoder.__dict__.pop("forward", None) if way == "forward" else None
+        if way == "model":
+            call = torch.compile(model, mode="reduce-overhead")
+            return lambda count: by_hand(model, call, page, count)
+        extra = {"cache_implementation": "static", "do_sample": False}
+        if way == "forward":
+            decoder.forward = torch.compile(decoder.forward, mode="reduce-overhead")
+            extra["disable_compile"] = True
+        return lambda count: model.generate(**page, **extra, max_new_tokens=count, min_new_tokens=count)[
+            :, ids.shape[1] :
+        ]
+
+    with torch.inference_mode():
+        yield model, make
+
+
+def by_hand(model: Any, call: Callable[..., Any], page: dict[str, Any], count: int) -> Any:
+    """Generate with a static cache in a loop of one's own; the prompt is not compiled."""
+    import torch
+    from transformers import StaticCache
+
+    from dsocr_nvtx.run.model import CACHE_ARGUMENT
+
+    cache = StaticCache(config=model.config.text_config, max_cache_len=IMAGE_TOKENS + TEXT_TOKENS + TOKENS)
+    rest = {CACHE_ARGUMENT: cache, "use_cache": True, "logits_to_keep": 1}
+    logits, tokens = model(**page, **rest).logits, []
+    for _ in range(count):
+        tokens.append(logits[:, -1:].argmax(-1))
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        logits = call(input_ids=tokens[-1], **rest).logits
+    return torch.cat(tokens, 1)
+
+
+def warm(run: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Call twice: the first compiles, the second captures."""
+    run(6), run(6)
+    return run
+
+
+def step_ms(run: Callable[[int], Any]) -> float:
+    """Return a decode step's time: what a long text takes more than a short one, by step."""
+    import torch
+
+    def seconds(count: int) -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        run(count)
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    return (seconds(TOKENS) - seconds(SHORT)) / (TOKENS - SHORT) * 1e3
+
+
+def joined(folder: Path) -> dict[str, Any]:
+    """Return where decode's kernel time lies, and what the steps of the last call hold."""
+    from collections import Counter
+
+    import pyarrow.compute as pc
+
+    from dsocr_nvtx.report.opened import open_joined
+
+    ranges = open_joined(folder).ranges
+    decode = ranges.filter(pc.equal(ranges["stage"], "decode")).to_pylist()
+    leaf = sum(r["kernel_ns"] for r in decode if r["level"] == "op" or r["kind"] in ("lm_head", "embed"))
+    last = max(r["step"] for r in decode) - TOKENS + 2
+    ran = [r for r in decode if r["step"] >= last and r["origin"] != "captured"]
+    layers = Counter(r["step"] for r in ran if r["level"] == "layer" and r["layer"] is not None)
+    heads = Counter(r["step"] for r in ran if r["kind"] == "lm_head")
+    lengths = {r["step"]: r["kv_len"] for r in ran if r["path"] == "model"}
+    first = min(lengths.values())
+    return {
+        "decode_kernel_ms": sum(r["kernel_ns"] for r in decode) / 1e6,
+        "in_leaf_ranges": leaf / sum(r["kernel_ns"] for r in decode),
+        "steps": len(layers),
+        "layers_a_step": sorted(set(layers.values())),
+        "lm_heads_a_step": sorted(set(heads.values())),
+        "kv_right": [lengths[s] for s in sorted(lengths)] == list(range(first, first + len(lengths))),
+        "first_kv": first,
+        "unknown_costs": sum(r["cost_state"] == "unknown" for r in decode),
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the table of all ways as Markdown."""
+    lines = [
+        "| compiled | unhooked, ms | hooked, ms | more | tokens same | in leaf ranges | layers | lm_heads | KV right |",
+        "|---|" + "--:|" * 8,
+    ]
+    for way, told in found.items():
+        bare, hooked = (statistics.median(told.get(name) or [0]) for name in ("bare_ms", "hooked_ms"))
+        share = f"{told['in_leaf_ranges']:.1%}" if "in_leaf_ranges" in told else "failed"
+        more = f"{hooked / bare - 1:+.1%}" if bare else ""
+        rest = (told.get(name) for name in ("tokens_equal", "layers_a_step", "lm_heads_a_step", "kv_right"))
+        equal, layers, heads, right = rest
+        lines.append(
+            f"| {way} | {bare:.3f} | {hooked:.3f} | {more} | {equal} | {share} | {layers} | {heads} | {right} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
