@@ -15,6 +15,7 @@ from attrs import asdict, evolve, field, frozen
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.digest import digest
 from dsocr_nvtx.roofline.joined import TABLES
+from dsocr_nvtx.schema.directories import SERVED_TABLES
 from dsocr_nvtx.schema.files import write_json
 from dsocr_nvtx.schema.joins import ACCOUNTING, Part
 from dsocr_nvtx.schema.seal import read_sealed, sealed
@@ -88,13 +89,13 @@ class Folders:
         """Take one report's state and tables away."""
         self.state(name).unlink(missing_ok=True)
         self.part(ACCOUNTING, name).unlink(missing_ok=True)
-        for table in TABLES:
+        for table in (*TABLES, *SERVED_TABLES):
             # Whole, as it is ours: a process that was killed there left a temporary file beside the part.
             shutil.rmtree(self.part(table, name).parent, ignore_errors=True)
 
     def check_links(self) -> None:
         """Refuse a link among what is ours: through it, what lies elsewhere would be overwritten or deleted."""
-        for ours in (*TABLES, ACCOUNTING, "state", PAGES):
+        for ours in (*TABLES, *SERVED_TABLES, ACCOUNTING, "state", PAGES):
             for place, folders, files in os.walk(self.out / ours):
                 for path in (Path(place), *(Path(place) / name for name in (*folders, *files))):
                     if path.is_symlink():

@@ -16,6 +16,7 @@ from dsocr_nvtx.join.contradictions import Contradictions
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Origin, Ranges
+from dsocr_nvtx.join.served_marks import ServedWork
 from dsocr_nvtx.join.stalls import Stall, stalls
 from dsocr_nvtx.join.times import DeviceTime, Measured
 from dsocr_nvtx.schema.payload import Flag
@@ -56,7 +57,7 @@ class Accounting:
     busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
     ``set_apart`` are records of the report that cannot be; they are in no other number here. ``unknown_costs`` and
     ``contradicted_costs`` say, by stage, of which sites how many calls have a cost that is not known, or that tensors
-    contradict; ``contradiction`` is the first that hooks told of in words.
+    contradict; ``contradiction`` is the first that hooks told of in words. ``served`` is what a serving engine told.
     """
 
     operations: int
@@ -75,6 +76,7 @@ class Accounting:
     unknown_costs: dict[str, dict[str, int]] = field(factory=dict)
     contradicted_costs: dict[str, dict[str, int]] = field(factory=dict)
     contradiction: str = ""
+    served: ServedWork = field(factory=ServedWork)
 
     def balances(self) -> bool:
         """Say whether attributed + unattributed = total, and owned busy + owned idle = wall on every device."""

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.source import mapped
@@ -29,21 +29,33 @@ from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Ranges
 from dsocr_nvtx.join.ranks import identities
 from dsocr_nvtx.join.replays import captured_ranges, replay
+from dsocr_nvtx.join.served_marks import read_served
+from dsocr_nvtx.join.served_steps import served_steps
 from dsocr_nvtx.join.tables import measured_table, time_order
 from dsocr_nvtx.join.times import Measured
 from dsocr_nvtx.schema.ranks import Rank
+from dsocr_nvtx.schema.served_tables import SERVED_STEPS
 from dsocr_nvtx.schema.summaries import HOST_CALLS
 
 
 @frozen(kw_only=True, eq=False)
 class Joined:
-    """KERNELS yet to be made, MEASURED, HOST_CALLS, the accounting of one trace, and its ranks by process id."""
+    """KERNELS yet to be made, MEASURED, HOST_CALLS, the accounting of one trace, and its ranks by process id.
+
+    SERVED_STEPS has no rows where nobody served.
+    """
 
     operations: Kernels
     ranges: pa.Table
     accounting: Accounting
     ranks: Mapping[int, Rank] = field(factory=dict)
     host_calls: pa.Table = field(factory=HOST_CALLS.empty_table)
+    served_steps: pa.Table = field(factory=SERVED_STEPS.empty_table)
+
+    @property
+    def served(self) -> dict[str, pa.Table]:
+        """The tables of a serving engine's run by name; none of any other."""
+        return {"served_steps": self.served_steps} if len(self.served_steps) else {}
 
     @cached_property
     def kernels(self) -> pa.Table:
@@ -76,6 +88,7 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     operations, launches = trace.operations, trace.launches.select(("tid", "start_ns"))
+    marks = read_served(trace.announcements)
     del trace, accounted
     owner = measured.rows(found.owner)
     ranges = measured_table(every, measured, weights, who)
@@ -84,8 +97,12 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     if not isinstance(order, slice):
         ranges, owner = ranges.take(order), np.append(np.argsort(order), -1)[owner]
     kernels = Kernels.of(operations, launches, ranges, found, owner, measured.op_busy_ns, who)
+    steps = SERVED_STEPS.empty_table()
+    if marks:
+        steps, served = served_steps(marks, ranges, where)
+        accounting = evolve(accounting, served=served)
     return Joined(
-        operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks, host_calls=called
+        operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks, host_calls=called, served_steps=steps
     )  # fmt: skip
 
 

@@ -139,10 +139,14 @@ def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path])
         written.result()
     write_table(found.rows, folder / place("roofline"))
     write_table(found.stages, folder / place("stages"))
-    for name, table in whole.beside.items():
+    served = {
+        name: table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
+        for name, table in joined.served.items()
+    }
+    for name, table in (whole.beside | served).items():
         write_table(table, folder / place(name))
     notes = [found.other_gpu] if found.other_gpu else []
     about_all = {"source": about, "level": found.level, "notes": notes}
-    hashes = digests(folder, [folder / place(name) for name in (*TABLES, *whole.beside)])
+    hashes = digests(folder, [folder / place(name) for name in (*TABLES, *whole.beside, *served)])
     write_json(sealed({**about_all, FILES: hashes, **joined.accounting.as_dict()}), folder / place(ACCOUNTING))
     return found

@@ -17,14 +17,14 @@ from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.schema.checking import check_columns, check_finite, check_valid, read_regular
-from dsocr_nvtx.schema.directories import BESIDE, FLEET, JOINED, JOINED_TABLES, LATER_TABLES, REMEDY, RUN
+from dsocr_nvtx.schema.directories import BESIDE, FLEET, JOINED, JOINED_TABLES, LATER_TABLES, REMEDY, RUN, SERVED_TABLES
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.seal import check_seal, files_in, read_sealed
 
 ACCOUNTING = "accounting"
 """What went where in a join, by name; its file in a report's own directory is `JOINED`."""
 AGAIN = "join the report again: remove its file in the fleet's directory state, and repeat the call"
-_TABLES = {**JOINED_TABLES, **BESIDE, **LATER_TABLES}
+_TABLES = {**JOINED_TABLES, **BESIDE, **LATER_TABLES, **SERVED_TABLES}
 _PROCESS_BITS = 32
 """Process ids of a system are below 2**32: above them stands which report of a fleet it is."""
 _REPORTS = b"fleet_reports"
