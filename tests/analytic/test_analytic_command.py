@@ -1,6 +1,7 @@
 """`dsocr-nvtx analytic`: what it writes, prints and refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from dsocr_nvtx.analytic.released import RELEASED, read_config
 from dsocr_nvtx.analytic.table import PageRequest, page_calls, page_table, page_total
 from dsocr_nvtx.cli.analytic import page_arrow, page_costs
 from dsocr_nvtx.cli.commands import app
-from dsocr_nvtx.errors import Refused
+from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.hardware import datasheet
 from dsocr_nvtx.schema.records import COST_FIELDS, Stage
@@ -203,3 +204,32 @@ def test_an_unknown_quantisation_is_refused_by_name(tmp_path: Path) -> None:
     done = _run("--config", str(config))
     assert isinstance(done.exception, Refused)
     assert f"{config}: config.quantization_config.quant_method: is 'vptq'" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        (("--batch", f"{1 << 21}"), "batch 2,097,152 is more than the 1,048,576"),
+        (("--prompt-tokens", f"{10**24}"), "prompt_tokens 1,000,000,000"),
+        (("--mode", "gundam", "--tiles", "2000x1000"), "tiles 2,000,000"),
+        (("--decode-tokens", f"{10**12}"), "more than the 131,072 that are priced"),
+    ],
+)
+def test_pages_without_end_are_refused_at_once(sizes: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        CliRunner().invoke(app, ["analytic", *sizes], catch_exceptions=False)
+
+
+def test_a_page_that_costs_more_than_64_bits_hold_is_refused() -> None:
+    config = native()
+    config["text_config"]["intermediate_size"] = (1 << 31) - 1
+    layers = build_analytic_layers_from_config(config)
+    with pytest.raises(Refused, match="tensor_flops of the page is more than 64 bits hold"):
+        page_costs(layers, PageRequest(mode="large", batch=1 << 14), None)
+
+
+def test_what_never_ends_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    for path in (Path("/dev/zero"), tmp_path / "config.json", tmp_path):
+        with pytest.raises(Refused, match="a pipe or a device"):
+            read_config(path)

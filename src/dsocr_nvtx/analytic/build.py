@@ -103,7 +103,7 @@ def _translated(section: Section, constants: dict[str, Any]) -> Section:
 
 def _sparse_layers(text: Section) -> tuple[bool, ...]:
     """Say for each decoder layer whether it is a mixture of experts."""
-    layers = text.count("num_hidden_layers")
+    layers = text.layers("num_hidden_layers")
     kinds = text.words("mlp_layer_types", layers, ("dense", "sparse"))
     if kinds is not None:
         return tuple(kind == "sparse" for kind in kinds)

@@ -17,7 +17,7 @@ QWEN_QUERIES = (144, 256)
 
 def build_sam(section: Section) -> ImageEncoderViT:
     """Return SAM's encoder."""
-    width, layers = section.count("hidden_size"), section.count("num_hidden_layers")
+    width, layers = section.count("hidden_size"), section.layers("num_hidden_layers")
     section.divides("num_attention_heads", "hidden_size")
     grid = section.side("image_size") // section.side("patch_size")
     if grid < 1:
@@ -68,7 +68,7 @@ def build_clip(section: Section) -> VitModel:
     return VitModel(
         embeddings=ClipEmbeddings(width=width, positions=positions),
         pre_norm=norm,
-        blocks=(block,) * section.count("num_hidden_layers"),
+        blocks=(block,) * section.layers("num_hidden_layers"),
     )
 
 
@@ -82,7 +82,7 @@ def _vision_mlp(section: Section, inner: str, activation: str) -> VisionMLP:
 
 def build_qwen(section: Section) -> Qwen2VisionEncoder:
     """Return deepseek_ocr2's second encoder."""
-    section.words("layer_types", section.count("num_hidden_layers"), ("full_attention",))
+    section.words("layer_types", section.layers("num_hidden_layers"), ("full_attention",))
     width, heads = section.count("hidden_size"), section.count("num_attention_heads")
     head_dim, norm = section.divides("num_attention_heads", "hidden_size"), DeepseekV2RMSNorm(width=width)
     grouped = section.divides("num_key_value_heads", "num_attention_heads")
@@ -93,7 +93,7 @@ def build_qwen(section: Section) -> Qwen2VisionEncoder:
     block = DeepseekV2DecoderLayer(input_norm=norm, attention=attention, post_norm=norm, mlp=mlp)
     return Qwen2VisionEncoder(
         queries=QWEN_QUERIES,
-        blocks=(block,) * section.count("num_hidden_layers"),
+        blocks=(block,) * section.layers("num_hidden_layers"),
         norm=norm,
         rotary=LlamaRotaryEmbedding(head_dim=head_dim),
     )

@@ -8,6 +8,8 @@ from attrs import frozen
 from dsocr_nvtx.errors import Refused
 
 _MISSING = object()
+_MOST, _MOST_LAYERS = (1 << 31) - 1, 1 << 12
+"""A dimension fits 32 bits in every framework; layers, and entries of a list, are gone through one by one."""
 
 
 @frozen
@@ -34,6 +36,13 @@ class Section:
         """Return a whole number of at least one."""
         return self._whole(name, default, least=1)
 
+    def layers(self, name: str) -> int:
+        """Return a number of layers: at least one, and no more than any network has."""
+        count = self.count(name)
+        if count > _MOST_LAYERS:
+            raise self._refused(name, f"is {count}, more than {_MOST_LAYERS:,}")
+        return count
+
     def index(self, name: str, default: int | None = None) -> int:
         """Return a whole number of at least zero."""
         return self._whole(name, default, least=0)
@@ -50,7 +59,7 @@ class Section:
     def counts(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Return a list of at least one whole number, each at least one."""
         values = self._listed(name, default)
-        if not values or not all(_is_whole(value) and value >= 1 for value in values):
+        if not values or not all(_is_whole(value) and 1 <= value <= _MOST for value in values):
             raise self._refused(name, f"is {list(values)!r}, not a list of positive whole numbers")
         return values
 
@@ -116,6 +125,8 @@ class Section:
             raise self._refused(name, f"is {value!r}, not a whole number")
         if value < least:
             raise self._refused(name, f"is {value}, less than {least}")
+        if value > _MOST:
+            raise self._refused(name, f"is {_shown(value)}, more than {_MOST:,}")
         return int(value)
 
     def _listed(self, name: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -126,6 +137,8 @@ class Section:
         value = self._raw(name)
         if not isinstance(value, (list, tuple)):
             raise self._refused(name, f"is {value!r}, not a list")
+        if len(value) > _MOST_LAYERS:
+            raise self._refused(name, f"has {len(value):,} entries, more than {_MOST_LAYERS:,}")
         return tuple(value)
 
     def _raw(self, name: str) -> Any:
@@ -135,6 +148,11 @@ class Section:
 
     def _refused(self, name: str, found: str) -> Refused:
         return Refused(f"{self.path}.{name}", found, "pass the configuration the model was built from")
+
+
+def _shown(value: int) -> str:
+    """Return a number in few characters: JSON's may have thousands of digits."""
+    return str(value) if value < 1 << 64 else f"a number of {value.bit_length():,} bits"
 
 
 def _is_whole(value: object) -> bool:

@@ -20,6 +20,9 @@ PROMPT_TEXT_TOKENS = 10
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 EXPERTS = ("grouped_mm", "batched_mm", "eager", "deepgemm", "sonicmoe")
 
+_MOST, _MOST_STEPS = 1 << 20, 1 << 17
+"""Sequences, tokens and tiles of a page; and decode steps, each of which is priced by itself."""
+
 ROW_COLUMNS: tuple[str, ...] = ("stage", "module", "kind", "layer", "calls", *COST_FIELDS)
 
 
@@ -55,6 +58,11 @@ class PageRequest:
                 raise UsageError(f"no {name} {getattr(self, name)!r}; there are {', '.join(filter(None, known))}")
         if self.batch < 1 or self.decode_tokens < 0 or (self.prompt_tokens is not None and self.prompt_tokens < 1):
             raise UsageError("a page has a batch and a prompt of at least one, and no fewer than zero decode tokens")
+        sizes = {"batch": self.batch, "prompt_tokens": self.prompt_tokens or 0, "tiles": self.grid[0] * self.grid[1]}
+        for name, size in (*sizes.items(), ("decode_tokens", self.decode_tokens)):
+            most = _MOST_STEPS if name == "decode_tokens" else _MOST
+            if size > most:
+                raise UsageError(f"{name} {size:,} is more than the {most:,} that are priced")
 
     def views(self) -> tuple[View, ...]:
         """Return the calls of the vision tower."""

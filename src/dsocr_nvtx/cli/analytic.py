@@ -115,14 +115,25 @@ def _layers(config: Path | None) -> tuple[DeepseekOCRModel, str | None]:
 
 def page_costs(layers: DeepseekOCRModel, request: PageRequest, roofs: Ceilings | None) -> PageCosts:
     """Return a page's rows and memory, and their least times where roofs are given."""
+    rows = page_table(layers, request)
+    _check_countable(rows)
     return PageCosts(
         request=request,
         prompt=prompt_tokens(layers, request),
-        rows=page_table(layers, request),
+        rows=rows,
         memory=page_memory(layers, request),
         roofs=roofs,
         least=_least(layers, request, roofs) if roofs is not None else {},
     )
+
+
+def _check_countable(rows: Iterable[Row]) -> None:
+    """Refuse a page that costs more than 64 bits hold, which no network's does."""
+    whole = total(row.cost for row in rows)
+    for name in COST_FIELDS:
+        if getattr(whole, name) >= 1 << 63:
+            remedy = "give the configuration of a network that exists, or a smaller page"
+            raise Refused("config", f"{name} of the page is more than 64 bits hold", remedy)
 
 
 def _least(layers: DeepseekOCRModel, request: PageRequest, roofs: Ceilings) -> dict[Key, LeastNs]:
