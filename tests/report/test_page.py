@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -199,6 +200,19 @@ def test_a_directory_that_is_no_join_is_refused(
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(Refused, match=found):
         review_page(open_joined(tmp_path))
+
+
+@pytest.mark.parametrize("left", [0, 7])
+def test_operations_of_calls_that_the_ranges_lack_are_of_another_join(
+    demo_out: Path, tmp_path: Path, left: int
+) -> None:
+    """With no ranges at all too: places of calls then point nowhere."""
+    shutil.copytree(demo_out, tmp_path / "out")
+    ranges = tmp_path / "out" / "ranges.arrow"
+    write_table(read_table(ranges).slice(0, left), ranges)
+    reseal(tmp_path / "out")
+    with pytest.raises(Refused, match="an operation of call [0-9]+, which ranges.arrow does not have"):
+        review_page(open_joined(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("column", ["tax_ns", "wall_ns"])

@@ -13,7 +13,7 @@ from dsocr_nvtx.compare.outs import Out
 from dsocr_nvtx.compare.pairs import Side, StagePair
 from dsocr_nvtx.compare.steps import COUNTS, PARTS
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, rows_with
-from dsocr_nvtx.join.events import rows_of_events
+from dsocr_nvtx.join.events import calls_of
 from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.roofline.least import Floats
 
@@ -62,16 +62,13 @@ class Operations:
         """Return a run's operations, None where its join has none."""
         if out.kernels is None:
             return None
-        mine = np.flatnonzero(known(out.kernels, "event_id"))
-        pid, event, start, end = (
-            numbers(out.kernels, name)[mine] for name in ("pid", "event_id", "start_ns", "end_ns")
-        )
-        row = rows_of_events(out.ranges, pid, event)
+        row = calls_of(out.kernels, out.ranges, out.where)
+        mine = np.flatnonzero(row >= 0)
+        start, end = (numbers(out.kernels, name)[mine] for name in ("start_ns", "end_ns"))
         codes, words = coded(out.kernels, "name")
         short: dict[str, int] = {}
         code = np.array([short.setdefault(short_name(word), len(short)) for word in words] or [0], np.int64)
-        told = row >= 0
-        return cls(out, np.asarray(row[told], np.int64), code[codes[mine]][told], list(short), (end - start)[told])
+        return cls(out, np.asarray(row[mine], np.int64), code[codes[mine]], list(short), end - start)
 
     def cells(self, stage: str, side: Side) -> tuple[list[Cell], Floats, Floats]:
         """Return a stage's cells, the sum of durations of each in each paired step, and its operations."""

@@ -14,6 +14,17 @@ def rows_of_events(ranges: pa.Table, pid: Ints, event: Ints) -> Places:
     return rows_of(_processes(ranges), numbers(ranges, "event_id"), pid, event)
 
 
+def calls_of(kernels: pa.Table, ranges: pa.Table, where: str) -> Places:
+    """Return the row of each operation's hooked call, -1 for one without; refuse a call that the ranges lack."""
+    call = rows_of_events(ranges, numbers(kernels, "pid"), numbers(kernels, "event_id"))
+    has = known(kernels, "event_id")
+    lost = np.flatnonzero(has & (call < 0))
+    if len(lost):
+        found = f"an operation of call {kernels['event_id'][int(lost[0])]}, which ranges.arrow does not have"
+        raise Refused(where, found, "the tables are of different joins; join the report again")
+    return np.where(has, call, -1)
+
+
 def called(ranges: pa.Table) -> Mask:
     """Return which ranges are calls: not steps, nor what is done between calls, which cost nothing by nature."""
     codes, paths = coded(ranges, "path")

@@ -7,7 +7,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, rows_with
-from dsocr_nvtx.join.events import rows_of_events
+from dsocr_nvtx.join.events import calls_of
 
 ROW_KEYS = ("pid", "device", "stage", "module", "kind", "layer")
 """What tells the rows of a ROOFLINE table apart; the first three, those of a STAGES table."""
@@ -35,12 +35,11 @@ class Steps:
     idle_ns: Ints
 
 
-def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table) -> list[KernelShare]:
-    """Return, per row of a ROOFLINE table, its kernels by name, longest first."""
-    row_of_range = rows_of(rows, ranges)
-    mine = np.flatnonzero(known(kernels, "event_id"))
-    call = rows_of_events(ranges, *(numbers(kernels, name)[mine] for name in ("pid", "event_id")))
-    row = np.where(call >= 0, row_of_range[call], -1)
+def kernel_shares(rows: pa.Table, kernels: pa.Table, ranges: pa.Table, where: str) -> list[KernelShare]:
+    """Return, per row of a ROOFLINE table, its kernels by name, longest first; refuse tables of different joins."""
+    call = calls_of(kernels, ranges, where)
+    mine = np.flatnonzero(call >= 0)
+    row = rows_of(rows, ranges)[call[mine]]
     (name, names), (kind, kinds) = coded(kernels, "name"), coded(kernels, "class")
     group, first = groups(row, name[mine])
     ns = np.bincount(group, numbers(kernels, "busy_owned_ns")[mine], len(first)).astype(np.int64)

@@ -17,8 +17,8 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.join.columns import Ints, Places, known, numbers
-from dsocr_nvtx.join.events import check_events, rows_of_events
+from dsocr_nvtx.join.columns import Ints, numbers
+from dsocr_nvtx.join.events import calls_of, check_events
 from dsocr_nvtx.roofline.evidence import rows_of
 from dsocr_nvtx.roofline.least import MOVED, Floats
 from dsocr_nvtx.roofline.own import own_costs
@@ -55,7 +55,7 @@ def rates(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, where: str) -> Ra
         "roofline_ns": (least, row_shown),
     }
     return Rates(
-        call=np.where(known(kernels, "event_id"), _calls(kernels, ranges, where), -1),
+        call=calls_of(kernels, ranges, where),
         row=row,
         flops=_per_second(own["tensor_flops"], busy),
         bytes=_per_second(moved, busy),
@@ -67,15 +67,6 @@ def rates(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, where: str) -> Ra
 
 def _per_second(amount: Ints, ns: Ints) -> Floats:
     return np.where(ns > 0, amount * 1e9 / np.maximum(ns, 1), 0.0)
-
-
-def _calls(kernels: pa.Table, ranges: pa.Table, where: str) -> Places:
-    call = rows_of_events(ranges, numbers(kernels, "pid"), numbers(kernels, "event_id"))
-    lost = np.flatnonzero(known(kernels, "event_id") & (call < 0))
-    if len(lost):
-        found = f"an operation of call {kernels['event_id'][int(lost[0])]}, which ranges.arrow does not have"
-        raise Refused(where, found, "the tables are of different joins; join the report again")
-    return call
 
 
 def _rows(ranges: pa.Table, rows: pa.Table, where: str) -> Ints:
