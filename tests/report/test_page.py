@@ -211,7 +211,7 @@ def test_operations_of_calls_that_the_ranges_lack_are_of_another_join(
     ranges = tmp_path / "out" / "ranges.arrow"
     write_table(read_table(ranges).slice(0, left), ranges)
     reseal(tmp_path / "out")
-    with pytest.raises(Refused, match="an operation of call [0-9]+, which ranges.arrow does not have"):
+    with pytest.raises(Refused, match=r"an operation of call \d+, which ranges\.arrow does not have"):
         review_page(open_joined(tmp_path / "out"))
 
 

@@ -63,7 +63,7 @@ def review_page(opened: Opened, title: str = "", up: str = "") -> str:
     summary = opened.kernels_summary
     observed, energy = opened.beside("experts"), opened.beside("energy")
     climbed = ladder(kernels, found.stages).to_pylist()
-    shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges, str(opened.folder))
+    shares = kernel_shares(found.rows.slice(0, len(listed.rows)), kernels, ranges, str(opened.part.file("kernels")))
     drawn = chart(listed.rows, found.roofs, _main_dtype(opened))
     return environment().get_template("review.html.j2").render(
         title=title or _title(opened), up=up,
