@@ -64,8 +64,8 @@ def hostile_out(demo_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(demo_out, out)
     (out / "review.html").unlink()
     renamed = {
-        "kernels": ("name",), "kernels_summary": ("name", "short_name"), "ranges": ("module", "kind"),
-        "roofline": ("module", "kind"),
+        "kernels": ("name",), "kernels_summary": ("name", "short_name"), "ranges": ("module", "kind", "path"),
+        "roofline": ("module", "kind"), "api_calls": ("call",),
     }  # fmt: skip
     for name, columns in renamed.items():
         table = read_table(out / f"{name}.arrow")

@@ -84,10 +84,10 @@ def write_out(out: Out, directory: Path) -> Path:
 
 
 def reseal(directory: Path) -> None:
-    """Note the hashes of a join's files anew, after a test has changed some of them."""
+    """Note the hashes of a join's files anew, after a test has changed some of them, or taken some away."""
     told = json.loads((directory / "join.json").read_text(encoding="utf-8"))
     told.pop("seal", None)
-    files = digests(directory, [directory / name for name in told[FILES]])
+    files = digests(directory, [directory / name for name in told[FILES] if (directory / name).exists()])
     write_json(sealed({**told, FILES: files}), directory / "join.json")
 
 

@@ -41,8 +41,8 @@ def test_a_join_writes_every_table_and_the_accounting(dsocr: Commands, tmp_path:
     assert f"tables: {tmp_path / 'report.dsocr'}" in done.out
     folder = tmp_path / "report.dsocr"
     assert tree(folder) == [
-        "host_calls.arrow", "join.json", "kernels.arrow", "kernels_summary.arrow", "ranges.arrow", "roofline.arrow",
-        "stages.arrow",
+        "api_calls.arrow", "host_calls.arrow", "join.json", "kernels.arrow", "kernels_summary.arrow", "ranges.arrow",
+        "roofline.arrow", "stages.arrow",
     ]  # fmt: skip
     for name, table in tables(folder).items():
         assert table.schema.equals(TABLES[name]), name

@@ -35,14 +35,15 @@ from dsocr_nvtx.join.tables import measured_table, time_order
 from dsocr_nvtx.join.times import Measured
 from dsocr_nvtx.schema.ranks import Rank
 from dsocr_nvtx.schema.served_tables import SERVED_STEPS
-from dsocr_nvtx.schema.summaries import HOST_CALLS
+from dsocr_nvtx.schema.summaries import API_CALLS, HOST_CALLS
 
 
 @frozen(kw_only=True, eq=False)
 class Joined:
     """KERNELS yet to be made, MEASURED, HOST_CALLS, the accounting of one trace, and its ranks by process id.
 
-    SERVED_STEPS has no rows where nobody served.
+    ``api_calls`` has the columns of API_CALLS; its numbers take as few bytes as they came in. SERVED_STEPS has no
+    rows where nobody served.
     """
 
     operations: Kernels
@@ -50,6 +51,7 @@ class Joined:
     accounting: Accounting
     ranks: Mapping[int, Rank] = field(factory=dict)
     host_calls: pa.Table = field(factory=HOST_CALLS.empty_table)
+    api_calls: pa.Table = field(factory=API_CALLS.empty_table)
     served_steps: pa.Table = field(factory=SERVED_STEPS.empty_table)
 
     @property
@@ -88,6 +90,7 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     if not accounting.balances():
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     operations, launches = trace.operations, trace.launches.select(("tid", "start_ns"))
+    calls = trace.launches.select(("pid", "tid", "start_ns", "end_ns", "name")).rename_columns(API_CALLS.names)
     marks = read_served(trace.announcements)
     del trace, accounted
     owner = measured.rows(found.owner)
@@ -102,7 +105,9 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         steps, served = served_steps(marks, ranges, where)
         accounting = evolve(accounting, served=served)
     return Joined(
-        operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks, host_calls=called, served_steps=steps
+        operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks, host_calls=called,
+        api_calls=calls,
+        served_steps=steps,
     )  # fmt: skip
 
 

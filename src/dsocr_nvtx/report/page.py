@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.join.naming import short_name
-from dsocr_nvtx.report import drawings, glossary, sections, words
+from dsocr_nvtx.report import drawings, glossary, sections, timeline, words
 from dsocr_nvtx.report.advice import RUNG_WORDS
 from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.report.caveats import caveats
@@ -73,6 +73,8 @@ def review_page(opened: Opened, title: str = "", up: str = "") -> str:
         stages=sections.stage_labels(stages),
         budget=sections.budget_lines(stages, every, opened.accounting),
         meanings=sections.PART_WORDS,
+        timelines=_timelines(opened, stages, kernels, ranges),
+        columns=timeline.COLUMNS, narrowest=timeline.NARROWEST, gpu_parts=timeline.GPU_PARTS,
         stalls=sections.stall_lines(opened.accounting),
         kernels=summary[:MOST_KERNELS], more_kernels=len(summary[MOST_KERNELS:]),
         where=where, microseconds=microseconds,
@@ -119,6 +121,16 @@ def _bounds(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return what binds any of the rows, in the order of `BOUNDS`."""
     present = {row["bound"] for row in rows}
     return [bound for bound in BOUNDS if bound in present]
+
+
+def _timelines(
+    opened: Opened, stages: Sequence[Mapping[str, object]], kernels: pa.Table, ranges: pa.Table
+) -> list[timeline.Timeline]:
+    """Return steps as strips, none of a join that has no CUDA calls."""
+    calls = opened.beside("api_calls")
+    if calls is None:
+        return []
+    return timeline.timelines(stages, kernels, ranges, calls, sections.stage_labels(stages))
 
 
 def _step_figures(stages: Sequence[Mapping[str, object]], ranges: pa.Table) -> list[drawings.StepBars]:

@@ -28,8 +28,10 @@ from dsocr_nvtx.schema.files import replacing_directory, write_json, write_table
 from dsocr_nvtx.schema.joins import ACCOUNTING
 from dsocr_nvtx.schema.ranks import ranks_text
 from dsocr_nvtx.schema.seal import FILES, digests, sealed
+from dsocr_nvtx.schema.summaries import API_CALLS
+from dsocr_nvtx.schema.tables import conform
 
-TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary", "host_calls")
+TABLES = ("kernels", "ranges", "roofline", "stages", "kernels_summary", "host_calls", "api_calls")
 
 
 @frozen(kw_only=True, eq=False)
@@ -123,6 +125,8 @@ def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callabl
     write_table(whole.kernels_summary, place("kernels_summary"))
     calls = whole.joined.host_calls
     write_table(calls.replace_schema_metadata({**(calls.schema.metadata or {}), **about}), place("host_calls"))
+    every = whole.joined.api_calls
+    write_table(conform({name: every[name] for name in every.column_names}, API_CALLS, about), place("api_calls"))
 
 
 def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path]) -> Roofline:

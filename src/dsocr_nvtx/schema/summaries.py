@@ -1,4 +1,4 @@
-"""Arrow schemas of what `join` sums up over a whole report; the rules are those of `dsocr_nvtx.schema.tables`."""
+"""Arrow schemas of what `join` tells of kernels and CUDA calls; the rules are those of `dsocr_nvtx.schema.tables`."""
 
 import pyarrow as pa
 
@@ -42,3 +42,14 @@ HOST_CALLS = pa.schema(
     ]
 )
 """``host_calls.arrow``: one row per stage, step and CUDA API function."""
+
+API_CALLS = pa.schema(
+    [
+        column("pid", _I64, "", "process id"),
+        column("tid", _I64, "", "calling thread"),
+        column("start_ns", _I64, "ns", "call"),
+        column("end_ns", _I64, "ns", "return"),
+        column("call", WORD, "", "CUDA API function"),
+    ]
+)
+"""``api_calls.arrow``: every CUDA API call of the report, on the clock of its GPU operations."""
