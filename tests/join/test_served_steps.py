@@ -23,7 +23,7 @@ def joined(file: ServedFile, path: Path) -> Joined:
 
 
 def steps_of(file: ServedFile, path: Path) -> list[Row]:
-    found: list[Row] = joined(file, path).served_steps.to_pylist()
+    found: list[Row] = joined(file, path).served["served_steps"].to_pylist()
     return found
 
 
@@ -68,7 +68,14 @@ def test_what_ranges_tell_otherwise_is_counted_and_shown(tmp_path: Path) -> None
     file.step(2000, 2200, Stage.DECODE, [("a", 1, 904, "d")], told=(1, 903))
     file.step(2300, 2500, Stage.DECODE, [("a", 1, 905, "d"), ("b", 7, 30, "p")])
     found = joined(file, tmp_path / "s.sqlite")
-    assert [step["agrees"] for step in found.served_steps.to_pylist()] == [True, True, True, True, False, False]
+    assert [step["agrees"] for step in found.served["served_steps"].to_pylist()] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     served = found.accounting.served
     assert (served.steps, served.contradicted, served.without_range, served.damaged) == (6, 2, 0, 0)
     assert served.contradiction.endswith("its ranges tell 903 keys, not 904")
@@ -96,7 +103,7 @@ def test_a_run_that_is_not_served_has_no_steps(tmp_path: Path) -> None:
     file.range("model", 0, 100, stage=2, rows=1, sequences=1, tensor_flops=1)
     file.file.launch("gemm", 10, 20, 30, pid=ENGINE)
     found = joined(file, tmp_path / "s.sqlite")
-    assert not len(found.served_steps)
+    assert found.served == {}
     assert found.accounting.served.steps == 0
 
 

@@ -29,12 +29,11 @@ from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Ranges
 from dsocr_nvtx.join.ranks import identities
 from dsocr_nvtx.join.replays import captured_ranges, replay
+from dsocr_nvtx.join.served import served
 from dsocr_nvtx.join.served_marks import read_served
-from dsocr_nvtx.join.served_steps import served_steps
 from dsocr_nvtx.join.tables import measured_table, time_order
 from dsocr_nvtx.join.times import Measured
 from dsocr_nvtx.schema.ranks import Rank
-from dsocr_nvtx.schema.served_tables import SERVED_STEPS
 from dsocr_nvtx.schema.summaries import API_CALLS, HOST_CALLS
 
 
@@ -42,8 +41,8 @@ from dsocr_nvtx.schema.summaries import API_CALLS, HOST_CALLS
 class Joined:
     """KERNELS yet to be made, MEASURED, HOST_CALLS, the accounting of one trace, and its ranks by process id.
 
-    ``api_calls`` has the columns of API_CALLS; its numbers take as few bytes as they came in. SERVED_STEPS has no
-    rows where nobody served.
+    ``api_calls`` has the columns of API_CALLS; its numbers take as few bytes as they came in. ``served`` are the tables
+    of a serving engine's run, by the names of their files; none of any other.
     """
 
     operations: Kernels
@@ -52,12 +51,7 @@ class Joined:
     ranks: Mapping[int, Rank] = field(factory=dict)
     host_calls: pa.Table = field(factory=HOST_CALLS.empty_table)
     api_calls: pa.Table = field(factory=API_CALLS.empty_table)
-    served_steps: pa.Table = field(factory=SERVED_STEPS.empty_table)
-
-    @property
-    def served(self) -> dict[str, pa.Table]:
-        """The tables of a serving engine's run by name; none of any other."""
-        return {"served_steps": self.served_steps} if len(self.served_steps) else {}
+    served: Mapping[str, pa.Table] = field(factory=dict)
 
     @cached_property
     def kernels(self) -> pa.Table:
@@ -81,7 +75,8 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         raise Refused(where, "the report has no range of NVTX domain `dsocr`", remedy)
     who = identities(trace, where, told)
     contradictions = read_contradictions(trace.announcements)
-    every, found, measured = _measured(trace, contradictions, where, priced=priced)
+    marks = read_served(trace.announcements)
+    every, found, measured = _measured(trace, contradictions, where, priced=priced, kept=bool(marks))
     with ThreadPoolExecutor(1) as aside:
         accounted = aside.submit(account, trace, every, found, measured, contradictions)
         weights = observed_weights(every, trace.hits, where)
@@ -91,7 +86,6 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
         raise AssertionError(f"{where}: the join lost time; please report this with the report's nsys version")
     operations, launches = trace.operations, trace.launches.select(("tid", "start_ns"))
     calls = trace.launches.select(("pid", "tid", "start_ns", "end_ns", "name")).rename_columns(API_CALLS.names)
-    marks = read_served(trace.announcements)
     del trace, accounted
     owner = measured.rows(found.owner)
     ranges = measured_table(every, measured, weights, who)
@@ -100,19 +94,15 @@ def join(trace: Trace, where: str, *, priced: bool = True, told: Rank | None = N
     if not isinstance(order, slice):
         ranges, owner = ranges.take(order), np.append(np.argsort(order), -1)[owner]
     kernels = Kernels.of(operations, launches, ranges, found, owner, measured.op_busy_ns, who)
-    steps = SERVED_STEPS.empty_table()
-    if marks:
-        steps, served = served_steps(marks, ranges, where)
-        accounting = evolve(accounting, served=served)
+    of_engine = served(marks, ranges, order, measured.instants, where)
     return Joined(
-        operations=kernels, ranges=ranges, accounting=accounting, ranks=who.ranks, host_calls=called,
-        api_calls=calls,
-        served_steps=steps,
+        operations=kernels, ranges=ranges, accounting=evolve(accounting, served=of_engine.work), ranks=who.ranks,
+        host_calls=called, api_calls=calls, served=of_engine.tables,
     )  # fmt: skip
 
 
 def _measured(
-    trace: Trace, contradictions: Contradictions, where: str, *, priced: bool
+    trace: Trace, contradictions: Contradictions, where: str, *, priced: bool, kept: bool
 ) -> tuple[Ranges, Attribution, Measured]:
     """Return all ranges with their costs, whose every operation is, and how long all took.
 
@@ -126,7 +116,7 @@ def _measured(
         ranges = Forest.build(*(numbers(nvtx, name) for name in ("pid", "tid", "start_ns", "end_ns")))
         found = attribute(trace.operations, trace.launches, trace.graph_nodes, ranges)
         within = captured_ranges(ranges, nvtx, captures(trace.launches))
-        measured = None if (within >= 0).any() else _times(trace, found, ranges, nvtx)
+        measured = None if (within >= 0).any() else _times(trace, found, ranges, nvtx, kept)
         announced, costs = announcing.result(), pricing.result()
     if priced and not (costs.source != list(CostSource).index(CostSource.NONE)).any():
         remedy = "export with nsys export -t sqlite --include-blobs true, or record from the start of the run"
@@ -134,13 +124,13 @@ def _measured(
     every, found = replay(trace, announced, costs, ranges, found, within)
     check_sums(every.costs, where)
     every = contradicted(exclusive(every, where), contradictions)
-    return every, found, measured or _times(trace, found, every.forest, every.nvtx)
+    return every, found, measured or _times(trace, found, every.forest, every.nvtx, kept)
 
 
-def _times(trace: Trace, found: Attribution, ranges: Forest, nvtx: pa.Table) -> Measured:
+def _times(trace: Trace, found: Attribution, ranges: Forest, nvtx: pa.Table, kept: bool) -> Measured:
     pid = as_they_stand(nvtx, "pid")[ranges.rows]
     host = HostWork.of(nvtx, ranges)
-    return measure(trace.operations, trace.launches, found, ranges, pid, gpus(trace), host)
+    return measure(trace.operations, trace.launches, found, ranges, pid, gpus(trace), host, kept=kept)
 
 
 def gpus(trace: Trace) -> Ints:

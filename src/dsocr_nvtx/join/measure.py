@@ -1,5 +1,7 @@
 """Device time per hooked call: sums, unions, and the owned busy and idle time that adds up to the wall."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,8 +13,9 @@ from dsocr_nvtx.join.attribution import Attribution
 from dsocr_nvtx.join.columns import Ints, Places, Rows, coded, groups, numbers, rows_at, rows_where, sorting
 from dsocr_nvtx.join.elsewhere import Away, Homes
 from dsocr_nvtx.join.host_work import HostWork
+from dsocr_nvtx.join.instants import Instants, Stretches
 from dsocr_nvtx.join.nesting import Forest
-from dsocr_nvtx.join.ownership import QUEUED_AFTER_NS, Cause, Gaps, busy_owned, cause_of, gaps, idle_blocks
+from dsocr_nvtx.join.ownership import QUEUED_AFTER_NS, Cause, Gaps, IdlePieces, busy_owned, cause_of, gaps, idle_blocks
 from dsocr_nvtx.join.times import IDLE_CAUSES, DeviceTime, Elsewhere, LongGap, Measured, call_times
 
 _LONGEST = 40
@@ -27,11 +30,14 @@ def measure(
     pid: Places,
     gpu: Places,
     host: HostWork,
+    *,
+    kept: bool = False,
 ) -> Measured:
     """Return all device times. Every operation and every idle nanosecond of a device's window is counted once.
 
     ``pid`` is the process of every range. ``gpu`` says which GPU each operation ran on, which is more than its ordinal:
     processes that see different devices number them alike. ``host`` owns idle time that the launching thread does not.
+    Where they are to be ``kept``, what is measured has all instants.
     """
     start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
     device = numbers(operations, "device")
@@ -42,6 +48,7 @@ def measure(
     calls = Forest.build(*(numbers(launches, name) for name in ("pid", "tid", "start_ns", "end_ns")))
     call_cause = _causes(launches)[calls.rows]
     devices: list[DeviceTime] = []
+    stretches: list[Stretches] = []
     longest: list[LongGap] = []
     which, number = distinct(gpu)
     homes = Homes.of(operations, number, found.owner, pid)
@@ -57,9 +64,26 @@ def measure(
             op_busy[mine] = owned
         window = _window(operations, mine, ranges, host)
         here = idle if len(which) == 1 else np.zeros_like(idle)
+        pieces: list[IdlePieces] = []
+        keep = pieces.append if kept else _let_go
         time, gaps_found = _idle(
-            ordinal, mine, tie, window, operations, launches, found, ranges, host, calls, call_cause, here, op_busy
+            ordinal,
+            mine,
+            tie,
+            window,
+            operations,
+            launches,
+            found,
+            ranges,
+            host,
+            calls,
+            call_cause,
+            here,
+            op_busy,
+            keep,
         )
+        if kept:
+            stretches.append(Stretches.of(ordinal, end[mine], owned, found.owner[mine], pieces))
         if len(which) > 1:
             away.append(_sorted_home(here, idle, homes.gpu == one))
         devices.append(time)
@@ -68,7 +92,12 @@ def measure(
     idle_ns = {cause: idle[list(Cause).index(cause), 1:] for cause in IDLE_CAUSES}
     times = call_times(operations, op_busy, rows_where(at_home), found.owner, idle_ns)
     elsewhere = _elsewhere(operations, op_busy, found, number, homes, pid, at_home, away) if len(which) > 1 else None
-    return Measured(op_busy, times, devices, longest, homes.device, elsewhere)
+    instants = Instants(tuple(stretches), homes.gpu) if kept else None
+    return Measured(op_busy, times, devices, longest, homes.device, elsewhere, instants)
+
+
+def _let_go(_: IdlePieces) -> None:
+    """Keep nothing."""
 
 
 def _sorted_home(here: Ints, idle: Ints, is_home: Mask) -> tuple[Ints, Ints]:
@@ -140,12 +169,14 @@ def _idle(
     call_cause: npt.NDArray[np.int8],
     idle: Ints,
     op_busy: Ints,
+    keep: Callable[[IdlePieces], None],
 ) -> tuple[DeviceTime, list[LongGap]]:
     start, end = (numbers(operations, name)[mine] for name in ("start_ns", "end_ns"))
     empty = _Launched.of(start, tie, mine, launches, found, ranges)
     by_cause = np.zeros(len(Cause), np.int64)
     launched = map(empty.launched, gaps(start, end, tie, window))
     for pieces in map(host.claimed, idle_blocks(launched, empty.threads, ranges, calls, call_cause)):
+        keep(pieces)
         length = pieces.end - pieces.start
         np.add.at(idle.reshape(-1), pieces.cause * np.int64(idle.shape[1]) + pieces.owner + 1, length)
         np.add.at(by_cause, pieces.cause, length)

@@ -56,9 +56,8 @@ class Steps:
         return total[:-1]
 
 
-def served_steps(marks: ServedMarks, ranges: pa.Table, where: str) -> tuple[pa.Table, ServedWork]:
+def served_steps(marks: ServedMarks, steps: Steps, ranges: pa.Table) -> tuple[pa.Table, ServedWork]:
     """Return SERVED_STEPS of a MEASURED table, and how much of what marks tell fits it."""
-    steps = Steps.of(marks, ranges, where)
     counts = _counts(steps.marks)
     agrees, first = _agreement(steps, counts, ranges)
     columns: dict[str, object] = {

@@ -5,6 +5,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsocr_nvtx.join.columns import Ints, Places, Rows, blocks, numbers
+from dsocr_nvtx.join.instants import Instants
 from dsocr_nvtx.join.ownership import Cause, union_by_group
 
 IDLE_CAUSES = (Cause.LAUNCH, Cause.SYNC, Cause.MEMORY, Cause.HOST, Cause.QUEUED)
@@ -79,6 +80,7 @@ class Measured:
     """Times per operation (``op_busy_ns``), per range of the forest, per device, and each device's longest gaps.
 
     ``times`` are those on a range's own GPU, whose number is in ``device`` where that is told; the rest is elsewhere.
+    ``instants`` are there where they were to be kept.
     """
 
     op_busy_ns: Ints
@@ -87,6 +89,7 @@ class Measured:
     longest: list[LongGap]
     device: Ints
     elsewhere: Elsewhere | None = None
+    instants: Instants | None = None
 
     def everywhere(self, name: str) -> Ints:
         """Return one of a range's times on all GPUs together."""

@@ -123,10 +123,14 @@ def _write_kernels(whole: JoinedReport, about: Mapping[str, str], place: Callabl
     operations = whole.joined.operations
     write_table(operations.batches(about), place("kernels"))
     write_table(whole.kernels_summary, place("kernels_summary"))
-    calls = whole.joined.host_calls
-    write_table(calls.replace_schema_metadata({**(calls.schema.metadata or {}), **about}), place("host_calls"))
+    write_table(_told(whole.joined.host_calls, about), place("host_calls"))
     every = whole.joined.api_calls
     write_table(conform({name: every[name] for name in every.column_names}, API_CALLS, about), place("api_calls"))
+
+
+def _told(table: pa.Table, about: Mapping[str, str]) -> pa.Table:
+    """Return a table that also tells this."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
 
 
 def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path]) -> Roofline:
@@ -138,19 +142,15 @@ def fill_tables(whole: JoinedReport, folder: Path, place: Callable[[str], Path])
     with ThreadPoolExecutor(1) as aside:
         written = aside.submit(_write_kernels, whole, about, lambda name: folder / place(name))
         found = whole.judge()
-        told = {**(joined.ranges.schema.metadata or {}), **about}
-        write_table(joined.ranges.replace_schema_metadata(told), folder / place("ranges"))
+        write_table(_told(joined.ranges, about), folder / place("ranges"))
         written.result()
     write_table(found.rows, folder / place("roofline"))
     write_table(found.stages, folder / place("stages"))
-    served = {
-        name: table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
-        for name, table in joined.served.items()
-    }
-    for name, table in (whole.beside | served).items():
+    further = {**whole.beside, **{name: _told(table, about) for name, table in joined.served.items()}}
+    for name, table in further.items():
         write_table(table, folder / place(name))
     notes = [found.other_gpu] if found.other_gpu else []
     about_all = {"source": about, "level": found.level, "notes": notes}
-    hashes = digests(folder, [folder / place(name) for name in (*TABLES, *whole.beside, *served)])
+    hashes = digests(folder, [folder / place(name) for name in (*TABLES, *further)])
     write_json(sealed({**about_all, FILES: hashes, **joined.accounting.as_dict()}), folder / place(ACCOUNTING))
     return found

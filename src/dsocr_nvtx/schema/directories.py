@@ -14,7 +14,7 @@ from dsocr_nvtx.schema.files import read_table
 from dsocr_nvtx.schema.gauges import ENERGY, POWER
 from dsocr_nvtx.schema.page_records import PAGES
 from dsocr_nvtx.schema.seal import files_in
-from dsocr_nvtx.schema.served_tables import SERVED_STEPS
+from dsocr_nvtx.schema.served_tables import REQUESTS, SERVED_STEPS
 from dsocr_nvtx.schema.summaries import API_CALLS, HOST_CALLS, KERNELS_SUMMARY
 from dsocr_nvtx.schema.tables import (
     EXPERTS,
@@ -38,7 +38,7 @@ REMEDY = "name a directory that dsocr-nvtx join wrote, or join the report again"
 JOINED_TABLES = {"kernels": KERNELS, "ranges": MEASURED, "roofline": ROOFLINE, "stages": STAGES}
 BESIDE = {"experts": EXPERTS, "energy": ENERGY, "power": POWER}
 """What a run measured beside its ranges: kept with the join's tables, as it is."""
-SERVED_TABLES = {"served_steps": SERVED_STEPS}
+SERVED_TABLES = {"served_steps": SERVED_STEPS, "requests": REQUESTS}
 """What a join has of a serving engine's run alone."""
 LATER_TABLES = {"kernels_summary": KERNELS_SUMMARY, "host_calls": HOST_CALLS, "api_calls": API_CALLS}
 """What joins of the first version lack."""

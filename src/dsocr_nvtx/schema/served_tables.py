@@ -50,3 +50,39 @@ SERVED_STEPS = pa.schema(
     ]
 )
 """``served_steps.arrow``: one row per step of a serving engine that told its sequences, in order of time."""
+
+
+def _by(key: str) -> pa.DataType:
+    """Return the type of times by something."""
+    return pa.list_(pa.struct([(key, pa.string()), ("ns", _I64)]))
+
+
+REQUESTS = pa.schema(
+    [
+        column("name", pa.string(), "", "request, as its marks name it"),
+        column("pid", _I64, "", "process that took it in, else that of its first step"),
+        column("device", _I32, "", "CUDA device ordinal of its steps", null=True),
+        column("arrived_ns", _I64, "ns", "when it arrived", null=True),
+        column("preprocessed_ns", _I64, "ns", "when its images and text were ready", null=True),
+        column("queued_ns", _I64, "ns", "when the engine had it", null=True),
+        column("first_step_ns", _I64, "ns", "begin of the first step that works on it", null=True),
+        column("first_token_ns", _I64, "ns", "end of the step that ends its prefill", null=True),
+        column("finished_ns", _I64, "ns", "when it was done", null=True),
+        column("latency_ns", _I64, "ns", "finished_ns - arrived_ns", null=True),
+        column("waiting_ns", _I64, "ns", "first_step_ns - arrived_ns", null=True),
+        column("steps", _I64, "", "steps that work on it"),
+        column("prompt_rows", _I64, "", "rows that were prefilled for it"),
+        column("tokens", _I64, "", "tokens that it was given, as its last mark tells", null=True),
+        column("busy_own_ns", _I64, "ns", "of latency_ns: the device is busy with steps that work on it", null=True),
+        column("busy_others_ns", _I64, "ns", "of latency_ns: the device is busy with anything else", null=True),
+        column("idle_ns", _I64, "ns", "of latency_ns: the device is idle", null=True),
+        column("busy_own", _by("stage"), "ns", "busy_own_ns by the stage of the step"),
+        column(
+            "idle", _by("owner"), "ns", "idle_ns by owner: host work by its path, else the step's stage, or outside"
+        ),
+        column("later_busy_others_ns", _I64, "ns", "of busy_others_ns: since its first step", null=True),
+        column("later_idle", _by("owner"), "ns", "of idle: since its first step"),
+    ]
+)
+"""``requests.arrow``: one row per request of a serving engine, in order of arrival. Busy and idle time of its device
+are all of its latency; so are what is before its first step, and the times since."""
