@@ -8,6 +8,7 @@ nsys through nsys_scripts/profile.sh, joined. Writes ``compile_check.json``, ``c
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 WAYS = ("generate", "model", "forward")
-TOKENS, SHORT, ROUNDS = 64, 16, 5
+TOKENS, ROUNDS, SKIPPED = 64, 9, 2
 IMAGE_TOKENS, TEXT_TOKENS = 273, 10
 """A page of mode base, 16 x 16 image tokens with their line ends, and a few words."""
 
@@ -50,7 +51,7 @@ def _both(out: Path, way: str) -> dict[str, Any]:
     for name, words in (("timed", child), ("profiled", ["bash", str(profile), "-o", str(report), *child])):
         done = subprocess.run([*words, name], check=False, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
-            return found | {f"{name} failed": done.stderr[-2000:]}
+            return found | {f"{name} failed": done.stderr[:3000] + done.stderr[-3000:]}
         found |= json.loads((out / "child.json").read_text())
     sqlite = f"{report}.sqlite"
     for words in (
@@ -62,32 +63,59 @@ def _both(out: Path, way: str) -> dict[str, Any]:
 
 
 def timed(way: str) -> dict[str, Any]:
-    """Return step times without hooks, with them, and without again, and whether the tokens are the same."""
+    """Return step times without hooks, with them, and without again, and how long the tokens stay the same.
+
+    Tokens are held against those of the first time; those of the same steps uncompiled say what compiling changes.
+    """
     from dsocr_nvtx.hooks import hook
 
-    with prepared(way) as (model, make):
-        run = warm(make())
-        expected, bare = run(TOKENS), [step_ms(run) for _ in range(ROUNDS)]
+    clock: list[int] = []
+    with prepared(way, clock) as (model, make):
+        plain = make(False)(TOKENS)
+        bare, tokens = times(make(True), clock)
         with hook(model) as session:
-            run = warm(make())
-            equal, hooked = bool((run(TOKENS) == expected).all()), [step_ms(run) for _ in range(ROUNDS)]
-        run = warm(make())
-        bare += [step_ms(run) for _ in range(ROUNDS)]
-        return {"bare_ms": bare, "hooked_ms": hooked, "tokens_equal": equal, "errors": session.errors}
+            hooked, seen = times(make(True), clock)
+        again, repeated = times(make(True), clock)
+        others = {"hooked": seen, "again": repeated, "uncompiled": plain}
+        return {
+            "bare_ms": bare, "hooked_ms": hooked, "again_ms": again, "errors": session.errors,
+            "first_other_token": {name: first_other(tokens, other) for name, other in others.items()},
+        }  # fmt: skip
+
+
+def times(run: Callable[[int], Any], clock: list[int]) -> tuple[list[float], Any]:
+    """Return the median decode step of each round, in ms, and the tokens of the last."""
+    warm(run)
+    rounds, tokens = [], None
+    for _ in range(ROUNDS):
+        clock.clear()
+        tokens = run(TOKENS)
+        each = sorted(after - before for before, after in itertools.pairwise(clock))
+        rounds.append(statistics.median(each[SKIPPED:-SKIPPED]) / 1e6)
+    return rounds, tokens
+
+
+def first_other(one: Any, other: Any) -> int | None:
+    """Return the place of the first token in which two texts differ, None where they do not."""
+    places = (one != other)[0].nonzero()
+    return int(places[0, 0]) if len(places) else None
 
 
 def profiled(way: str) -> dict[str, Any]:
     """Run as a user would: hooks around, two calls to warm up, then the one that counts."""
     from dsocr_nvtx.hooks import hook
 
-    with prepared(way) as (model, make), hook(model) as session:
-        warm(make())(TOKENS)
+    with prepared(way, []) as (model, make), hook(model) as session:
+        warm(make(True))(TOKENS)
         return {"checks": session.checks.summary}
 
 
 @contextmanager
-def prepared(way: str) -> Iterator[tuple[Any, Callable[[], Callable[[int], Any]]]]:
-    """Yield the model, and what makes the function that generates so many tokens."""
+def prepared(way: str, clock: list[int]) -> Iterator[tuple[Any, Callable[[bool], Callable[[int], Any]]]]:
+    """Yield the model, and what makes the function, compiled or not, that generates so many tokens.
+
+    Each step adds its time to ``clock``.
+    """
     import torch
 
     from dsocr_nvtx.run.model import random_model, true_config
@@ -98,27 +126,39 @@ def prepared(way: str) -> Iterator[tuple[Any, Callable[[], Callable[[int], Any]]
     ids = torch.randint(5, 1000, (1, IMAGE_TOKENS + TEXT_TOKENS), device="cuda")
     ids[:, 1 : 1 + IMAGE_TOKENS] = config.image_token_id
     page = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 1024, 1024, device="cuda", dtype=torch.bfloat16)}
-    decoder = model.model.language_model
 
-    def make() -> Callable[[int], Any]:
-        decoder.__dict__.pop("forward", None) if way == "forward" else None
+    def make(compiled: bool) -> Callable[[int], Any]:
         if way == "model":
-            call = torch.compile(model, mode="reduce-overhead")
-            return lambda count: by_hand(model, call, page, count)
-        extra = {"cache_implementation": "static", "do_sample": False}
-        if way == "forward":
-            decoder.forward = torch.compile(decoder.forward, mode="reduce-overhead")
-            extra["disable_compile"] = True
-        return lambda count: model.generate(**page, **extra, max_new_tokens=count, min_new_tokens=count)[
-            :, ids.shape[1] :
-        ]
+            call = torch.compile(model, mode="reduce-overhead") if compiled else model
+            return lambda count: by_hand(model, call, page, count, clock)
+        model.model.language_model.__dict__.pop("forward", None) if way == "forward" and not compiled else None
+        return by_generate(model, page, clock, compiled=compiled, alone=way == "forward")
 
     with torch.inference_mode():
         yield model, make
 
 
-def by_hand(model: Any, call: Callable[..., Any], page: dict[str, Any], count: int) -> Any:
-    """Generate with a static cache in a loop of one's own; the prompt is not compiled."""
+def by_generate(
+    model: Any, page: dict[str, Any], clock: list[int], *, compiled: bool, alone: bool
+) -> Callable[[int], Any]:
+    """Return what generates with a static cache; ``alone``: the decoder's forward is compiled, by the user."""
+    import torch
+
+    def told(_ids: object, scores: Any) -> Any:
+        clock.append(time.perf_counter_ns())
+        return scores
+
+    decoder, prompt = model.model.language_model, page["input_ids"].shape[1]
+    if alone and compiled:
+        decoder.__dict__.pop("forward", None)
+        decoder.forward = torch.compile(decoder.forward, mode="reduce-overhead")
+    extra = {"cache_implementation": "static", "do_sample": False, "logits_processor": [told]}
+    extra["disable_compile"] = alone or not compiled
+    return lambda count: model.generate(**page, **extra, max_new_tokens=count, min_new_tokens=count)[:, prompt:]
+
+
+def by_hand(model: Any, call: Callable[..., Any], page: dict[str, Any], count: int, clock: list[int]) -> Any:
+    """Generate with a static cache in a loop of one's own; the prompt is not compiled. Waits for each token."""
     import torch
     from transformers import StaticCache
 
@@ -129,6 +169,8 @@ def by_hand(model: Any, call: Callable[..., Any], page: dict[str, Any], count: i
     logits, tokens = model(**page, **rest).logits, []
     for _ in range(count):
         tokens.append(logits[:, -1:].argmax(-1))
+        torch.cuda.synchronize()
+        clock.append(time.perf_counter_ns())
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         logits = call(input_ids=tokens[-1], **rest).logits
     return torch.cat(tokens, 1)
@@ -138,20 +180,6 @@ def warm(run: Callable[[int], Any]) -> Callable[[int], Any]:
     """Call twice: the first compiles, the second captures."""
     run(6), run(6)
     return run
-
-
-def step_ms(run: Callable[[int], Any]) -> float:
-    """Return a decode step's time: what a long text takes more than a short one, by step."""
-    import torch
-
-    def seconds(count: int) -> float:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        run(count)
-        torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    return (seconds(TOKENS) - seconds(SHORT)) / (TOKENS - SHORT) * 1e3
 
 
 def joined(folder: Path) -> dict[str, Any]:
@@ -185,19 +213,25 @@ def joined(folder: Path) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """Return the table of all ways as Markdown."""
-    lines = [
-        "| compiled | unhooked, ms | hooked, ms | more | tokens same | in leaf ranges | layers | lm_heads | KV right |",
-        "|---|" + "--:|" * 8,
+    heads = [
+        "compiled",
+        "unhooked, ms",
+        "hooked, ms",
+        "again, ms",
+        "hooked, more",
+        "first other token: hooked",
+        "again",
     ]
+    heads += ["uncompiled", "in leaf ranges", "layers", "lm_heads", "KV right"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for way, told in found.items():
-        bare, hooked = (statistics.median(told.get(name) or [0]) for name in ("bare_ms", "hooked_ms"))
+        middle = [statistics.median(told.get(f"{name}_ms") or [0]) for name in ("bare", "hooked", "again")]
+        more = f"{middle[1] / statistics.mean([middle[0], middle[2]]) - 1:+.1%}" if all(middle) else ""
+        others = told.get("first_other_token", {})
+        tokens = [str(others.get(name)) for name in ("hooked", "again", "uncompiled")]
         share = f"{told['in_leaf_ranges']:.1%}" if "in_leaf_ranges" in told else "failed"
-        more = f"{hooked / bare - 1:+.1%}" if bare else ""
-        rest = (told.get(name) for name in ("tokens_equal", "layers_a_step", "lm_heads_a_step", "kv_right"))
-        equal, layers, heads, right = rest
-        lines.append(
-            f"| {way} | {bare:.3f} | {hooked:.3f} | {more} | {equal} | {share} | {layers} | {heads} | {right} |"
-        )
+        rest = [str(told.get(name)) for name in ("layers_a_step", "lm_heads_a_step", "kv_right")]
+        lines.append(f"| {' | '.join([way, *(f'{ms:.3f}' for ms in middle), more, *tokens, share, *rest])} |")
     return "\n".join(lines) + "\n"
 
 

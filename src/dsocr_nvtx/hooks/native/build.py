@@ -40,7 +40,8 @@ def build() -> str:
         str(FOLDER / "recorder.c"), "-o", str(FOLDER / NAME), "-ldl", "-lrt",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the compiler, our source
-    return "" if done.returncode == 0 else f"the compiler failed: {done.stderr.strip().splitlines()[-1:]}"
+    faults = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+    return "" if done.returncode == 0 else f"the compiler failed: {' '.join(faults[:1])}"
 
 
 def get_build_hook() -> type:
