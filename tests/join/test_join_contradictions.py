@@ -55,7 +55,7 @@ def test_a_mark_contradicts_the_costs_of_its_range_and_of_all_inside(tmp_path: P
     assert joined.accounting.contradicted_costs == {"decode": {"model": 1, "decoder.0.mlp": 1}}
     found = roofline(joined.kernels, joined.ranges, datasheet("NVIDIA H200"))
     (stage,) = found.stages.to_pylist()
-    assert (stage["contradicted_calls"], stage["unknown_calls"], stage["bound"], stage["mbu"]) == (2, 0, None, None)
+    assert (stage["contradicted_calls"], stage["unknown_calls"], stage["bound"], stage["mbu"]) == (2, 0, "host", None)
     texts = [one.text for one in caveats(found, joined.accounting) if one.is_grave]
     assert "tensors contradict what costs were derived from: the cache holds 7 keys, not 9" in texts
 

@@ -101,7 +101,7 @@ def test_both_versions_of_one_run_are_the_same_tables(call: Call) -> None:
 
 @given(calls(known=False))
 def test_rows_add_up_what_each_call_does_itself(call: Call) -> None:
-    """Costs that are not known are no costs: counted, and the rates of their rows are null."""
+    """Costs that are not known are no costs: counted, and rates of rows that have much of them are null."""
     found, listed = judged(told(rows(call, 2))), every(call)
     for row in found.rows.to_pylist():
         mine = [c for c in listed if (c.layer, bool(c.inside)) == (row["layer"], row["kind"] == "rest")]
@@ -110,9 +110,10 @@ def test_rows_add_up_what_each_call_does_itself(call: Call) -> None:
             assert row[name] == sum(c.cost[name] for c in mine if not c.flags & Flag.UNKNOWN)
         contradicted = sum(c.flags == Flag.CONTRADICTED for c in mine)
         assert (row["unknown_calls"], row["contradicted_calls"]) == (len(unknown), contradicted)
-        doubtful = bool(unknown or contradicted)
-        for name in ("efficiency", "bound", "achieved_tflops", "achieved_gbps", "above_roof"):
-            assert (row[name] is None) == doubtful, name
+        uncertain = len(unknown) + contradicted  # each ran for as long as any other
+        assert row["uncertain_ns"] * len(mine) == row["busy_owned_ns"] * uncertain
+        for name in ("efficiency", "achieved_tflops", "achieved_gbps", "above_roof"):
+            assert (row[name] is None) == bool(uncertain), name
         assert row["kernel_ns"] == 2 * len(mine)
 
 
@@ -128,8 +129,13 @@ def test_what_is_not_known_is_named_where_the_tables_are_read() -> None:
     assert "decode: the cost of 2 calls is not known, and no verdict rests on them: decoder.3.mlp (2)" in texts
     assert "decode: the cost of 1 calls is contradicted, and no verdict rests on them: decoder.2 (1)" in texts
     (stage,) = found.stages.to_pylist()
-    assert (stage["bound"], stage["mfu"], stage["mbu"], stage["unknown_calls"]) == (None, None, None, 2)
-    assert "decode is not judged: the cost of 3 calls is not known or contradicted" in verdict(stage)
+    assert (stage["bound"], stage["mfu"], stage["mbu"], stage["unknown_calls"]) == ("host", None, None, 2)
+    doubt = "the cost of 3 calls, 75% of its busy time, is not known or contradicted"
+    assert verdict(stage).startswith("decode is waiting for the host: idle")
+    assert verdict(stage).endswith(f"{doubt}, which cannot change that")
+    assert f"decode: {doubt}, too little to turn it" in [one.text for one in caveats(found, joined.accounting)]
+    stage |= {"bound": None}
+    assert verdict(stage).startswith(f"decode is not judged: {doubt}; ")
 
 
 def test_steps_and_what_lies_between_calls_lose_no_verdict() -> None:

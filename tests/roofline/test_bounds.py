@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
+from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of, firm_bound_of
 from dsocr_nvtx.roofline.budget import IDLE_CAUSES, row_budget
 
 TIMES = ("busy_owned_ns", "idle_owned_ns", "idle_queued_ns", "tax_ns", "small_ns")
@@ -102,3 +102,31 @@ def test_the_verdict_names_the_largest_part_of_the_budget(
     else:
         assert parts["tax" if name == "unfused" else "inefficiency"] == max(parts["tax"], parts["inefficiency"])
         assert 10 * parts["roofline"] < 6 * busy
+
+
+SMALL = st.integers(0, 12)
+
+
+@given(SMALL, SMALL, SMALL, SMALL, st.tuples(SMALL, SMALL, SMALL), SMALL)
+def test_a_verdict_stands_where_no_cost_of_the_uncertain_time_would_turn_it(
+    busy: int, idle: int, queued: int, tax: int, at: tuple[int, int, int], uncertain: int
+) -> None:
+    """Against every cost that the uncertain time can have: so much of it at a roof, the rest lost."""
+    uncertain, tax, queued = min(uncertain, busy), min(tax, busy), min(queued, idle)
+    row = dict(zip(TIMES, (busy, idle, queued, tax, 0), strict=True))
+    every = {
+        bound(busy, idle, queued, tax, at=tuple(float(at[n] + more * (n == roof)) for n in range(3)))  # type: ignore[arg-type]
+        for more in range(uncertain + 1)
+        for roof in range(3)
+    }
+    sums = {name: np.array([float(value)]) for name, value in zip(ROOF_BOUNDS, at, strict=True)}
+    (code,) = firm_bound_of({name: np.array([value]) for name, value in row.items()}, sums, np.array([uncertain]))
+    assert (BOUNDS[code] if code >= 0 else None) == (every.pop() if len(every) == 1 else None)
+
+
+def test_one_call_in_a_hundred_of_unknown_cost_turns_no_verdict() -> None:
+    time = {name: np.array([value]) for name, value in zip(TIMES, (1000, 0, 0, 0, 0), strict=True)}
+    for share, name in ((10, "memory"), (700, None)):
+        sums = {roof: np.array([float(900 - share) * (roof == "memory")]) for roof in ROOF_BOUNDS}
+        (code,) = firm_bound_of(time, sums, np.array([share]))
+        assert (BOUNDS[code] if code >= 0 else None) == name

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
+from dsocr_nvtx.roofline.certainty import certain_enough
 from dsocr_nvtx.roofline.least import MOVED
 from dsocr_nvtx.roofline.points import ratio
 from dsocr_nvtx.schema.fleet import MERGED_ROOFLINE, MERGED_STAGES
@@ -55,7 +56,7 @@ def _merged(rows: pa.Table, keys: Sequence[str], schema: pa.Schema) -> dict[str,
     whole = [item.name for item in schema if pa.types.is_int64(item.type) and item.name != "above_roof"]
     sums = {name: added(group, numbers(rows, name), count) for name in whole if name in rows.column_names}
     busy, moved = sums["busy_owned_ns"], np.sum([sums[name] for name in MOVED], axis=0)
-    certain = np.sum([sums[name] for name in ("unknown_calls", "contradicted_calls") if name in sums], axis=0) == 0
+    certain = certain_enough(sums["uncertain_ns"], busy) & (sums["contradicted_calls"] == 0)
     above = np.array([value is True for value in rows["above_roof"].to_pylist()], np.int64)
     columns |= {
         **sums,

@@ -29,6 +29,7 @@ def caveats(found: Roofline, accounting: Accounting) -> list[Caveat]:
         *_doubts(accounting),
         *_missing(accounting),
         *_contradictions(found),
+        *_uncertain(found),
         *_withheld(found),
         *_assumed(found, accounting),
     ]
@@ -81,6 +82,15 @@ def _contradictions(found: Roofline) -> Iterator[Caveat]:
     if above := sum(row is True for row in found.rows["above_roof"].to_pylist()):
         text = f"{above} rows took less time than the roofs at the highest clock allow: a cost, roof or time is wrong"
         yield Caveat(text, is_grave=True)
+
+
+def _uncertain(found: Roofline) -> Iterator[Caveat]:
+    for stage in found.stages.to_pylist():
+        if doubt := words.doubtful(stage):
+            turned = (
+                "which could turn the verdict: there is none" if stage["bound"] is None else "too little to turn it"
+            )
+            yield Caveat(f"{stage['stage']}: {doubt}, {turned}", is_grave=stage["bound"] is None)
 
 
 def _withheld(found: Roofline) -> Iterator[Caveat]:

@@ -52,11 +52,25 @@ def verdict(stage: Record) -> str:
     middle = stage.get("median_step_ns")
     usual = f" ({milliseconds(middle)} the middle one)" if middle and abs(per_step / number(middle) - 1) > 0.1 else ""
     times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
-    if doubtful := number(stage.get("unknown_calls", 0)) + number(stage.get("contradicted_calls", 0)):
-        told = f"the cost of {doubtful:,.0f} calls is not known or contradicted"
-        return f"{stage['stage']} is not judged: {told}; {milliseconds(per_step)} ms a step{usual}"
+    doubt = doubtful(stage)
+    if doubt and stage["bound"] is None:
+        return f"{stage['stage']} is not judged: {doubt}; {milliseconds(per_step)} ms a step{usual}"
     judged = "not judged" if stage["bound"] is None else bound(stage["bound"])
-    return f"{stage['stage']} is {judged}: {what}; {milliseconds(per_step)} ms a step{usual}, {times}"
+    told = f"{stage['stage']} is {judged}: {what}; {milliseconds(per_step)} ms a step{usual}, {times}"
+    return f"{told}; {doubt}, which cannot change that" if doubt else told
+
+
+def doubtful(row: Record) -> str:
+    """Return of how many calls the cost is uncertain, and how much of the busy time they are; nothing where none is."""
+    calls = number(row.get("unknown_calls", 0)) + number(row.get("contradicted_calls", 0))
+    if not calls:
+        return ""
+    share = number(row["uncertain_ns"]) / max(number(row["busy_owned_ns"]), 1)
+    return f"the cost of {calls:,.0f} calls, {_share(share)} of its busy time, is not known or contradicted"
+
+
+def _share(part: float) -> str:
+    return f"{part:.0%}" if part >= 0.01 or not part else "less than 1%"
 
 
 def _evidence(stage: Record, wall: float, busy: float, idle: float) -> str:

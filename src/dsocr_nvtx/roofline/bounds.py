@@ -36,6 +36,23 @@ def busy_parts(busy: Ints, tax: Ints, floor: Ints) -> tuple[Ints, Ints, Ints]:
     return roof, taxed, busy - roof - taxed
 
 
+def firm_bound_of(time: Times, at: Mapping[str, Floats], uncertain: Ints) -> Ints:
+    """Return `bound_of` each row where it is the same whatever the cost of its ``uncertain`` busy time is, else -1.
+
+    That time may be all inefficiency or all roofline time, at any roof, or anything between.
+    """
+    floor = np.rint(np.sum([at[name] for name in ROOF_BOUNDS], axis=0)).astype(np.int64)
+    found = bound_of(time, floor, at)
+    if not uncertain.any():
+        return found
+    roof, _, inefficiency = busy_parts(time["busy_owned_ns"], time["tax_ns"], floor)
+    # All else changes only one way as roofline time grows; idle time is largest where the two parts are equal, if ever.
+    for more in (np.clip((inefficiency - roof) // 2, 0, uncertain), uncertain):
+        for name in ROOF_BOUNDS:
+            found = np.where(bound_of(time, floor + more, {**at, name: at[name] + more}) == found, found, -1)
+    return found
+
+
 def bound_of(time: Times, floor: Ints, at: Mapping[str, Floats]) -> Ints:
     """Return what binds each row as a position in `BOUNDS`, -1 where it took no device time.
 

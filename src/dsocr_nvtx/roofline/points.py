@@ -16,8 +16,8 @@ from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, recoded
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.events import called, check_events
 from dsocr_nvtx.join.kernels import Kernels
-from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, bound_of
-from dsocr_nvtx.roofline.certainty import doubtful, judged, modelled, unjudged
+from dsocr_nvtx.roofline.bounds import BOUNDS, ROOF_BOUNDS, THRESHOLD, firm_bound_of
+from dsocr_nvtx.roofline.certainty import certain_enough, doubts, judged, modelled, uncertain_calls, unjudged
 from dsocr_nvtx.roofline.least import MOVED, Floats, LeastTimes, least_times
 from dsocr_nvtx.roofline.operations import CallOperations, small_rule
 from dsocr_nvtx.roofline.own import certain_costs, experts_source, of_origin, own_costs
@@ -66,13 +66,14 @@ def roofline(
     or of ``rank``. ``sm_count`` is that of the device, 0 where it is not known.
     """
     check_events(ranges, where)
-    own = own_costs(ranges)
+    own, certain = own_costs(ranges), ~np.logical_or.reduce(list(uncertain_calls(ranges).values()))
+    sure = own if certain.all() else {name: values * certain for name, values in own.items()}
     dtypes = coded(ranges, "dtype")
     ran = ~of_origin(ranges, "captured")
-    shortest = least_times(certain_costs(ranges, own), dtypes, at_highest_clock(roofs)).roofline * ran
+    shortest = least_times(certain_costs(ranges, sure), dtypes, at_highest_clock(roofs)).roofline * ran
     counted = ran & called(ranges) & ~of_origin(ranges, ELSEWHERE)
     operations = CallOperations.of(kernels, ranges, sm_count)
-    calls = _Calls(ranges, counted, own, least_times(own, dtypes, roofs), shortest, operations, rank)
+    calls = _Calls(ranges, counted, own, sure, least_times(sure, dtypes, roofs), shortest, operations, rank)
     level = _finest(ranges)
     about = {
         **(provenance or {}),
@@ -89,8 +90,8 @@ def roofline(
     about["above_roof"] = str(sum(value is True for value in rows["above_roof"].to_pylist()))
     rows = rows.replace_schema_metadata(rows.schema.metadata | {b"above_roof": about["above_roof"].encode()})
     staged = _sums(calls, keys[:3])
-    certain = np.asarray(staged["unknown_calls"]) + np.asarray(staged["contradicted_calls"]) == 0
-    staged |= judged(_stage_columns(ranges, own, keys[:3], roofs), certain & modelled(staged))
+    enough = certain_enough(*(np.asarray(staged[name]) for name in ("uncertain_ns", "busy_owned_ns")))
+    staged |= judged(_stage_columns(ranges, sure, keys[:3], roofs), enough, modelled(staged))
     staged = staged if roofs.is_known else unjudged(staged)
     stages = conform(staged, STAGES, about | {"peak_source": _nominal(roofs).source})
     return Roofline(rows.sort_by([("lost_ns", "descending")]), _in_order(stages), roofs, level)
@@ -116,12 +117,14 @@ def _key(ranges: pa.Table, name: str) -> tuple[Ints, list[str] | None]:
 class _Calls:
     """Every hooked call's own costs and least times, and the operations of calls.
 
+    ``sure`` are own costs, zeros where those are not known or contradicted, and what ``least`` times are of.
     ``shortest`` is the least time of what is certain of a cost, at the highest clock; ``counted``: calls that ran.
     """
 
     ranges: pa.Table
     counted: npt.NDArray[np.bool_]
     own: Mapping[str, Ints]
+    sure: Mapping[str, Ints]
     least: LeastTimes
     shortest: Floats
     operations: CallOperations
@@ -137,12 +140,13 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         name: recoded(values[first], words) if words is not None else pa.array(values[first], mask=values[first] < 0)
         for name, (values, words) in columns.items()
     }
-    cost = {name: _total(group, calls.own[name], count) for name in COST_FIELDS}
+    cost, sure = ({n: _total(group, one[n], count) for n in COST_FIELDS} for one in (calls.own, calls.sure))
     time = {name: _total(group, numbers(ranges, name), count) for name in _TIMES}
     time |= calls.operations.times(group, count)
     at = {name: _float_total(group, times, count) for name, times in calls.least.at_roofs().items()}
-    rates = _rates(cost, time, at) | {"above_roof": _contradicts(time, _float_total(group, calls.shortest, count))}
-    unsure = doubtful(ranges, group, count)
+    unsure = doubts(ranges, group, count)
+    rates = _rates(sure, time, at, unsure["uncertain_ns"])
+    rates |= {"above_roof": _contradicts(time, _float_total(group, calls.shortest, count))}
     return {
         **_whose(ranges, first, calls.rank),
         **labels,
@@ -150,7 +154,7 @@ def _sums(calls: _Calls, keys: list[str]) -> dict[str, object]:
         **cost,
         **time,
         **unsure,
-        **judged(rates, (np.sum(list(unsure.values()), axis=0) == 0) & modelled(labels)),
+        **judged(rates, certain_enough(unsure["uncertain_ns"], time["busy_owned_ns"]), modelled(labels)),
         "throttle": [None] * count,
     }
 
@@ -182,7 +186,9 @@ def _float_total(group: Ints, values: Floats, count: int) -> Floats:
     return np.bincount(group, values, count).astype(np.float64)
 
 
-def _rates(cost: Mapping[str, Ints], time: Mapping[str, Ints], at: Mapping[str, Floats]) -> dict[str, object]:
+def _rates(
+    cost: Mapping[str, Ints], time: Mapping[str, Ints], at: Mapping[str, Floats], uncertain: Ints
+) -> dict[str, object]:
     busy = time["busy_owned_ns"]
     moved = np.sum([cost[name] for name in MOVED], axis=0)
     least = np.sum([at[name] for name in ROOF_BOUNDS], axis=0)
@@ -193,7 +199,7 @@ def _rates(cost: Mapping[str, Ints], time: Mapping[str, Ints], at: Mapping[str, 
         "intensity": ratio(cost["tensor_flops"] + cost["vector_flops"], moved),
         "roofline_ns": floor,
         "efficiency": ratio(least, busy),
-        "bound": recoded(bound_of(time, floor, at), BOUNDS),
+        "bound": recoded(firm_bound_of(time, at, uncertain), BOUNDS),
         "lost_ns": time["wall_ns"] - floor,
     }
 

@@ -330,7 +330,7 @@ _RATES = (
         WORD,
         "",
         "largest part of wall_ns: host, queued, compute, memory, l2, unfused, small or inefficient; null where not "
-        "judged: no device time, no roofs, a cost that is not known, records that cannot be",
+        "judged: no device time, no roofs, costs not known that could turn it, records that cannot be",
         null=True,
     ),
     column("lost_ns", _I64, "ns", "wall_ns - roofline_ns"),
@@ -350,8 +350,15 @@ _STAGE = column(
     "which has no roof",
 )
 _DOUBTFUL = (
-    column("unknown_calls", _I64, "", "ranges of which the cost is not known: rates and bound are null where any is"),
-    column("contradicted_calls", _I64, "", "ranges whose tensors contradict their cost: as with unknown_calls"),
+    column("unknown_calls", _I64, "", "ranges of which the cost is not known"),
+    column("contradicted_calls", _I64, "", "ranges whose tensors contradict their cost"),
+    column(
+        "uncertain_ns",
+        _I64,
+        "ns",
+        "of busy_owned_ns: those ranges; more than 1 % leaves rates null, and what could "
+        "turn the bound leaves that null",
+    ),
 )
 _PLACE = (
     _RANK,
