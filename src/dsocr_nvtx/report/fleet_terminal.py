@@ -22,7 +22,7 @@ def _word(title: str, name: str) -> Column:
 _STAGES = (
     _word("stage", "stage"), _word("bound", "bound"), count("ranks", "ranks"), nanoseconds("wall ms", "wall_ns"),
     nanoseconds("busy ms", "busy_owned_ns"), nanoseconds("idle ms", "idle_owned_ns"),
-    percentage("of roof", "efficiency"),
+    percentage("roof/busy", "efficiency"),
     Column(title="slowest", text=lambda row: str(row["slowest"]), left=True, folds=True),
     nanoseconds("its ms", "slowest_wall_ns"), nanoseconds("usual ms", "usual_wall_ns", spare=True),
     Column(title="imbalance", text=lambda row: words.decimal(row["imbalance"], 3), spare=True),
@@ -30,7 +30,7 @@ _STAGES = (
 _LOSSES = (
     _word("stage", "stage"), Column(title="where", text=words.place, left=True, folds=True), _word("bound", "bound"),
     nanoseconds("wall ms", "wall_ns", spare=True), nanoseconds("lost ms", "lost_ns"),
-    percentage("of roof", "efficiency"),
+    percentage("roof/busy", "efficiency"),
     Column(title="slowest", text=lambda row: str(row["slowest"]), left=True, folds=True),
     Column(title="imbalance", text=lambda row: words.decimal(row["imbalance"], 3), spare=True),
 )  # fmt: skip

@@ -51,9 +51,9 @@ COLUMNS = (
     Column(title="class", text=lambda row: str(row["class"]).replace("_", " "), left=True, spare=True),
     count("launches", "launches"),
     Column(title="total", text=lambda row: words.milliseconds(row["total_ns"])),
-    percentage("of busy", "stage_share"),
-    _micro("mean us", "mean_ns", spare=True),
-    _micro("spread us", "spread_ns", spare=True),
+    percentage("of stage's busy", "stage_share"),
+    _micro("mean µs", "mean_ns", spare=True),
+    _micro("spread µs", "spread_ns", spare=True),
     Column(title="waves", text=lambda row: words.decimal(row["waves"], 2), spare=True),
     Column(
         title="in", text=lambda row: ", ".join(map(str, _list(row["modules"]))) or "no range", left=True, spare=True

@@ -44,11 +44,11 @@ STAGE_COLUMNS = (
     nanoseconds("busy", "busy_owned_ns"),
     nanoseconds("idle", "idle_owned_ns"),
     nanoseconds("roofline", "roofline_ns", spare=True),
-    percentage("of roof", "efficiency"),
-    decimal("TFLOP/s", "achieved_tflops", 1),
-    decimal("GB/s", "achieved_gbps", 0),
-    percentage("MFU", "mfu", wide=True),
-    percentage("MBU", "mbu", wide=True),
+    percentage("roof/busy", "efficiency"),
+    decimal("TFLOP/s busy", "achieved_tflops", 1),
+    decimal("GB/s busy", "achieved_gbps", 0),
+    percentage("MFU wall", "mfu", wide=True),
+    percentage("MBU wall", "mbu", wide=True),
 )
 LOSS_COLUMNS = (
     _STAGE,
@@ -61,7 +61,7 @@ LOSS_COLUMNS = (
     nanoseconds("roofline", "roofline_ns", wide=True),
     nanoseconds("lost", "lost_ns"),
     percentage("of wall", "lost_share"),
-    percentage("of roof", "efficiency"),
+    percentage("roof/busy", "efficiency"),
 )
 
 

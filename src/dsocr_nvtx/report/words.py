@@ -40,7 +40,10 @@ def bound(value: object) -> str:
 
 
 def verdict(stage: Record) -> str:
-    """Return one sentence: what binds a stage, how much of its wall time that is, and how far the roof is."""
+    """Return one sentence: what binds a stage, how much of its wall time that is, and how far the roof is.
+
+    Of several steps both mean and median are told: a few very long ones are in the mean alone.
+    """
     wall, busy, idle = (number(stage[name]) for name in ("wall_ns", "busy_owned_ns", "idle_owned_ns"))
     if not wall:
         return f"{stage['stage']}: no device time"
@@ -50,7 +53,9 @@ def verdict(stage: Record) -> str:
     floor = number(stage["roofline_ns"])
     per_step = wall / max(number(stage["steps"]), 1)
     middle = stage.get("median_step_ns")
-    usual = f" ({milliseconds(middle)} the middle one)" if middle and abs(per_step / number(middle) - 1) > 0.1 else ""
+    usual = ""
+    if number(stage["steps"]) > 1:
+        usual = f" (mean; median {milliseconds(middle)})" if middle else " (mean)"
     times = f"{wall / floor:.0f}x its roofline time" if floor else "its roofline time is not known"
     doubt = doubtful(stage)
     if doubt and stage["bound"] is None:

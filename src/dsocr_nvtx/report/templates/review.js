@@ -16,8 +16,8 @@
   const figures = (row) => [
     ["bound", row.bound || "–"], ["wall", `${ms(row.wall_ns)} ms`], ["busy", `${ms(row.busy_owned_ns)} ms`],
     ["idle", `${ms(row.idle_owned_ns)} ms`], ["roofline", `${ms(row.roofline_ns)} ms`], ["lost", `${ms(row.lost_ns)} ms`],
-    ["of roof", share(row.efficiency)], ["tax kernels", share(row.busy_owned_ns ? row.tax_ns / row.busy_owned_ns : null)],
-    ["TFLOP/s", row.achieved_tflops ?? "–"], ["GB/s", row.achieved_gbps ?? "–"], ["FLOP/B", row.intensity ?? "–"],
+    ["roof/busy", share(row.efficiency)], ["tax kernels", share(row.busy_owned_ns ? row.tax_ns / row.busy_owned_ns : null)],
+    ["TFLOP/s busy", row.achieved_tflops ?? "–"], ["GB/s busy", row.achieved_gbps ?? "–"], ["FLOP/B", row.intensity ?? "–"],
     ["calls", count(row.calls)], ["launches", count(row.launches)],
     ...[["host code", row.idle_host_ns], ["launch calls", row.idle_launch_ns], ["synchronising", row.idle_sync_ns],
       ["allocation, copies", row.idle_memory_ns]].filter(([, ns]) => ns > 0).map(([name, ns]) => [`idle: ${name}`, `${ms(ns)} ms`]),
