@@ -14,6 +14,7 @@ from dsocr_nvtx.report.terminal import show
 from dsocr_nvtx.roofline.joined import JoinedReport, joined_report, write_tables
 from dsocr_nvtx.roofline.ladder import short_ladder
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.roofline.review import served_review
 from dsocr_nvtx.schema.directories import JOINED, check_report
 from dsocr_nvtx.schema.files import check_directory, write_text
 
@@ -66,7 +67,14 @@ _REVIEW = "review.html"
 def _show(whole: JoinedReport, found: Roofline) -> None:
     joined = whole.joined
     rungs = short_ladder(len(joined.operations), joined.operations.table, found.stages)
-    show(wide_console(), found, joined.accounting, whole.kernels_summary.to_pylist(), rungs=rungs)
+    show(
+        wide_console(),
+        found,
+        joined.accounting,
+        whole.kernels_summary.to_pylist(),
+        rungs=rungs,
+        review=served_review(joined.served),
+    )
 
 
 def default_out(report: Path) -> Path:

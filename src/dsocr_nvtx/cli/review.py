@@ -59,8 +59,13 @@ def show_command(
     opened = open_joined(directory)
     summary, found = opened.kernels_summary, opened.roofline
     rungs = short_ladder(opened.accounting.operations, lambda: opened.kernels, found.stages)
+    review = opened.served_review
     if as_json:
-        print(json.dumps(as_plain(found, opened.accounting, summary, losses=losses, rungs=rungs), indent=2))
+        print(
+            json.dumps(as_plain(found, opened.accounting, summary, losses=losses, rungs=rungs, review=review), indent=2)
+        )
     else:
         console = wide_console()
-        show(console, found, opened.accounting, summary, losses=losses, most_kernels=kernels, rungs=rungs)
+        show(
+            console, found, opened.accounting, summary, losses=losses, most_kernels=kernels, rungs=rungs, review=review
+        )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from attrs import frozen
 
 from dsocr_nvtx.join.accounting import Accounting
+from dsocr_nvtx.join.served_marks import ServedWork
 from dsocr_nvtx.report import words
 from dsocr_nvtx.roofline.points import Roofline
 from dsocr_nvtx.roofline.soundness import MOST_APART, set_apart_share
@@ -48,6 +49,7 @@ def _doubts(accounting: Accounting) -> Iterator[Caveat]:
 
 
 def _missing(accounting: Accounting) -> Iterator[Caveat]:
+    yield from _served(accounting.served)
     for one in accounting.set_apart:
         yield Caveat(f"set apart, as it cannot be: {one}", is_grave=one.records > _FEW * max(accounting.operations, 1))
     if (share := set_apart_share(accounting)) > MOST_APART:
@@ -66,6 +68,19 @@ def _missing(accounting: Accounting) -> Iterator[Caveat]:
                 f"GPU {device.device} is idle outside every range for {words.milliseconds(unowned)} ms, "
                 f"{unowned / device.wall_ns:.0%} of its wall time: no stage has it"
             )
+
+
+def _served(work: ServedWork) -> Iterator[Caveat]:
+    """Yield what marks of a serving engine do not say, or say otherwise than the ranges."""
+    if work.contradicted:
+        text = f"{work.contradicted:,} of {work.steps:,} served steps contradict what the scheduler said"
+        yield Caveat(f"{text}: {work.contradiction}", is_grave=True)
+    if work.without_range:
+        yield Caveat(
+            f"{work.without_range:,} served steps have no range in this report: they are missing", is_grave=True
+        )
+    if work.damaged:
+        yield Caveat(f"{work.damaged:,} marks of a serving engine cannot be read, and are left out", is_grave=True)
 
 
 _NAMED = 3

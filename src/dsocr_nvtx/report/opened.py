@@ -12,8 +12,9 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.join.accounting import Accounting
 from dsocr_nvtx.join.inclusive import SHARED_COLUMNS, exclusive_table
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.roofline.review import ServedReview, served_review
 from dsocr_nvtx.schema.checking import check_columns
-from dsocr_nvtx.schema.directories import REMEDY
+from dsocr_nvtx.schema.directories import REMEDY, SERVED_TABLES
 from dsocr_nvtx.schema.hardware import Ceilings
 from dsocr_nvtx.schema.joins import ACCOUNTING, Part, open_directory
 from dsocr_nvtx.schema.tables import MEASURED
@@ -46,6 +47,12 @@ class Opened:
         """Every kernel by stage and name, the longest total first; none where an earlier version joined."""
         table = self.beside("kernels_summary")
         return table.to_pylist() if table is not None else []
+
+    @property
+    def served_review(self) -> ServedReview | None:
+        """What a served run comes to; None of any other."""
+        tables = {name: self.beside(name) for name in SERVED_TABLES}
+        return served_review({name: table for name, table in tables.items() if table is not None})
 
     def beside(self, name: str) -> pa.Table | None:
         """Return a further table of the join, None where it has none of that name."""

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from dsocr_nvtx import __version__
 from dsocr_nvtx.join.naming import short_name
-from dsocr_nvtx.report import drawings, glossary, sections, timeline, words
+from dsocr_nvtx.report import drawings, glossary, sections, served, timeline, words
 from dsocr_nvtx.report.advice import RUNG_WORDS
 from dsocr_nvtx.report.axes import scaled
 from dsocr_nvtx.report.caveats import caveats
@@ -73,6 +73,7 @@ def review_page(opened: Opened, title: str = "", up: str = "") -> str:
         stages=sections.stage_labels(stages),
         budget=sections.budget_lines(stages, every, opened.accounting),
         meanings=sections.PART_WORDS,
+        served=served.section(review) if (review := opened.served_review) is not None else None,
         timelines=_timelines(opened, stages, kernels, ranges),
         columns=timeline.COLUMNS, narrowest=timeline.NARROWEST, gpu_parts=timeline.GPU_PARTS,
         stalls=sections.stall_lines(opened.accounting),

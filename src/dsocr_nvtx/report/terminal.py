@@ -8,13 +8,14 @@ from rich.text import Text
 
 from dsocr_nvtx.errors import printable
 from dsocr_nvtx.join.accounting import Accounting
-from dsocr_nvtx.report import words
+from dsocr_nvtx.report import served, words
 from dsocr_nvtx.report.advice import advice
 from dsocr_nvtx.report.caveats import caveats
 from dsocr_nvtx.report.columns import Column, count, decimal, nanoseconds, percentage, table
 from dsocr_nvtx.report.kernels import kernels_table
 from dsocr_nvtx.report.sections import budget_lines, stage_labels
 from dsocr_nvtx.roofline.points import Roofline
+from dsocr_nvtx.roofline.review import ServedReview
 
 _COLOURS = {
     "host": "yellow",
@@ -67,22 +68,30 @@ LOSS_COLUMNS = (
 
 def show(
     console: Console, found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *,
-    losses: int = 10, most_kernels: int = 10, rungs: Sequence[words.Record] = (),
+    losses: int = 10, most_kernels: int = 10, rungs: Sequence[words.Record] = (), review: ServedReview | None = None,
 ) -> None:  # fmt: skip
     """Print verdicts with advice, stages, the ``losses`` rows that lose most, the longest ``kernels``, the accounting.
 
-    ``kernels`` are rows of KERNELS_SUMMARY, ``rungs`` of LADDER. What is not a terminal has no width to keep to: there
-    every column is printed.
+    ``kernels`` are rows of KERNELS_SUMMARY, ``rungs`` of LADDER; ``review`` is that of a served run. What is not a
+    terminal has no width to keep to: there every column is printed.
     """
     stages = found.stages.to_pylist()
     rows = loss_rows(found, losses)
     who = _whose(stages)
+    for line in served.served_lines(review) if review is not None else ():
+        console.print(Text(printable(line), style="bold"))
     for stage in stages:
         text = "".join(f"{column.title} {column.text(stage)}: " for column in who) + words.verdict(stage)
         console.print(Text(text, style=_COLOURS.get(str(stage["bound"]), "")))
         for line in advice(stage, rungs, accounting.stalls):
             console.print(Text(f"  {printable(line)}"))
     console.print(table(console, "Stages (times in ms)", (*who, *STAGE_COLUMNS), stages))
+    if review is not None and review.pages is not None:
+        title = "The time of a page, from its arrival down (mean, in ms)"
+        console.print(table(console, title, served.PAGE_COLUMNS, served.page_rows(review.pages)))
+    if review is not None and review.batches:
+        title = "Served steps (sequences, rows and ms a step: means)"
+        console.print(table(console, title, served.BATCH_COLUMNS, served.batch_rows(review.batches)))
     console.print(_budget(stages, found.rows.to_pylist(), accounting))
     console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
     if kernels and most_kernels:
@@ -108,9 +117,9 @@ def loss_rows(found: Roofline, most: int) -> list[dict[str, object]]:
 
 def as_plain(
     found: Roofline, accounting: Accounting, kernels: Sequence[words.Record] = (), *, losses: int,
-    rungs: Sequence[words.Record] = (),
+    rungs: Sequence[words.Record] = (), review: ServedReview | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    """Return what `show` prints as plain data: whole nanoseconds, and every caveat."""
+    """Return what `show` prints as plain data: whole nanoseconds, and every caveat; ``served`` of a served run."""
     stages, rows = found.stages.to_pylist(), found.rows.to_pylist()
     columns = [*stage_labels(stages), "outside", "total"]
     return {
@@ -122,6 +131,7 @@ def as_plain(
         "budget": {
             line.key: dict(zip(columns, line.values, strict=True)) for line in budget_lines(stages, rows, accounting)
         },
+        **({"served": served.as_plain(review)} if review is not None else {}),
         "losses": rows[:losses],
         "kernels": list(kernels),
         "caveats": [{"text": one.text, "is_grave": one.is_grave} for one in caveats(found, accounting)],
