@@ -43,8 +43,9 @@ def certain_enough(uncertain: Ints, busy: Ints) -> Mask:
 
 def modelled(labels: Mapping[str, object]) -> Mask:
     """Return which rows are of the model: of stage and kind, where they have one, neither is that of host work."""
-    words = [np.asarray(labels[name]) for name in ("stage", "kind") if name in labels]
-    return np.asarray(np.logical_and.reduce([each != Stage.HOST for each in words]), bool)
+    # As lists: where pandas is installed Arrow imports it to make an array of words.
+    words = [pa.table({name: labels[name]})[name].to_pylist() for name in ("stage", "kind") if name in labels]
+    return np.array([Stage.HOST not in each for each in zip(*words, strict=True)], bool)
 
 
 _RATES = ("achieved_tflops", "achieved_gbps", "intensity", "efficiency", "above_roof", "mfu", "mbu")
