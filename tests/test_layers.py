@@ -13,7 +13,7 @@ import pytest
 import dsocr_nvtx
 
 ROOT = Path(dsocr_nvtx.__file__).parent
-CAPTURE = ("cli", "run", "hooks", "analytic", "measure", "schema", "errors")
+CAPTURE = ("cli", "run", "serving", "hooks", "analytic", "measure", "schema", "errors")
 ANALYSIS = ("cli", "notebook", "report", "compare", "fleet", "roofline", "join", "ingest", "schema", "errors")
 DEMO = ("cli", "demo", "schema", "errors")
 """The capture that ships with the package: data for the command line, and the script that reduced it."""
@@ -21,7 +21,7 @@ HANDBOOK = ("cli", "handbook", "schema", "errors")
 OFFERED = {"hooks", "notebook", "join", "roofline"}
 """Rooms behind what `import dsocr_nvtx` offers; the two last only so that functions may have their names."""
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
-HEAVY = {"torch", "transformers", "nvtx", "pynvml", "cupti"}
+HEAVY = {"torch", "transformers", "nvtx", "pynvml", "cupti", "vllm"}
 """What only the capture half may need."""
 
 

@@ -14,11 +14,15 @@ from torch import nn
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks import bindings
 from dsocr_nvtx.schema.records import Level
+from dsocr_nvtx.serving.network import network_of
 from tests.builders.ocr2 import ocr2_model
 from tests.builders.vendor import vendor_model
+from tests.builders.vllm_model import vllm_config, vllm_model
 from tests.hooks.networks import network
 
-LAYOUTS: dict[str, Callable[[], Any]] = {"native": network, "vendor": vendor_model, "ocr2": ocr2_model}
+LAYOUTS: dict[str, Callable[[], Any]] = {
+    "native": network, "vendor": vendor_model, "ocr2": ocr2_model, "vllm": vllm_model,
+}  # fmt: skip
 Bound = dict[str, str]
 """Where each path is bound: the module's dotted name and, where it is not ``forward``, the method."""
 
@@ -33,7 +37,10 @@ def bound(room: Any, model: nn.Module) -> Bound | None:
     """Return what a version of the bindings binds in a model, with what its costs rest on; None where it refuses."""
     names = {id(module): name for name, module in model.named_modules()}
     try:
-        found = room.hooked_network(model, Level.OP)
+        if hasattr(model, "embed_multimodal"):
+            found = room.served_network(model, network_of(vllm_config(), "vLLM"), Level.OP)
+        else:
+            found = room.hooked_network(model, Level.OP)
     except Refused:
         return None
     told = {}
@@ -116,7 +123,15 @@ def _vendor() -> Iterator[tuple[str, str]]:
     yield from ((f"decoder.{i}.moe.experts", f"model.layers.{i}.mlp::moe_infer") for i in (1, 2))
 
 
-PLACES = {"native": _native, "vendor": _vendor, "ocr2": _ocr2}
+def _vllm() -> Iterator[tuple[str, str]]:
+    yield from ((path, at.removeprefix("model.")) for path, at in _vendor() if not path.startswith("decoder"))
+    path = "language_model.model."
+    yield from _decoder(3, path)
+    yield from {"image_features": "::embed_multimodal", "lm_head": "::compute_logits"}.items()
+    yield from ((f"decoder.{i}.moe.experts", f"{path}layers.{i}.mlp.experts") for i in (1, 2))
+
+
+PLACES = {"native": _native, "vendor": _vendor, "ocr2": _ocr2, "vllm": _vllm}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -17,12 +17,13 @@ from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.hooks.sites import Binding, Site, number_sites
 from dsocr_nvtx.hooks.weights import element_type, refuse_adapters, stored_network
 from dsocr_nvtx.schema.records import CallShape, LayerKind, Level
+from dsocr_nvtx.schema.shapes import SERVED
 
 MISSING = "hooks bind to the native and the vendor's DeepSeek-OCR network; check the model's class and version"
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "model": ("model",),
-    "text": ("language_model", ""),
+    "text": ("language_model.model", "language_model", ""),
     "sam": ("vision_tower.sam_encoder", "sam_model"),
     "clip": ("vision_tower.vision_encoder", "vision_model"),
     "projector": ("multi_modal_projector", "projector"),
@@ -45,6 +46,9 @@ an empty attribute is the module itself."""
 
 OPTIONAL = ("decoder.rotary",)
 """Parts that a layout may compute elsewhere: the vendor's attentions make their own rotary embedding."""
+
+_IMAGE_FEATURES = ("get_image_features", "embed_multimodal")
+"""Methods by which layouts encode a page's images, if they have one."""
 
 _ORDER = list(Level)
 
@@ -82,8 +86,7 @@ def hooked_network(model: nn.Module, level: Level) -> HookedNetwork:
     refuse_windows(model, network)
     inner = find(model, "model")
     text, sam = find(inner, "text"), find(inner, "sam")
-    if hasattr(sam, "net_2"):
-        network = evolve(network, vision=evolve(network.vision, sam=_with_halvings_apart(network.sam)))
+    network = _as_laid_out(network, sam)
     everything = _bound(model, inner, network, Level.OP)
     owners = [(binding.site.path, binding.owner) for binding in everything]
     network = stored_network(network, [*owners, *_query_tables(inner)])
@@ -98,12 +101,36 @@ def hooked_network(model: nn.Module, level: Level) -> HookedNetwork:
     )
 
 
+def served_network(model: nn.Module, network: DeepseekOCRModel, level: Level) -> HookedNetwork:
+    """Return every method to hook, down to a level, of a model as a serving engine lays it out: the towers at its root.
+
+    Whoever serves says when a forward over tokens begins, so the model's own method is not among them.
+    """
+    refuse_windows(model, network)
+    text, sam = find(model, "text"), find(model, "sam")
+    network = _as_laid_out(network, sam)
+    return HookedNetwork(
+        bindings=_bound(model, model, network, level, SERVED),
+        experts=[],
+        network=network,
+        config=None,
+        lists_experts=False,
+        towers={"model": text, "sam": sam, "clip": find(model, "clip")},
+    )
+
+
 def refuse_windows(model: nn.Module, network: DeepseekOCRModel) -> None:
     """Refuse attention whose cost depends on how long the prompt was, which a call does not say."""
     window = max((layer.attention.window for layer in network.layers), default=0)
     if window:
         found = f"decoder layers with sliding-window attention (the last {window} tokens, and the prompt)"
         raise Refused(type(model).__name__, found, "`dsocr-nvtx analytic` prices it; hook a model with full attention")
+
+
+def _as_laid_out(network: DeepseekOCRModel, sam: nn.Module) -> DeepseekOCRModel:
+    if not hasattr(sam, "net_2"):
+        return network
+    return evolve(network, vision=evolve(network.vision, sam=_with_halvings_apart(network.sam)))
 
 
 def _with_halvings_apart(sam: ImageEncoderViT) -> ImageEncoderViT:
@@ -120,10 +147,12 @@ def _query_tables(inner: nn.Module) -> list[tuple[str, nn.Module]]:
     return [("clip", child) for name, child in named if name.startswith("query_")]
 
 
-def _bound(model: nn.Module, inner: nn.Module, network: DeepseekOCRModel, level: Level) -> list[Binding]:
+def _bound(
+    model: nn.Module, inner: nn.Module, network: DeepseekOCRModel, level: Level, attention: str = ""
+) -> list[Binding]:
     binder = _Binder(level=level)
     binder.bind_vision(inner, network)
-    binder.bind_text(model, find(inner, "text"), network)
+    binder.bind_text(model, find(inner, "text"), network, attention)
     number_sites(binder.roots)
     return binder.bindings
 
@@ -150,10 +179,9 @@ class _Binder:
         sam = find(inner, "sam")
         tower = _tower(sam, is_vision=True)
         whole = None
-        if hasattr(inner, "get_image_features"):
-            whole = self._entry(
-                inner, "image_features", LayerKind.REST, Level.STAGE, None, tower, method="get_image_features"
-            )
+        method = next((name for name in _IMAGE_FEATURES if hasattr(inner, name)), None)
+        if method is not None:
+            whole = self._entry(inner, "image_features", LayerKind.REST, Level.STAGE, None, tower, method=method)
         parts: tuple[tuple[str, nn.Module, Layer], ...] = (
             ("sam", sam, network.sam),
             ("clip", find(inner, "clip"), network.clip),
@@ -165,9 +193,9 @@ class _Binder:
             if site is not None:
                 self._inside(module, site, description, tower)
 
-    def bind_text(self, model: nn.Module, text: nn.Module, network: DeepseekOCRModel) -> None:
+    def bind_text(self, model: nn.Module, text: nn.Module, network: DeepseekOCRModel, attention: str) -> None:
         """Bind the model and everything from the token embedding to the head."""
-        tower = _tower(text, is_vision=False)
+        tower = _tower(text, is_vision=False, attention=attention)
         site = self._entry(model, "model", LayerKind.REST, Level.STAGE, None, tower)
         assert site is not None  # noqa: S101 - every level has the stages
         self._inside(text, site, network, tower, head=model)
@@ -223,6 +251,8 @@ def _located(module: nn.Module, part: Child) -> tuple[Any, str]:
         return find(module, "blocks")[part.layer], "forward"
     if part.name in OPTIONAL and not any(hasattr(module, name) for name in ATTRIBUTES[part.name]):
         return None, "forward"
+    if part.name == "lm_head" and hasattr(module, "compute_logits"):
+        return module, "compute_logits"  # a serving engine never calls the head's own module
     found = find(module, part.name)
     # The vendor keeps its experts in a list and runs them from a method of the mixture itself.
     return (module, "moe_infer") if isinstance(found, nn.ModuleList) else (found, "forward")
@@ -246,8 +276,8 @@ def find(module: nn.Module, part: str) -> Any:
     raise Refused(type(module).__name__, f"no attribute {' or '.join(names)}", MISSING)
 
 
-def _tower(module: nn.Module, *, is_vision: bool) -> _Tower:
+def _tower(module: nn.Module, *, is_vision: bool, attention: str = "") -> _Tower:
     """Return what a tower's sites share; refuse weights of a type that has no size here."""
-    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    attention = attention or getattr(getattr(module, "config", None), "_attn_implementation", None) or ""
     # The vendor's vision calls fused attention without saying so in a configuration; its decoder is eager.
     return _Tower(element_type(module), attention or ("sdpa" if is_vision else "eager"), is_vision)

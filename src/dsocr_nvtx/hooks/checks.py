@@ -47,7 +47,8 @@ def first_call_fault(site: Site, priced: Priced, caches: Caches, args: Args, kwa
     Raises `Unreadable` where the call shows nothing to compare.
     """
     fault, derived = rows_fault(site, priced, args, kwargs), priced.shape
-    if fault is None and derived.kv_len and isinstance(site.description, LlamaFlashAttention2 | DeepseekV2DecoderLayer):
+    cached = derived.kv_len and not derived.ragged  # a serving engine's cache is no argument
+    if fault is None and cached and isinstance(site.description, LlamaFlashAttention2 | DeepseekV2DecoderLayer):
         return _cache_fault(site, derived, caches, args, kwargs)
     return fault
 
@@ -59,7 +60,7 @@ def rows_fault(site: Site, priced: Priced, args: Args, kwargs: Kwargs) -> str | 
     """
     assert site.description is not None  # noqa: S101 - entries are read, not derived
     seen, derived = lone_shape(site.description, args, kwargs), priced.shape
-    rows = derived.batch * (derived.height * derived.width or derived.tokens)
+    rows = derived.batch * derived.height * derived.width or derived.rows
     if seen.rows != rows and not (derived.batch > 1 and seen.rows == derived.tokens and seen.batch == 1):
         return f"{rows} rows were derived, {seen.rows} are given"
     if derived.height and seen.height and (seen.height, seen.width) != (derived.height, derived.width):

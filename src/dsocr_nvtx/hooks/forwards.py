@@ -177,9 +177,10 @@ class Forwards:
     def _announce(self, state: ThreadState, table: PayloadTable) -> None:
         """Announce what a tool cannot know yet: all costs where others held last, else the one that says the length."""
         key = (table.stage, table.costs.root.entry.number)
-        told = (table, self._epoch, table.told_until())
-        if state.announced.get(key) != told:
-            table.announce(state.next_id)
+        told = (table, self._epoch, table.told_until(), table.told_beyond())
+        before = state.announced.get(key, ())
+        if before != told:
+            table.announce(state.next_id, growing=before[:-1] == told[:-1])
             state.announced[key] = told
         elif table.costs.root.is_stage:
             table.announce_root(state.next_id)

@@ -24,7 +24,7 @@ _MARK = "_dsocr_patch"
 class Patch:
     """One attribute of one instance, replaced by ``function``. ``is_open`` until the session that made it has left."""
 
-    owner: nn.Module
+    owner: Any
     name: str
     function: Method
     before: Any = field(init=False)

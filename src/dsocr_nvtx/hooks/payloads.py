@@ -27,12 +27,13 @@ class PayloadTable:
 
     def __init__(self, costs: ForwardCosts, stage: Stage, kv_len: int, emitter: Emitter, sites: int) -> None:
         self.costs, self.stage, self.kv_len, self.emitter = costs, stage, kv_len, emitter
+        self.version = costs.version
         self.first, self.base, self.in_use = costs.root.number, costs.root.number * WIDTH, False
         self.records = np.zeros((len(costs.sites), WIDTH), "<i8")
         for record, site in zip(self.records, costs.sites, strict=True):
             header = (code_of(site.kind), code_of(site.level), list(DTYPE_BYTES).index(site.dtype))
             record[:_PRICED] = (0, code_of(stage), 0, -1 if site.layer is None else site.layer, *header)
-        self.records[:, _PRICED:] = costs.words(kv_len)
+        self.refresh(kv_len)
         self.words: Any = self.records.reshape(-1).data  # writing an element takes a third of what numpy's own takes
         self._bound = [
             emitter.prepare(site.path, code_of(stage), record)
@@ -53,11 +54,11 @@ class PayloadTable:
     def update(self, step: int, kv_len: int) -> None:
         """Bring all records up to date for a forward with so many keys in the cache of every sequence."""
         self.records[:, _STEP] = step
-        if kv_len == self.kv_len:
+        if kv_len == self.kv_len and self.version == self.costs.version:
             return
         costs, grown = self.costs, kv_len - self.kv_len
         growth = costs.growth(self.kv_len) if costs.regime(kv_len) == costs.regime(self.kv_len) else None
-        if growth is not None:
+        if growth is not None and self.version == costs.version:
             self.records[:, _PRICED:] += growth * grown
         else:
             self.refresh(kv_len)
@@ -65,21 +66,24 @@ class PayloadTable:
 
     def refresh(self, kv_len: int) -> None:
         """Write all prices anew."""
+        self.version = self.costs.version
         self.records[:, _PRICED:] = self.costs.words(kv_len)
 
-    def announce(self, next_id: int) -> None:
-        """Say every site's cost in plain text, and of costs that grow by how much each key adds.
+    def announce(self, next_id: int, *, growing: bool = False) -> None:
+        """Say every site's cost in plain text, and of costs that grow by how much a key in each sequence adds.
 
         The entry's own cost is said at every forward, so it needs no growth: it says the length that others grow by.
+        With ``growing`` only the costs that grow are said, and the entry's: the others were said before.
         """
         self.records[:, _EVENT] = next_id
         growth = self.costs.growth(self.kv_len) if self.kv_len else None
-        for index, (site, record) in enumerate(zip(self.costs.sites, self.records.tolist(), strict=True)):
+        for index, (site, record) in enumerate(zip(self.costs.sites, self.records, strict=True)):
             if index == 0 or growth is None or not growth[index].any():
-                self.emitter.mark(announcement(site.path, record))
+                if not growing or index == 0:
+                    self.emitter.mark(announcement(site.path, record.tolist()))
             else:
-                increments = [0] * _PRICED + growth[index].tolist()
-                self.emitter.mark(growth_announcement(site.path, record, increments))
+                increments = [0] * _PRICED + (growth[index] * self.costs.together).tolist()
+                self.emitter.mark(growth_announcement(site.path, record.tolist(), increments))
 
     def announce_site(self, number: int) -> None:
         """Say one site's cost in plain text."""
@@ -93,5 +97,9 @@ class PayloadTable:
 
     def told_until(self) -> object:
         """Return what must not change if what `announce` said is still to hold: the way of growing, else the length."""
-        regime = self.costs.regime(self.kv_len)
+        regime = self.costs.regime(self.kv_len), self.version
         return regime if self.kv_len and self.costs.growth(self.kv_len) is not None else (regime, self.kv_len)
+
+    def told_beyond(self) -> int:
+        """Return the keys beyond as many for each sequence: what grows was told for so many."""
+        return self.kv_len % self.costs.together

@@ -76,6 +76,9 @@ Regime = tuple[bool, bool]
 class ForwardCosts:
     """The costs of one kind of forward, of which only the KV length varies: a list by KV length, a price a site.
 
+    Of sequences that are not alike, as a serving engine has, the KV length is that of all together; where it is 0 the
+    shape says all, and `reshape` gives the kind another one. ``version`` counts those.
+
     ``root`` is the site whose call began the forward, ``sites`` are it and all below, in the order of their numbers.
     ``description`` is None where the entry could not be read: then no cost is known. ``flags`` hold for all sites,
     ``contradicted`` are the numbers of those whose first call had tensors that do not fit; ``checked`` of those that
@@ -90,6 +93,7 @@ class ForwardCosts:
     flags: Flag = _FINE
     checked: set[int] = field(factory=set)
     contradicted: set[int] = field(factory=set)
+    version: int = 0
     sites: list[Site] = field(init=False)
     _last: tuple[int, list[Priced]] | None = None
     _growth: dict[Regime, Words | None] = field(factory=dict)
@@ -103,7 +107,9 @@ class ForwardCosts:
         if self.description is None:
             return [NOT_KNOWN] * len(self.sites)
         if self._last is None or self._last[0] != kv_len:
-            shape = evolve(self.root.shape(self.shape), kv_len=kv_len)
+            shape = self.root.shape(self.shape)
+            if kv_len or not shape.ragged:
+                shape = shape.with_length(kv_len)
             found = dict(self._priced(self.root, self.description, shape))
             prices = [self._flagged(site.number, found.get(site.number, NOTHING)) for site in self.sites]
             self._last = (kv_len, prices)
@@ -119,10 +125,25 @@ class ForwardCosts:
 
     def regime(self, kv_len: int) -> Regime:
         """Return what the way in which costs grow depends on: a prompt alone or more, a static cache that is full."""
+        if self.shape.ragged:
+            return False, True
         return kv_len == self.shape.tokens, kv_len >= self.shape.kv_slots
 
+    @property
+    def together(self) -> int:
+        """Return by how much the KV length grows with one more key in every sequence."""
+        return self.shape.batch if self.shape.ragged else 1
+
+    def reshape(self, shape: CallShape) -> None:
+        """Let this kind of forward have another shape from now on."""
+        if shape != self.shape:
+            self.shape, self.version, self._last = shape, self.version + 1, None
+            self._growth.clear()
+
     def growth(self, kv_len: int) -> Words | None:
-        """Return what one more key in every sequence adds to `words` while the regime lasts; None where that varies."""
+        """Return what one more of the KV length adds to `words` while the regime lasts; None where that varies."""
+        if self.shape.ragged and not kv_len:
+            return None
         regime = self.regime(kv_len)
         if regime not in self._growth and regime != self.regime(kv_len + 2):
             return None
@@ -178,6 +199,12 @@ class Prices:
         self._kinds: dict[tuple[int, int, CallShape], ForwardCosts] = {}
         self._known: dict[tuple[int, int, int], ForwardCosts] = {}
         self.forwards: list[ForwardCosts] = []
+
+    def varying(self, root: Site, description: Layer, shape: CallShape) -> ForwardCosts:
+        """Return a kind of forward of its own, to be given other shapes (`ForwardCosts.reshape`)."""
+        made = ForwardCosts(root, description, shape, self._cache, len(self.forwards))
+        self.forwards.append(made)
+        return made
 
     def of(self, root: Site, description: Layer | None, shape: CallShape) -> ForwardCosts:
         """Return the costs of forwards that begin with a call of this shape, which has no KV length: it may be any.

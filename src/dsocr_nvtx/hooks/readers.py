@@ -278,10 +278,11 @@ def _grid(images: list[torch.Tensor]) -> CallShape:
 
 
 def _numbered(args: Args, kwargs: Kwargs) -> CallShape:
-    """Return the shape of the first tensor [B, S] of whole numbers."""
+    """Return the shape of the first tensor [B, S] or [T] of whole numbers."""
     for tensor in tensors((*args, *kwargs.values())):
-        if not tensor.is_floating_point() and tensor.dim() == 2:
-            return CallShape(batch=tensor.shape[0], tokens=tensor.shape[1])
+        if not tensor.is_floating_point() and tensor.dim() in (1, 2):
+            batch, tokens = (1, *tensor.shape)[-2:]
+            return CallShape(batch=batch, tokens=tokens)
     raise Unreadable("no token or position numbers among its arguments")
 
 

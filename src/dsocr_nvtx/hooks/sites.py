@@ -88,10 +88,12 @@ def _entries(site: Site) -> Iterator[Site]:
 
 def step_sites(first: int) -> list[Site]:
     """Return a site for the steps of each stage, in the order of `Stage`, numbered from ``first``."""
-    return [
-        Site(
-            path=str(stage), name=str(stage), kind=LayerKind.REST, level=Level.STAGE, layer=None, description=None,
-            dtype="bfloat16", attention="", is_vision=False, is_entry=True, number=first + number,
-        )
-        for number, stage in enumerate(Stage)
-    ]  # fmt: skip
+    return [idle_site(stage, LayerKind.REST, first + number) for number, stage in enumerate(Stage)]
+
+
+def idle_site(path: str, kind: LayerKind, number: int) -> Site:
+    """Return the site of a range that is no call and has no cost of its own: a step, or the host's own work."""
+    return Site(
+        path=path, name=path, kind=kind, level=Level.STAGE, layer=None, description=None,
+        dtype="bfloat16", attention="", is_vision=False, is_entry=True, number=number,
+    )  # fmt: skip

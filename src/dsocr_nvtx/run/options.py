@@ -1,5 +1,7 @@
 """The command line of `dsocr-nvtx run` = `python -m dsocr_nvtx.run`. Imports nothing slow: help is instant."""
 
+import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -71,6 +73,13 @@ class Experts(StrEnum):
     EAGER = "eager"
     GROUPED_MM = "grouped_mm"
     BATCHED_MM = "batched_mm"
+
+
+class Engine(StrEnum):
+    """What runs the model: this package's own loop over transformers' network, or vLLM."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
 
 
 def parse_tiles(text: str | None) -> tuple[int, int] | None:
@@ -162,6 +171,16 @@ def run_command(
         bool,
         typer.Option("--power", help="Sample power and clocks; then repeat each stage for 2 s to know its energy."),
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="What runs the model. vllm: its offline engine, as it serves.")
+    ] = Engine.TRANSFORMERS,
+    engine_process: Annotated[
+        bool, typer.Option("--engine-process", help="With vllm: the engine in its own process, as `vllm serve` has it.")
+    ] = False,
+    engine_options: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help='With vllm: arguments of its LLM, such as {"enforce_eager": true}.'),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.", show_default="runs/TIME")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an older run in --out.")] = False,
 ) -> None:
@@ -174,6 +193,25 @@ def run_command(
     code is 0 where some failed, since torchrun would end the other ranks.
     """
     grid = parse_tiles(tiles)
+    if engine is Engine.VLLM:
+        elsewhere = {
+            "--mode": mode is not Mode.GUNDAM, "--tiles": tiles, "--device": device, "--events": events,
+            "--attention": attention is not Attention.SDPA, "--experts": experts is not Experts.AUTO,
+            "--decode": decode is not Decode.EAGER, "--timing": timing is not Timing.NONE, "--calibrate": calibrate,
+            "--observe-experts": observe_experts, "--capture-range": capture_range, "--power": power,
+        }  # fmt: skip
+        given = [name for name, value in elsewhere.items() if value]
+        if given:
+            raise UsageError(f"{', '.join(given)}: not with --engine vllm, which has its own ways")
+        _run_served(
+            pages=tuple(pages or ()), copies=batch or 1, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos,
+            checkpoint=checkpoint, config=config.value, seed=seed, prompt=prompt, dtype=dtype.value if dtype else None,
+            level=level.value, hooks=hooks, warmup=warmup, own_process=engine_process,
+            engine_options=parse_engine_options(engine_options), out=out, force=force, command=tuple(sys.argv),
+        )  # fmt: skip
+        return
+    if engine_process or engine_options:
+        raise UsageError("--engine-process and --engine-options go with --engine vllm")
     if device != "cpu":
         _limit_threads()
     with missing_packages_are_named():
@@ -212,6 +250,26 @@ def run_command(
         )
     )
     _say_what_failed(directory)
+
+
+def _run_served(**options: Any) -> None:
+    """Run pages through vLLM, which is looked for before anything else is done."""
+    if importlib.util.find_spec("vllm") is None:
+        raise Unavailable("--engine vllm needs vLLM, which is not installed; pip install vllm")
+    from dsocr_nvtx.run.served import ServedOptions, capture_served
+
+    capture_served(ServedOptions(**options))
+
+
+def parse_engine_options(text: str | None) -> dict[str, Any]:
+    """Return the arguments that a text of JSON gives by name."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f'--engine-options is JSON, such as {{"enforce_eager": true}}, not {text!r}') from error
+    if not isinstance(found, dict):
+        raise UsageError(f'--engine-options names arguments, as {{"enforce_eager": true}} does, not {text!r}')
+    return found
 
 
 def _say_what_failed(directory: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Self
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 DTYPE_BYTES: dict[str, int] = {
     "bfloat16": 2,
@@ -103,6 +103,16 @@ class CallShape:
             raise ValueError(f"each sequence has rows, each row keys, and each key a place: {found}")
         ragged = Ragged(rows=rows, keys=keys, pairs=pairs, rectangle=rectangle, slots=slots or keys or rows)
         return cls(batch=sequences, tokens=rows // sequences, kv_len=keys // sequences, ragged=ragged, **others)
+
+    def with_length(self, kv_len: int) -> Self:
+        """Return the shape with so many keys in each sequence's cache.
+
+        Of sequences that are not alike it is the keys of all together, and each has one row, which sees every key.
+        """
+        if self.ragged is None:
+            return evolve(self, kv_len=kv_len)
+        sums = Ragged(rows=self.batch, keys=kv_len, pairs=kv_len, rectangle=kv_len, slots=kv_len)
+        return evolve(self, kv_len=kv_len // self.batch, ragged=sums)
 
     @property
     def sequences(self) -> int:
