@@ -115,3 +115,58 @@ def test_a_kernel_of_inductor_is_classed_by_what_it_fuses(name: str, kind: str, 
     found, rule = classify(name)
     assert (found, is_fusible(found, rule)) == (kind, fusible)
     assert rule in name
+
+
+SERVED = {
+    ("matmul", False): (
+        "fused_moe_kernel", "fused_moe_kernel_gptq_awq", "void marlin::Marlin<__nv_bfloat16, 256, 1, 8>",
+        "void machete::KernelTemplate", "nvjet_sm90_tst_64x8_64x16_4x1_v_bz_splitK_TNT",
+        "void cutlass::device_kernel<vllm::cutlass_3x_gemm_sm90<cutlass::half_t>>",
+    ),
+    ("attention", False): (
+        "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<flash::CollectiveMainloop>>>",
+        "void cutlass::device_kernel<flash::FlashAttnFwdCombine<cute::tuple<cute::C<(int)8>>>>",
+        "void flash::prepare_varlen_num_blocks_kernel<(int)1, (bool)0>(int, int, int, const int *)",
+        "void vllm::paged_attention_v1_kernel<__nv_bfloat16, __nv_bfloat16, 128, 16, 128>",
+        "void vllm::paged_attention_v2_reduce_kernel<__nv_bfloat16, 128>", "kernel_unified_attention_2d",
+        "void vllm::merge_attn_states_kernel<__nv_bfloat16, 128>", "merge_attn_states_kernel",
+        "void flashinfer::BatchDecodeWithPagedKVCacheKernel<flashinfer::PosEncodingMode>",
+    ),
+    ("norm_activation", False): (
+        "void vllm::rms_norm_kernel<c10::BFloat16>", "void vllm::fused_add_rms_norm_kernel<c10::BFloat16, 8>",
+        "void vllm::moe::moe_sum_kernel<c10::BFloat16, 6>", "triton_red_fused_fused_add_rms_norm_0",
+        "_topk_log_softmax_kernel", "void vllm::rms_norm_static_fp8_quant_kernel<c10::BFloat16>",
+    ),
+    ("norm_activation", True): (
+        "void vllm::act_and_mul_kernel<c10::BFloat16, __nv_bfloat162, &vllm::silu_kernel<c10::BFloat16>>",
+        "void vllm::rotary_embedding_kernel<c10::BFloat16, true>", "void vllm::scaled_fp8_quant_kernel<c10::BFloat16>",
+        "void per_token_group_quant_8bit_kernel<c10::BFloat16>", "triton_poi_fused_mul_silu_slice_1",
+    ),
+    ("data_movement", True): (
+        "void vllm::reshape_and_cache_flash_kernel<__nv_bfloat16, __nv_bfloat16, (vllm::Fp8KVCacheDataType)0>",
+        "void vllm::reshape_and_cache_kernel<__nv_bfloat16>", "void vllm::concat_and_cache_mla_kernel<__nv_bfloat16>",
+        "void vllm::copy_blocks_kernel<__nv_bfloat16>", "_gather_block_tables_kernel",
+    ),
+    ("other", False): (
+        "void vllm::moe::moe_align_block_size_kernel<int>", "void vllm::moe::count_and_sort_expert_tokens_kernel<int>",
+        "void vllm::moe::topkGatingSoftmax<8, 64, 4, 16, 32, int>", "void vllm::moe::grouped_topk_fused_kernel<float>",
+        "void vllm::apply_repetition_penalties_kernel<float>", "_topk_topp_kernel", "_gumbel_sample_kernel",
+        "_temperature_kernel", "_min_p_kernel", "_penalties_kernel", "_bincount_kernel", "_ranks_kernel",
+        "_apply_grammar_bitmask_kernel", "_compute_slot_mapping_kernel", "_compute_slot_mappings_kernel",
+        "rejection_greedy_sample_kernel", "sample_recovered_tokens_kernel", "_prepare_prefill_inputs_kernel",
+        "_prepare_pos_seq_lens_kernel", "_combine_sampled_and_draft_tokens_kernel", "_post_update_kernel",
+        "void flashinfer::sampling::TopKTopPSamplingFromProbKernel<1024, cub::BLOCK_SCAN_WARP_SCANS>",
+        "void vllm::cross_device_reduce_1stage<__nv_bfloat16, 2>",
+    ),
+}  # fmt: skip
+"""What vLLM 0.26 to 0.33 launches, by class and whether a fused kernel would do it in passing."""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fusible"), [(name, kind, fusible) for (kind, fusible), names in SERVED.items() for name in names]
+)
+def test_a_kernel_of_a_serving_engine_is_classed_by_a_rule(name: str, kind: str, fusible: bool) -> None:
+    found, rule = classify(name)
+    assert (found, is_fusible(found, rule)) == (kind, fusible)
+    assert rule, "sampling and routing are known work, of no other class"
+    assert rule in name

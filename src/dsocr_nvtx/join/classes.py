@@ -24,10 +24,14 @@ class KernelClass(StrEnum):
 
 
 _RULES: tuple[tuple[KernelClass, bool, tuple[str, ...]], ...] = (
-    (KernelClass.OTHER, False, ("nccl", "nvshmem", "cross_device_reduce")),
+    (KernelClass.OTHER, False, ("nccl", "nvshmem", "cross_device_reduce", "sampling", "_prepare_")),
     (KernelClass.DATA_MOVEMENT, False, ("host to device", "device to host", "peer to peer")),
     (KernelClass.DATA_MOVEMENT, True, ("distribution_elementwise", "reshape_and_cache", "concat_and_cache")),
-    (KernelClass.ATTENTION, False, ("flash", "fmha", "attention", "sdpa", "Prefill", "prefill", "BatchDecode")),
+    (
+        KernelClass.ATTENTION,
+        False,
+        ("flash", "fmha", "attention", "sdpa", "Prefill", "prefill", "BatchDecode", "_attn"),
+    ),
     (
         KernelClass.CONVOLUTION,
         False,
@@ -61,14 +65,18 @@ _RULES: tuple[tuple[KernelClass, bool, tuple[str, ...]], ...] = (
     (
         KernelClass.NORM_ACTIVATION,
         True,
-        ("gelu", "GELU", "Gelu", "silu", "sigmoid", "relu", "tanh", "rotary", "act_and_mul", "elementwise"),
+        (
+            "gelu", "GELU", "Gelu", "silu", "sigmoid", "relu", "tanh", "rotary", "act_and_mul", "elementwise",
+            "quant", "Quant",
+        ),
     ),
     (
         KernelClass.OTHER,
         False,
         (
             "topk", "TopK", "sort", "Sort", "Scan", "scan", "histogram", "Radix", "Histogram", "moe_align",
-            "slot_mapping",
+            "slot_mapping", "sampl", "penalt", "temperature", "_min_p", "bitmask", "_ranks", "bincount",
+            "_post_update", "idx_mapping",
         ),
     ),
 )  # fmt: skip
