@@ -1,5 +1,6 @@
 """Inputs that are much more than they seem are refused before they fill memory, with the way to allow them."""
 
+import base64
 import lzma
 import sqlite3
 from pathlib import Path
@@ -14,6 +15,7 @@ from dsocr_nvtx.ingest import report, table_files
 from dsocr_nvtx.ingest.folder import FolderOfTables
 from dsocr_nvtx.ingest.limits import MOST_BYTES
 from dsocr_nvtx.ingest.sqlite import SqliteFile
+from tests.builders.folders import write_file
 
 
 def test_a_packed_report_that_unpacks_to_too_much_is_refused_unless_it_is_allowed(
@@ -43,6 +45,44 @@ def test_a_file_whose_pages_unpack_to_too_much_is_refused(tmp_path: Path, monkey
     texts = pa.array(["x" * 1_000_000 + str(at) for at in range(8)])
     pq.write_table(pa.table({"a": texts}), tmp_path / "T.parquet", compression="zstd", use_dictionary=False)
     with pytest.raises(Refused, match="bytes that unpack to 8,0"):
+        FolderOfTables(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_values_that_very_many_rows_share_are_counted_for_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType, suffix: str
+) -> None:
+    """A file of a kilobyte can hold gigabytes, each row a place in its dictionary."""
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 30_000, pa.int32()), pa.array(["x" * 4000]).cast(kind))
+    write_file(pa.table({"a": shared}), tmp_path / f"T{suffix}")
+    monkeypatch.setenv(MOST_BYTES, str(1 << 23))
+    folder = FolderOfTables(tmp_path)
+    with pytest.raises(Refused, match=r"more than 8,388,608 bytes of text in a; .*set DSOCR_NVTX_MOST_BYTES"):
+        list(folder.blobs("T", "a")) if pa.types.is_binary(kind) else folder.strings("T", "a")
+    monkeypatch.setenv(MOST_BYTES, str(1 << 28))
+    assert set(folder.strings("T", "a").to_pylist()) == {"x" * 4000}
+    assert {value for piece in folder.blobs("T", "a") for value in piece.to_pylist()} == {b"x" * 4000}
+
+
+def test_a_long_name_that_rows_share_is_cut_as_any_other(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": ["é" * 5000, "x", None, "é" * 5000]}), tmp_path / "T.parquet")
+    assert FolderOfTables(tmp_path).strings("T", "a").to_pylist() == ["é" * 4095 + "…", "x", None, "é" * 4095 + "…"]
+
+
+_ONE_BIT = (
+    "UEFSMRUAFRwVHCwVAhUAFQYVBhwYCAEAAAAAAAAAGAgBAAAAAAAAABYAKAgBAAAAAAAAABgIAQAAAAAAAAAREQAAAAIAAAACAQEAAAAAAAAAFQQZ"
+    "LDUAGAZzY2hlbWEVAgAVBCQCGAFhABYCGRwZHCYAHBUEGSUGABkYAWEVABYCFpoBFpoBJgg8GAgBAAAAAAAAABgIAQAAAAAAAAAWACgIAQAAAAAA"
+    "AAAYCAEAAAAAAAAAEREAGRwVABUAFQIAPCkGGSYAAgAAABaaARYCJggWmgEAKCBwYXJxdWV0LWNwcC1hcnJvdyB2ZXJzaW9uIDI2LjAuMRkcHAAA"
+    "AKwAAABQQVIx"
+)
+"""A Parquet file of one integer, one bit of what its footer tells of the column flipped."""
+
+
+def test_damage_to_what_a_footer_tells_of_a_column_is_refused(tmp_path: Path) -> None:
+    """pyarrow 26 ends the process where that is asked for by itself."""
+    (tmp_path / "T.parquet").write_bytes(base64.b64decode(_ONE_BIT))
+    with pytest.raises(Refused, match="damaged or unreadable"):
         FolderOfTables(tmp_path)
 
 

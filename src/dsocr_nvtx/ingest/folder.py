@@ -109,20 +109,23 @@ class FolderOfTables:
         pieces = self._pieces(table, column, rows, _PIECE_ROWS)
         path = self._paths.get(table.lower(), self.path)
         with _refusing(path):
-            return concatenated(pa.chunked_array(list(limited(path, column, map(_cut, pieces))), pa.string()))
+            found = map(_plain, limited(path, column, map(_cut, pieces)))
+            return concatenated(pa.chunked_array(list(found), pa.string()))
 
     def blobs(self, table: str, column: str, rows: Mask | None = None) -> Iterator[pa.Array]:
         """Return a column of the rows in the mask as bytes, in pieces; null for NULL and for what is not a blob.
 
         A text is one as well: nsys (2025.3) writes blobs into columns of strings.
         """
-        for piece in self._pieces(table, column, rows, _BLOB_ROWS):
-            with _refusing(self._paths.get(table.lower(), self.path)):
+        path = self._paths.get(table.lower(), self.path)
+        for shared in self._pieces(table, column, rows, _BLOB_ROWS):
+            with _refusing(path):
+                (piece,) = map(_plain, limited(path, column, [shared]))
                 found = as_bytes(piece).cast(pa.binary()) if holds_bytes(piece.type) else None
             yield pa.nulls(len(piece), pa.binary()) if found is None else found
 
     def _pieces(self, table: str, column: str, rows: Mask | None, at_once: int) -> Iterator[pa.Array]:
-        """Return a column of the rows in the mask, in pieces of one type; so many rows are decoded at once."""
+        """Return a column of the rows in the mask, in pieces as the file has them; so many rows are decoded at once."""
         table, first = table.lower(), 0
         file, own = self._files.get(table), self._names.get(table, {}).get(column.lower())
         if file is None or own is None or file.alike.get(own) == NULL:
@@ -134,9 +137,8 @@ class FolderOfTables:
             for (piece,) in file.pieces([own], at_once):
                 if first >= last:  # what is asked for often stands at the beginning
                     return
-                found = _plain(piece)
                 first += len(piece)
-                yield found if rows is None else found.filter(pa.array(rows[first - len(piece) : first]))
+                yield piece if rows is None else piece.filter(pa.array(rows[first - len(piece) : first]))
             check_rows(first, file.count)
 
 
@@ -144,7 +146,9 @@ _MARK = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _cut(texts: pa.Array) -> pa.Array:
-    """Return texts cut at `TEXT_LIMIT`, what is no UTF-8 in them replaced."""
+    """Return texts cut at `TEXT_LIMIT`, what is no UTF-8 in them replaced; texts that rows share stay shared."""
+    if pa.types.is_dictionary(texts.type):
+        return pa.DictionaryArray.from_arrays(texts.indices, _cut(texts.dictionary))
     if not holds_bytes(texts.type):
         texts = texts.cast(pa.string())
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused, UsageError
 
@@ -30,10 +31,21 @@ _MOST_TEXT = 1 << 29
 
 
 def limited(where: Path, column: str, pieces: Iterable[pa.Array]) -> Iterator[pa.Array]:
-    """Return pieces of a column of texts; refuse one whose texts take more than the limit together."""
+    """Return pieces of a column of texts; refuse one whose texts take more than the limit together.
+
+    Rows may share texts in a dictionary: what they take is what each row's own would.
+    """
     most, taken = most_bytes(_MOST_TEXT), 0
     for piece in pieces:
-        taken += piece.nbytes
+        taken += _plain_bytes(piece)
         if taken > most:
             raise Refused(where, f"more than {most:,} bytes of text in {column}", LIMIT_REMEDY)
         yield piece
+
+
+def _plain_bytes(piece: pa.Array) -> int:
+    if not pa.types.is_dictionary(piece.type):
+        return int(piece.nbytes)
+    if pa.types.is_primitive(piece.dictionary.type):
+        return len(piece) * int(piece.dictionary.type.bit_width) // 8
+    return int(pc.sum(pc.binary_length(piece.dictionary).take(piece.indices)).as_py() or 0)

@@ -1,6 +1,6 @@
 """One table's file of a folder: Parquet, or an Arrow file or stream. A damaged one is an error of Arrow's."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,8 @@ class ParquetFile:
         self._groups = [self._about.row_group(group) for group in range(self._about.num_row_groups)]
         check_rows(sum(group.num_rows for group in self._groups), self.count)
         _check_room(path, self.count, sum(group.total_byte_size for group in self._groups))
+        self._check_columns()
+        self._shared = self._with_dictionary(kinds) if self._groups else frozenset[str]()
         self.alike: Mapping[str, int] = {
             name: value
             for at in range(self._about.num_columns if self._groups else 0)
@@ -47,15 +49,33 @@ class ParquetFile:
             and (value := self._only_value(at, pa.types.is_integer(kinds[name]))) is not None
         }
 
+    def _check_columns(self) -> None:
+        """Read a row of every group: damage to what is noted of a column, asked for by itself, ends the process."""
+        file = self._open(())
+        for group in range(len(self._groups)):
+            next(file.iter_batches(1, row_groups=[group], use_threads=False), None)
+
     def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """Return some columns in pieces of so many rows."""
+        """Return some columns in pieces of so many rows; texts that the file has in a dictionary stay in one."""
+        # In one thread, as tables are read side by side already.
+        shared = [name for name in columns if name in self._shared]
+        found: Iterator[pa.RecordBatch] = self._open(shared).iter_batches(rows, columns=columns, use_threads=False)
+        return found
+
+    def _open(self, dictionaries: Sequence[str]) -> Any:
         import pyarrow.parquet as pq
 
         # The file itself, not its path: a path is looked at for partition columns.
-        file = pq.ParquetFile(self._path, metadata=self._about, memory_map=True)
-        # In one thread, as tables are read side by side already.
-        found: Iterator[pa.RecordBatch] = file.iter_batches(rows, columns=columns, use_threads=False)
-        return found
+        return pq.ParquetFile(self._path, metadata=self._about, memory_map=True, read_dictionary=list(dictionaries))
+
+    def _with_dictionary(self, kinds: Mapping[str, pa.DataType]) -> frozenset[str]:
+        """Return the columns of texts or blobs of which some kilobytes can be the value of very many rows."""
+        columns = [self._groups[0].column(at) for at in range(self._about.num_columns)]
+        return frozenset(
+            column.path_in_schema
+            for column in columns
+            if column.has_dictionary_page and holds_bytes(kinds.get(column.path_in_schema, pa.null()))
+        )
 
     def _only_value(self, at: int, is_integer: bool) -> int | None:
         found = set[int | None]()
