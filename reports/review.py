@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+IDLE_CAUSES = ("host", "launch", "sync", "memory", "queued")
 PAGES = 16
 COUNTS = (1, PAGES)
 DATE = "2026-11-23"
@@ -180,7 +181,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|" + "--:|" * len(COLUMNS),
     ]
     for row in rows:
-        idle = sum(row[f"idle_{cause}"] for cause in ("host", "launch", "sync", "memory"))
+        idle = sum(row[f"idle_{cause}"] for cause in IDLE_CAUSES)
         values = {**row, **row["rungs"], "idle": idle}
         cells = ["" if values.get(key) is None else f"{values[key]:.2f}" for key in COLUMNS.values()]
         lines.append(f"| {row['workload']} | {row['stage']} | {row['bound']} | {' | '.join(cells)} |")

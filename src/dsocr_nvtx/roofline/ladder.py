@@ -55,7 +55,7 @@ def ladder(kernels: pa.Table, stages: pa.Table, launching: Mapping[str, str] | N
 
     ``launching`` is what `ceilings` measured of launching (`read_launching`); without it that of the tables' metadata;
     without that the stream's gap is read from the capture. A graph's gap is that of the capture's own replays; without
-    them the measured one, but no less than replays show; without any it lies between none and that of a stream.
+    them the measured one, but no less than replays show; without any half a stream's, as it lies between none and that.
     """
     about = {k.decode(): v.decode() for k, v in (stages.schema.metadata or {}).items()}
     gaps = find_gaps(kernels, {**about, **(launching or {})})
@@ -92,8 +92,9 @@ def find_gaps(kernels: pa.Table, launching: Mapping[str, str]) -> Gaps:
     if replay is None and stream is not None:
         replay = Gap(
             low=0.0, likely=stream.likely / 2, high=stream.likely,
-            source="not measured: between none and a stream's; dsocr-nvtx ceilings measures it",
-            interval="none, and a stream's",
+            source=f"not measured: half a stream's, {stream.likely / 2:.0f} ns, as it lies between none and that "
+            f"(replays of a decode step on an H200: {_REPLAYED_NS[0]} ns); dsocr-nvtx ceilings measures it",
+            interval="no gap, and a stream's",
         )  # fmt: skip
     return Gaps(stream=stream, replay=replay)
 
