@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -57,15 +57,15 @@ def capture_served(options: ServedOptions) -> Path:
     pages = tuple(map(load_page, options.pages)) or (drawn_page(options.seed),)
     if len(pages) == 1:
         pages *= options.copies
-    with run_progress() as progress, _model_folder(options) as folder:
-        _environment(options, progress)
-        engine = _engine(options, folder, len(pages))
+    with run_progress() as progress, model_folder(options) as folder:
+        set_environment(options, progress.say)
+        engine = engine_of(options, folder, len(pages))
         if options.warmup:
             progress.say("warm-up")
             for _ in range(options.warmup):
-                _generated(engine, options, pages, min(_WARM_UP_TOKENS, options.max_new_tokens))
+                generated(engine, options, pages, min(_WARM_UP_TOKENS, options.max_new_tokens))
         started = time.perf_counter()
-        outputs = _generated(engine, options, pages, options.max_new_tokens)
+        outputs = generated(engine, options, pages, options.max_new_tokens)
         seconds = time.perf_counter() - started
         with replacing_directory(target, MANIFEST, force=options.force) as directory:
             made = [list(output.outputs[0].token_ids) for output in outputs]
@@ -77,7 +77,7 @@ def capture_served(options: ServedOptions) -> Path:
 
 
 @contextmanager
-def _model_folder(options: ServedOptions) -> Iterator[Path]:
+def model_folder(options: ServedOptions) -> Iterator[Path]:
     """Yield the folder of the checkpoint, else one of a model with random weights that is gone afterwards."""
     if options.checkpoint is not None:
         yield options.checkpoint
@@ -87,7 +87,7 @@ def _model_folder(options: ServedOptions) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _environment(options: ServedOptions, progress: RunProgress) -> None:
+def set_environment(options: ServedOptions, say: Callable[[str], None]) -> None:
     """Set what vLLM reads from the environment before it is imported, in this process and in those it starts."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(options.own_process))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -99,10 +99,10 @@ def _environment(options: ServedOptions, progress: RunProgress) -> None:
     plain = os.environ.get("VLLM_CACHE_ROOT") or str(Path.home() / ".cache" / "vllm")
     apart = f"{plain}-dsocr-nvtx-{__version__}-{options.level}"
     os.environ["VLLM_CACHE_ROOT"] = apart
-    progress.say(f"compiled code of hooked runs is kept apart from vLLM's own: {apart}")
+    say(f"compiled code of hooked runs is kept apart from vLLM's own: {apart}")
 
 
-def _engine(options: ServedOptions, folder: Path, pages: int) -> Any:
+def engine_of(options: ServedOptions, folder: Path, pages: int) -> Any:
     """Return vLLM's offline engine, its processes hooked where that was asked for."""
     from vllm import LLM
 
@@ -123,7 +123,7 @@ def _engine(options: ServedOptions, folder: Path, pages: int) -> Any:
     return LLM(**{**arguments, **(options.engine_options or {})})
 
 
-def _generated(engine: Any, options: ServedOptions, pages: tuple[Page, ...], tokens: int) -> Any:
+def generated(engine: Any, options: ServedOptions, pages: tuple[Page, ...], tokens: int) -> Any:
     """Return what the engine makes of all pages, handed to it at once."""
     from vllm import SamplingParams
 
