@@ -11,11 +11,11 @@ JSON; the others go on.
 import argparse
 import json
 import lzma
-import os
 import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def main() -> None:
 
 def measured(name: str, folder: Path, config: str) -> dict[str, Any]:
     """Run a scenario's processes and join the first hooked one's report; return what came of them."""
-    scenario, work = SCENARIOS[name], Path(os.environ.get("TMPDIR", "/tmp")) / "served"
+    scenario, work = SCENARIOS[name], Path(tempfile.gettempdir()) / "served"
     work.mkdir(exist_ok=True)
     runs: list[dict[str, Any]] = []
     for turn in range(scenario.get("paired", 1)):
@@ -93,7 +93,7 @@ def profiled(scenario: dict[str, Any], report: Path, hooks: bool, config: str) -
     command = [*NSYS, "-o", str(report), sys.executable, __file__, "serve", json.dumps(told)]
     with report.with_suffix(".log").open("w") as log:
         try:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=LIMIT_S, check=False)
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=LIMIT_S, check=False)  # noqa: S603
             code: object = done.returncode
         except subprocess.TimeoutExpired:
             code = f"no end after {LIMIT_S} s"
@@ -124,7 +124,7 @@ def joined(name: str, report: Path, folder: Path) -> dict[str, Any]:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)  # noqa: S603
     return f"exit {done.returncode}\n{(done.stdout + done.stderr)[-6000:]}"
 
 
