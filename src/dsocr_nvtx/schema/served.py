@@ -7,6 +7,7 @@ on any thread of any process. A damaged mark is other text.
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = [
@@ -70,6 +71,7 @@ class RequestMark(NamedTuple):
     number: int | None = None
 
 
+@lru_cache(4096)  # a step names all its requests, and is one of very many
 def request_name(text: str) -> str:
     """Return a request's id as marks can hold it: printable, without spaces and colons, at most 64 characters."""
     plain = "".join("_" if char in " :" or not char.isprintable() else char for char in text)

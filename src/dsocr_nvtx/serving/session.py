@@ -67,6 +67,7 @@ class ServedSession:
         self._found, self._native = found, native
         self._model = next(site for site in sites if site.path == "model")
         self._varying: dict[Stage, ForwardCosts] = {}
+        self._decoding: dict[int, ForwardCosts] = {}
         self._patches = Patches()
         self._markers: Markers | None = None
         self._make: StandIns | None = None
@@ -174,11 +175,13 @@ class ServedSession:
         prices = self.forwards.prices
         if sequences is None:
             return prices.of(self._model, None, CallShape()), 0
-        shape = shape_of(sequences)
-        if stage is Stage.DECODE and shape.rows == shape.sequences:
-            one = CallShape.of_sequences([(1, 1)] * shape.sequences)
-            return prices.of(self._model, self.network, one), shape.keys
-        costs = self._varying.get(stage)
+        count = len(sequences)
+        if stage is Stage.DECODE and sum(sequence.rows for sequence in sequences) == count:
+            if count not in self._decoding:
+                one = CallShape.of_sequences([(1, 1)] * count)
+                self._decoding[count] = prices.varying(self._model, self.network, one)
+            return self._decoding[count], sum(sequence.keys for sequence in sequences)
+        shape, costs = shape_of(sequences), self._varying.get(stage)
         if costs is None:
             costs = self._varying[stage] = prices.varying(self._model, self.network, shape)
         costs.reshape(shape)
