@@ -1,8 +1,14 @@
 """What datasheets say of NVIDIA's GPUs, by the exact name that CUDA and Nsight Systems give them. Dense figures only.
 
 Figures that a sheet states with sparsity are halved. Matrix rates are those with FP32 accumulation: GeForce boards (and
-the A10G) have half the rate of their siblings then. Clocks of Blackwell's data-centre boards follow from their rates. A
-device whose sheet lacks a figure is left out: it gets roofs derived from the report (`dsocr_nvtx.roofline.devices`).
+the A10G) have half the rate of their siblings then. A device whose sheet lacks a figure is left out: it gets roofs
+derived from the report (`dsocr_nvtx.roofline.devices`).
+
+What no sheet of NVIDIA's states, and so is less sure: the clocks of B200, GB200 and B300, which follow from their rates
+and SMs (a B200 is seen to reach 1.965 GHz, a B300 at 1.92); their L2, which is what CUDA reports; the A10G's 80 SMs, as
+CUDA counts them (its 70 TFLOP/s are 80 SMs at 1.71 GHz). The bandwidth of a B200 is an eighth of the 64 TB/s of DGX and
+HGX; makers of servers state 7.7 TB/s for the board of 180 GB. An H20's 44 TFLOP/s of FP32 is what its sheet says, and
+more than 78 SMs do at 1.98 GHz (39.5). A report's own SMs and clocks come before all of these.
 """
 
 from attrs import frozen
@@ -52,11 +58,11 @@ _L2_SXM, _L2_A100 = _hopper_l2(132, 1.98), _per_clock(5120, 1.41)
 
 SHEETS = (
     Sheet("NVIDIA B200", 148, 2250, 1125, 75.0, 4500, 8000, 126, 1.855, 1.98, 1.98,
-          f"NVIDIA HGX B200 specifications, an eighth; {_HALVED}"),
+          f"NVIDIA HGX B200 specifications, an eighth; {_HALVED}; clocks follow from the rates"),
     Sheet("NVIDIA GB200", 152, 2500, 1250, 80.0, 5000, 8000, 126, 2.008, 2.056, 2.056,
-          f"NVIDIA GB200 NVL72 specifications, a 72nd; {_HALVED}"),
+          f"NVIDIA GB200 NVL72 specifications, a 72nd; {_HALVED}; clocks follow from the rates"),
     Sheet("NVIDIA B300 SXM6 AC", 148, 2250, 1125, 75.0, 4500, 8000, 126, 1.855, 1.98, 1.98,
-          f"NVIDIA HGX B300 specifications, an eighth; {_HALVED}"),
+          f"NVIDIA HGX B300 specifications, an eighth; {_HALVED}; clocks follow from the rates"),
     Sheet("NVIDIA H200", 132, 989.5, 494.7, 66.9, 1979, 4800, 60, 1.83, 1.98, 1.98,
           f"NVIDIA H200 Tensor Core GPU datasheet, SXM; {_HALVED}", _L2_SXM),
     Sheet("NVIDIA H100 80GB HBM3", 132, 989.5, 494.7, 66.9, 1979, 3350, 50, 1.83, 1.98, 1.98,
