@@ -21,6 +21,7 @@ from dsocr_nvtx.compare.steps import PARTS, Key
 from dsocr_nvtx.compare.verdicts import Limits
 from dsocr_nvtx.errors import Refused, UsageError
 from dsocr_nvtx.roofline.least import Floats
+from dsocr_nvtx.schema.records import HOST_PREFIX
 
 _OPEN = "the noise leaves both"
 
@@ -157,7 +158,7 @@ def _matching(rule: Rule, found: Comparison) -> tuple[StageComparison, list[int]
 
 
 def _matches(rule: Rule, key: Key) -> bool:
-    words = all(word in (key.module, key.kind) for word in rule.words)
+    words = all(word in (key.module, key.kind, key.module.removeprefix(HOST_PREFIX)) for word in rule.words)
     return words and rule.layer in (None, key.layer)
 
 

@@ -12,10 +12,11 @@ from attrs import evolve, frozen
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.trace import SetApart
-from dsocr_nvtx.join.columns import Ints, coded, numbers
+from dsocr_nvtx.join.columns import Ints, coded, numbers, rows_with
 from dsocr_nvtx.join.stalls import Stall
 from dsocr_nvtx.schema.directories import REMEDY
 from dsocr_nvtx.schema.joins import ACCOUNTING, Part, open_directory, process_name
+from dsocr_nvtx.schema.records import Stage
 
 _RANGES = (
     "pid", "path", "module", "kind", "level", "stage", "step", "layer", "dtype", "batch", "tokens", "kv_len",
@@ -48,8 +49,9 @@ class Out:
 
     @property
     def processes(self) -> int:
-        """How many processes and devices ran hooked calls."""
-        return len(np.unique(np.stack(self._places()), axis=1).T)
+        """How many processes and devices ran hooked calls; a process that does host work alone is none."""
+        of_model = ~rows_with(self.ranges, "stage", Stage.HOST)
+        return len(np.unique(np.stack(self._places())[:, of_model], axis=1).T)
 
     def _places(self) -> tuple[Ints, Ints]:
         pid = numbers(self.ranges, "pid")
