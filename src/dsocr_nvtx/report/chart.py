@@ -6,36 +6,40 @@ from collections.abc import Mapping, Sequence
 from attrs import frozen
 
 from dsocr_nvtx.report.axes import LogAxis, around, scaled
+from dsocr_nvtx.report.labels import Label, Segment, Words, along, beside
+from dsocr_nvtx.report.marks import Mark, folded
 from dsocr_nvtx.schema.hardware import DATASHEET, Ceilings
 
 WIDTH, HEIGHT = 960, 560
-_LEFT, _RIGHT, _TOP, _BOTTOM = 96, 12, 14, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 112, 12, 14, 48
 _LARGEST, _SMALLEST = 30.0, 3.0
+_LABELLED = 12
+"""Marks that get a name, those of most wall time."""
 
 
 @frozen
 class Roof:
-    """A roof as a line from (x1, y1) to (x2, y2), with its name and rate at (x, y), turned by ``angle`` degrees."""
+    """A roof as a line from (x1, y1) to (x2, y2), and its name and rate where there is room beside it."""
 
-    name: str
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    x: float
-    y: float
-    angle: float
+    line: Segment
+    label: Label | None
     is_nominal: bool
 
 
 @frozen
 class Point:
-    """A row at (x, y); ``shape`` is an SVG path around the origin whose area stands for its wall time."""
+    """A row at (x, y), or ``rows`` of equal layers there; ``shape`` is an SVG path around the origin.
 
-    row: int
+    Its area stands for the wall time of all of them. ``label`` names what matters most, where there is room. At
+    ``moved_x`` it would be by the bytes that the implementation moves, None where they are not known.
+    """
+
+    rows: tuple[int, ...]
     x: float
     y: float
     shape: str
+    moved_x: float | None = None
+    label: Label | None = None
 
 
 @frozen
@@ -55,12 +59,10 @@ class Chart:
 
 @frozen
 class _Rate:
-    """A roof before it is drawn, in FLOP/s or B/s: where along its line the name stands, and how far off it."""
+    """A roof before it is drawn, in FLOP/s or B/s."""
 
     name: str
     rate: float
-    along: float
-    off: float
     is_nominal: bool = False
 
 
@@ -69,69 +71,78 @@ def chart(rows: Sequence[Mapping[str, object]], roofs: Ceilings, dtype: str) -> 
 
     Where the roofs were measured, the datasheet's are drawn beside them.
     """
-    placed = [(number, *place) for number, row in enumerate(rows) if (place := _place(row)) is not None]
+    marks = folded(rows)
     flat, steep = _rates(roofs, dtype)
     top = max((one.rate for one in flat), default=1.0)
     ridges = [top / one.rate for one in steep]
-    x = LogAxis(*around([*(p[1] for p in placed), *ridges, 1.0]), _LEFT, WIDTH - _RIGHT)
-    y = LogAxis(*around([*(p[2] for p in placed), top]), HEIGHT - _BOTTOM, _TOP)
-    longest = max((p[3] for p in placed), default=1.0)
+    x = LogAxis(*around([*(m.intensity for m in marks), *ridges, 1.0]), _LEFT, WIDTH - _RIGHT)
+    y = LogAxis(*around([*(m.rate for m in marks), top]), HEIGHT - _BOTTOM, _TOP)
     fastest = max((one.rate for one in steep if not one.is_nominal), default=1.0)
+    lines = [*(_flat(one, fastest, x, y) for one in flat), *(_steep(one, top, x, y) for one in steep)]
+    longest = max((mark.wall for mark in marks), default=1.0)
+    sizes = [_reach(mark.wall / longest) for mark in marks]
+    places = [(x.at(mark.intensity), y.at(mark.rate)) for mark in marks]
+    kept = [(*place, size) for place, size in zip(places, sizes, strict=True)]
+    words = Words(_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM, lines, kept)
+    named = [*(f"{one.name} {scaled(one.rate, 'FLOP/s')}" for one in flat)]
+    named += [f"{one.name} {scaled(one.rate, 'B/s')}" for one in steep]
+    drawn = [
+        Roof(line, words.place(along(name, line), line), one.is_nominal)
+        for one, line, name in zip([*flat, *steep], lines, named, strict=True)
+    ]
     return Chart(
-        roofs=(*(_flat(one, fastest, x, y) for one in flat), *(_steep(one, top, x, y) for one in steep)),
+        roofs=tuple(drawn),
         points=tuple(
-            Point(number, x.at(i), y.at(f), _shape(str(rows[number]["stage"]), wall / longest))
-            for number, i, f, wall in sorted(placed, key=lambda p: -p[3])
+            _point(mark, rows, x, at, longest, words if number < _LABELLED else None)
+            for number, (mark, at) in enumerate(zip(marks, kept, strict=True))
         ),
         x_ticks=tuple((x.at(value), f"{value:g}") for value in x.decades()),
         y_ticks=tuple((y.at(value), scaled(value, "FLOP/s")) for value in y.decades()),
-        undrawn=len(rows) - len(placed),
+        undrawn=len(rows) - sum(len(mark.rows) for mark in marks),
     )
+
+
+def _point(
+    mark: Mark, rows: Sequence[Mapping[str, object]], x: LogAxis, at: tuple[float, float, float], longest: float,
+    words: Words | None,
+) -> Point:  # fmt: skip
+    """Return a mark as a point at (x, y), which reaches so far; with ``words`` it gets its name where there is room."""
+    label = words.place(beside(mark.name, *at)) if words is not None else None
+    moved = x.at(max(mark.moved, x.low)) if mark.moved is not None else None
+    shape = _shape(str(rows[mark.rows[0]]["stage"]), mark.wall / longest)
+    return Point(mark.rows, at[0], at[1], shape, moved, label)
+
+
+def _reach(share: float) -> float:
+    """Return how far a mark of some share of the largest reaches from its middle: a diamond's corner does most."""
+    return math.sqrt(max(share * _LARGEST**2, _SMALLEST**2) * math.pi / 2)
 
 
 def _rates(roofs: Ceilings, dtype: str) -> tuple[list[_Rate], list[_Rate]]:
     if not roofs.is_known:
         return [], []
     sheet = DATASHEET.get(roofs.device)
-    flat = [_Rate("vector float32", roofs.vector, 0.35, -5)]
-    steep = [_Rate("DRAM", roofs.bandwidth, 0.5, 16)]
+    flat = [_Rate("vector float32", roofs.vector)]
+    steep = [_Rate("DRAM", roofs.bandwidth)]
     if (peak := roofs.tensor_peak(dtype)) is not None:
-        flat.append(_Rate(f"matrix {dtype}", peak, 1.0, -5))
+        flat.append(_Rate(f"matrix {dtype}", peak))
     if roofs.l2_bandwidth:
-        steep.append(_Rate("L2", roofs.l2_bandwidth, 0.5, -6))
+        steep.append(_Rate("L2", roofs.l2_bandwidth))
     if sheet is not None and sheet.source != roofs.source:
-        steep.append(_Rate("datasheet DRAM", sheet.bandwidth, 0.2, 16, is_nominal=True))
+        steep.append(_Rate("datasheet DRAM", sheet.bandwidth, is_nominal=True))
         if (peak := sheet.tensor_peak(dtype)) is not None:
-            flat.append(_Rate(f"datasheet {dtype}", peak, 0.3, -5, is_nominal=True))
+            flat.append(_Rate(f"datasheet {dtype}", peak, is_nominal=True))
     return flat, steep
 
 
-def _place(row: Mapping[str, object]) -> tuple[float, float, float] | None:
-    """Return (FLOP per byte, FLOP/s, wall time) of a row, None where a logarithm has no place for it."""
-    flops = float(str(row["tensor_flops"])) + float(str(row["vector_flops"]))
-    busy, intensity = float(str(row["busy_owned_ns"])), row["intensity"]
-    if flops <= 0 or busy <= 0 or not isinstance(intensity, float) or intensity <= 0:
-        return None
-    return intensity, flops / busy * 1e9, max(float(str(row["wall_ns"])), 1.0)
+def _flat(one: _Rate, fastest: float, x: LogAxis, y: LogAxis) -> Segment:
+    height = y.at(one.rate)
+    return x.at(min(max(one.rate / fastest, x.low), x.high)), height, x.end, height
 
 
-def _flat(one: _Rate, fastest: float, x: LogAxis, y: LogAxis) -> Roof:
-    begin, height = x.at(min(max(one.rate / fastest, x.low), x.high)), y.at(one.rate)
-    at = round(begin + one.along * (x.end - 4 - begin), 1)
-    text = f"{one.name} {scaled(one.rate, 'FLOP/s')}"
-    return Roof(text, begin, height, x.end, height, at, height + one.off, 0, one.is_nominal)
-
-
-def _steep(one: _Rate, top: float, x: LogAxis, y: LogAxis) -> Roof:
+def _steep(one: _Rate, top: float, x: LogAxis, y: LogAxis) -> Segment:
     low, high = max(x.low, y.low / one.rate), min(top / one.rate, x.high)
-    x1, y1, x2, y2 = x.at(low), y.at(low * one.rate), x.at(high), y.at(high * one.rate)
-    turn = math.atan2(y2 - y1, x2 - x1)
-    at = (
-        x1 + one.along * (x2 - x1) - one.off * math.sin(turn),
-        y1 + one.along * (y2 - y1) + one.off * math.cos(turn),
-    )
-    text = f"{one.name} {scaled(one.rate, 'B/s')}"
-    return Roof(text, x1, y1, x2, y2, round(at[0], 1), round(at[1], 1), round(math.degrees(turn), 1), one.is_nominal)
+    return x.at(low), y.at(low * one.rate), x.at(high), y.at(high * one.rate)
 
 
 def _shape(stage: str, share: float) -> str:

@@ -32,7 +32,8 @@
   // Filters: what the boxes, the search and a clicked mark or cell leave, in the chart and in the table alike.
   const points = $$("#plot .points a");
   const lines = $$("#table tbody tr");
-  const byRow = new Map(points.map((point) => [Number(point.dataset.row), point]));
+  const rowsOf = (point) => point.dataset.rows.split(" ").map(Number);
+  const byRow = new Map(points.flatMap((point) => rowsOf(point).map((id) => [id, point])));
   let only = null;
   const allowed = (name) => new Set($$(`input[data-${name}]`).filter((box) => box.checked).map((box) => box.dataset[name]));
   const filter = () => {
@@ -45,10 +46,10 @@
         && (only === null || only.has(row.id));
       row.on = on;
       row.line.hidden = !on;
-      byRow.get(row.id)?.classList.toggle("off", !on);
       shown += on;
       wall += on ? row.wall_ns : 0;
     }
+    points.forEach((point) => point.classList.toggle("off", !rowsOf(point).some((id) => rows[id].on)));
     const status = $("#count");
     status.textContent = `${count(shown)} of ${count(rows.length)} rows, ${ms(wall)} ms of wall time`;
     status.dataset.wallNs = wall;
@@ -59,7 +60,7 @@
   const rove = (next) => points.forEach((point) => { point.tabIndex = point === next ? 0 : -1; });
   $$(".filters input").forEach((box) => box.addEventListener("input", filter));
   $("#clear").addEventListener("click", () => {
-    $$(".filters input[type=checkbox]").forEach((box) => { box.checked = true; });
+    $$(".filters [data-stage], .filters [data-bound]").forEach((box) => { box.checked = true; });
     $("#search").value = "";
     only = null;
     choose(null);
@@ -106,15 +107,33 @@
   const alike = (row) => rows.filter((other) => other.stage === row.stage && other.kind === row.kind
     && other.where.split(/[. ]/)[0] === row.where.split(/[. ]/)[0]).map((other) => other.id);
 
+  // Equal layers of one mark: their sums, and what follows from those.
+  const SUMS = ["calls", "launches", "wall_ns", "busy_owned_ns", "tax_ns", "idle_owned_ns", "roofline_ns", "lost_ns", "idle_host_ns",
+    "idle_launch_ns", "idle_sync_ns", "idle_memory_ns", "idle_queued_ns", "small_ns"];
+  const together = (ids) => {
+    const first = rows[ids[0]];
+    if (ids.length === 1) return first;
+    const sum = (of) => ids.reduce((total, id) => total + of(rows[id]), 0);
+    const made = { ...first };
+    SUMS.forEach((name) => { made[name] = sum((row) => row[name]); });
+    made.efficiency = made.busy_owned_ns ? made.roofline_ns / made.busy_owned_ns : null;
+    ["achieved_tflops", "achieved_gbps"].forEach((name) => {
+      made[name] = Number((sum((row) => (row[name] ?? 0) * row.busy_owned_ns) / made.busy_owned_ns).toPrecision(4));
+    });
+    return made;
+  };
+  $("#moved").addEventListener("input", (event) => $("#plot").classList.toggle("moved", event.target.checked));
+
   // The chart: hover or focus for figures, arrows to the next, click or Enter to open.
   const tip = $("#tip");
   const tell = (point) => {
-    const row = rows[Number(point.dataset.row)];
-    tip.textContent = `${row.stage} ${row.where}\n${figures(row).slice(0, 11).map(([name, value]) => `${name} ${value}`).join("\n")}`;
+    const ids = rowsOf(point);
+    const row = together(ids);
+    tip.textContent = `${row.stage} ${row.where}${ids.length > 1 ? ` and ${ids.length - 1} equal layers, together` : ""}\n${figures(row).slice(0, 11).map(([name, value]) => `${name} ${value}`).join("\n")}`;
     tip.hidden = false;
-    const [box, at] = [$(".chart").getBoundingClientRect(), $("path", point).getBoundingClientRect()];
+    const [box, at, gone] = [$(".chart").getBoundingClientRect(), $("path", point).getBoundingClientRect(), $(".chart").scrollLeft];
     const left = at.right - box.left + 8;
-    tip.style.left = `${Math.max(0, left + tip.offsetWidth > box.width ? at.left - box.left - tip.offsetWidth - 8 : left)}px`;
+    tip.style.left = `${gone + Math.max(0, left + tip.offsetWidth > box.width ? at.left - box.left - tip.offsetWidth - 8 : left)}px`;
     tip.style.top = `${Math.max(0, Math.min(at.top - box.top, box.height - tip.offsetHeight))}px`;
   };
   const hush = () => { tip.hidden = true; };
@@ -129,8 +148,8 @@
     const point = pointOf(event);
     if (!point) return;
     event.preventDefault();
-    const row = rows[Number(point.dataset.row)];
-    open(row, alike(row));
+    const ids = rowsOf(point);
+    open(rows[ids[0]], ids.length > 1 ? ids : alike(rows[ids[0]]));
   });
   plot.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
