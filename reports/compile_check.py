@@ -151,7 +151,7 @@ def by_generate(
     decoder, prompt = model.model.language_model, page["input_ids"].shape[1]
     if alone and compiled:
         decoder.__dict__.pop("forward", None)
-        decoder.forward = torch.compile(decoder.forward, mode="reduce-overhead")
+        decoder.forward = torch.compile(decoder.forward)  # its CUDA graphs would need a mark before each step
     extra = {"cache_implementation": "static", "do_sample": False, "logits_processor": [told]}
     extra["disable_compile"] = alone or not compiled
     return lambda count: model.generate(**page, **extra, max_new_tokens=count, min_new_tokens=count)[:, prompt:]

@@ -77,10 +77,10 @@ def options(name: str) -> set[str]:
     return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
-def spoken() -> Iterator[tuple[str, list[str]]]:
-    """Yield every subcommand with options that README writes, in code between backticks or in a GPU block."""
-    for text in [*lines("gpu"), *re.findall(r"`([^`\n]+)`", README)]:
-        words = shlex.split(text.replace("'", ""), comments=True)
+def spoken(text: str, more: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every subcommand with options that a text writes between backticks, and in ``more`` lines."""
+    for said in [*more, *re.findall(r"`([^`\n]+)`", text)]:
+        words = shlex.split(said.replace("'", ""), comments=True)
         for program, skip in (("dsocr-nvtx", 1), ("dsocr_nvtx.run", 0)):
             if program in words:
                 at = words.index(program)
@@ -88,7 +88,7 @@ def spoken() -> Iterator[tuple[str, list[str]]]:
                 yield name, [word.split("=")[0] for word in words[at + 1 :] if word.startswith("-")]
 
 
-@pytest.mark.parametrize(("name", "used"), list(spoken()))
+@pytest.mark.parametrize(("name", "used"), list(spoken(README, lines("gpu"))))
 def test_what_is_not_run_is_held_to_the_command_line(name: str, used: list[str]) -> None:
     assert set(used) - {"--help"} <= options(name)
 
