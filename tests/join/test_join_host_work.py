@@ -143,3 +143,33 @@ def test_a_stall_before_which_no_range_was_open_is_named_by_the_host_work(tmp_pa
     file.launch("gemm", 800, 810, 850)
     longest = join(read(file.write(tmp_path / "s.sqlite")), "s").accounting.stalls[0]
     assert (longest.ns, longest.path, longest.step) == (810, "host.scheduling", 7)
+
+
+def test_the_engines_loop_counts_only_where_no_other_host_work_does() -> None:
+    """Process 2's loop is open all the time and began last; what process 1 does meanwhile is what is waited for."""
+    spans = [Span(1, 1, 0, 30), Span(2, 2, 10, 60)]
+    paths = ["host.preprocessing", "host.engine"]
+    work = HostWork.of(filled(NVTX, [{"path": path} for path in paths]), forest(spans))
+    assert rows_of(work.claimed(of_none(-5, 70))) == [
+        (-5, 0, -1, NONE), (0, 30, 0, HOST), (30, 60, 1, HOST), (60, 70, -1, NONE),
+    ]  # fmt: skip
+    assert work.span == (0, 60)
+    assert [work.open_at(time) for time in (20, 40, 65)] == [0, 1, -1]
+
+
+def test_host_work_and_steps_of_which_nothing_is_told_cost_nothing_and_lack_nothing(tmp_path: Path) -> None:
+    """In a default export they have neither payload nor announcement: they need none."""
+    file = NsysFile()
+    file.schema()
+    file.domain(1)
+    file.device(pids=[1])
+    file.push_pop("step.decode", 0, 100, stage="decode")
+    file.push_pop("host.sampling", 80, 95, stage="decode")
+    file.push_pop("model", 10, 70, values=payload(event_id=3, stage=2, kind=13, level=0, tensor_flops=5))
+    file.launch("gemm", 12, 20, 60)
+    joined = join(read(file.write(tmp_path / "s.sqlite")), "s")
+    assert joined.accounting.cost_sources == {"binary": 1, "json": 0, "announcement": 0, "none": 0}
+    assert joined.accounting.unknown_costs == {}
+    kinds = {row["path"]: (row["kind"], row["module"], row["cost_state"]) for row in joined.ranges.to_pylist()}
+    assert kinds["host.sampling"] == ("host", "host.sampling", "known")
+    assert kinds["step.decode"] == ("rest", "model", "known")

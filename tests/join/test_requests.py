@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.join.engine import join
 from dsocr_nvtx.join.instants import Stretches, time_before
-from dsocr_nvtx.join.request_time import OUTSIDE, DeviceTimes
+from dsocr_nvtx.join.request_time import OUTSIDE, DeviceTimes, Told
 from dsocr_nvtx.schema.records import Stage
 from dsocr_nvtx.schema.served import RequestEvent
 from tests.builders.nsys import NsysFile
@@ -137,7 +137,7 @@ def test_any_time_is_busy_and_idle_without_remainder(data: st.DataObject) -> Non
     stretches = Stretches(0, column(edges[:-1]), column(edges[1:]), owner, busy)
     # Rows 0 and 1 lie in steps 0 and 1; 2 and 3 in none. Words: row 3 is told as row 1 is.
     inside, word = column([0, 1, -1, -1]), column([0, 1, 2, 1])
-    device = DeviceTimes.of(stretches, inside, (word, ["x", "y", "z"]))
+    device = DeviceTimes.of(stretches, Told(inside, column([0, 1, 2, 2]), word, ["x", "y", "z"]))
     begin, end = sorted(data.draw(st.tuples(st.integers(-5, 45), st.integers(-5, 45))))
     steps = data.draw(st.sampled_from([[], [0], [1], [0, 1]]))
     expected: dict[str, int] = {}
@@ -145,10 +145,10 @@ def test_any_time_is_busy_and_idle_without_remainder(data: st.DataObject) -> Non
         at = next((at for at in range(count) if edges[at] <= time < edges[at + 1]), None)
         is_busy, row = kinds[at] if at is not None else (False, -1)
         own = is_busy and row in steps
-        name = "own" if own else "others" if is_busy else ["x", "y", "z", "y", OUTSIDE][row]
+        name = ("own x", "own y")[row] if own else "others" if is_busy else ["x", "y", "z", "y", OUTSIDE][row]
         expected[name] = expected.get(name, 0) + 1
     found = device.between(begin, end, steps)
-    told = {**found.idle, "own": sum(found.own.values()), "others": found.busy_others}
+    told = {**found.idle, **{f"own {stage}": ns for stage, ns in found.own.items()}, "others": found.busy_others}
     assert {name: ns for name, ns in told.items() if ns} == expected
     assert list(found.idle.values()) == sorted(found.idle.values(), reverse=True)
 
@@ -167,3 +167,30 @@ def test_a_run_that_is_not_served_keeps_no_instants(tmp_path: Path) -> None:
     file.launch("gemm", 10, 20, 30)
     file.push_pop("model", 0, 40, values=[0] * 20)
     assert join(read(file.write(tmp_path / "s.sqlite")), "s").served == {}
+
+
+def test_a_request_that_was_named_late_arrived_when_its_mark_says(tmp_path: Path) -> None:
+    """Preprocessing is done before a request has its name: its mark tells how long ago it arrived."""
+    file = ServedFile()
+    file.request("a", RequestEvent.ARRIVED, 500, 400)
+    file.request("a", RequestEvent.PREPROCESSED, 500)
+    file.step(600, 700, Stage.PREFILL, [("a", 9, 9, "p")])
+    file.request("a", RequestEvent.FINISHED, 800, 1)
+    (a,) = requests_of(file, tmp_path / "s.sqlite")
+    assert (a["arrived_ns"], a["preprocessed_ns"], a["latency_ns"], a["tokens"]) == (100, 500, 700, 1)
+
+
+def test_images_inside_a_step_are_vision_and_no_sequences_cost(tmp_path: Path) -> None:
+    """An encoder inside a prefill: the page is busy with vision, and the step costs what its sequences do."""
+    file = two_pages()
+    file.step(2000, 2400, Stage.PREFILL, [("c", 100, 100, "p")])
+    file.range("sam", 2100, 2200, stage=0, kind=3, level=1, tensor_flops=7, rows=1, sequences=1)
+    file.file.launch("gemm", 2110, 2382, 2386, pid=ENGINE)
+    file.request("c", RequestEvent.ARRIVED, 1990)
+    file.request("c", RequestEvent.FINISHED, 2500, 1)
+    path = tmp_path / "s.sqlite"
+    *_, c = requests_of(file, path)
+    assert times(c, "busy_own", "stage") == {"prefill": 363, "vision": 4}
+    *_, mixed, _, last = join(read(path), "s").served["served_steps"].to_pylist()
+    assert last["tensor_flops"] == 1000 * 100 + 10 * 5050
+    assert mixed["tensor_flops_prefill"] == 1000 * 400 + 10 * 80_200

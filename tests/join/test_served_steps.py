@@ -145,3 +145,15 @@ def test_without_marks_of_requests_there_are_steps_all_the_same(tmp_path: Path) 
     file.step(0, 200, Stage.DECODE, [("a", 1, 5, "d")])
     (step,) = steps_of(file, tmp_path / "s.sqlite")
     assert (step["rows"], step["keys"], step["agrees"]) == (1, 5, True)
+
+
+def test_whatever_depth_a_range_has_it_is_in_its_step(tmp_path: Path) -> None:
+    """Five ranges inside each other below the layer: a kernel of the innermost is the step's."""
+    file = two_pages()
+    file.step(2000, 2400, Stage.PREFILL, [("c", 100, 100, "p")])
+    for depth in range(5):
+        file.range(f"decoder.0.x{depth}", 2100 + depth, 2200 - depth, stage=1, step=1, level=2, tensor_flops=1)
+    file.file.launch("gemm", 2110, 2382, 2386, pid=ENGINE)
+    *_, last = steps_of(file, tmp_path / "s.sqlite")
+    assert (last["busy_owned_ns"], last["wall_ns"]) == (360 + 4 + 3, 400)
+    assert last["tensor_flops"] == 1000 * 100 + 10 * 5050 + 5

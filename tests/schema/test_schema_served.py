@@ -30,6 +30,7 @@ def test_marks_by_hand() -> None:
     assert served_mark(7, 520, two) == "dsocr/2s 7 520 page-1:512:900:p page-2:1:1201:d"
     assert served_mark(7, 0, ()) == "dsocr/2s 7 0"
     assert request_mark("page-1", RequestEvent.ARRIVED) == "dsocr/2r page-1 arrived"
+    assert request_mark("page-1", RequestEvent.ARRIVED, 5_000) == "dsocr/2r page-1 arrived 5000"
     assert request_mark("page-1", RequestEvent.FINISHED, 128) == "dsocr/2r page-1 finished 128"
 
 
@@ -40,7 +41,7 @@ def test_a_step_is_read_as_it_was_told(event: int, padded: int, told: list[Serve
 
 @given(names, st.sampled_from(list(RequestEvent)), counts)
 def test_a_request_is_read_as_it_was_told(name: str, what: RequestEvent, tokens: int) -> None:
-    number = tokens if what == RequestEvent.FINISHED else None
+    number = tokens if what in (RequestEvent.FINISHED, RequestEvent.ARRIVED) else None
     assert parse_request_mark(request_mark(name, what, number)) == RequestMark(request_name(name), what, number)
 
 
@@ -75,9 +76,9 @@ def test_damage_is_no_step(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "dsocr/2r", "dsocr/2r page", "dsocr/2r page left", "dsocr/2r page arrived 3", "dsocr/2r page finished",
+        "dsocr/2r", "dsocr/2r page", "dsocr/2r page left", "dsocr/2r page queued 3", "dsocr/2r page finished",
         "dsocr/2r page finished -1", "dsocr/2r a:b arrived", "dsocr/2r  arrived", "dsocr/2r page arrived\n",
-        f"dsocr/2r page finished {'1' * 13}",
+        f"dsocr/2r page finished {'1' * 16}",
     ],
 )  # fmt: skip
 def test_damage_is_nothing_that_happened(text: str) -> None:

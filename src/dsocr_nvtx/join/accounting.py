@@ -14,6 +14,7 @@ from dsocr_nvtx.join.classes import classify
 from dsocr_nvtx.join.columns import Ints, blocks, coded, dictionary_column, known, numbers
 from dsocr_nvtx.join.contradictions import Contradictions
 from dsocr_nvtx.join.costs import CostSource
+from dsocr_nvtx.join.events import called
 from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.join.served_marks import ServedWork
@@ -94,7 +95,7 @@ def account(
     trace: Trace, every: Ranges, found: Attribution, measured: Measured, contradictions: Contradictions
 ) -> Accounting:
     """Return the accounting of a join."""
-    ranges, costs = every.forest, every.costs
+    ranges = every.forest
     count, ns = _sums(trace.operations, found, ranges)
     each = zip(Bucket, count.sum(axis=1).tolist(), ns.sum(axis=1).tolist(), strict=True)
     _, *inside = ns.sum(axis=0).tolist()
@@ -103,7 +104,7 @@ def account(
         total_ns=int(ns.sum()),
         buckets={str(bucket): Count(*sums) for bucket, *sums in each},
         ranges=len(trace.nvtx),
-        cost_sources={str(source): int((costs.source == code).sum()) for code, source in enumerate(CostSource)},
+        cost_sources=_sources(every),
         announcements=len(trace.announcements),
         graphs=_graph_work(trace, every, found),
         covered=_share(sum(inside[1:]), sum(inside)),
@@ -116,6 +117,13 @@ def account(
         contradicted_costs=_flagged(every, Flag.CONTRADICTED),
         contradiction=next((one.text for _, one in contradictions), ""),
     )
+
+
+def _sources(every: Ranges) -> dict[str, int]:
+    """Return how many ranges have their cost from each source; what is no call needs none where none is told."""
+    source, none = every.costs.source, list(CostSource).index(CostSource.NONE)
+    needed = (source != none) | called(every.nvtx)
+    return {str(one): int(((source == code) & needed).sum()) for code, one in enumerate(CostSource)}
 
 
 def _flagged(every: Ranges, flag: Flag) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from dsocr_nvtx.join.columns import Ints, numbers
 from dsocr_nvtx.join.instants import Instants
-from dsocr_nvtx.join.request_time import DeviceTimes, longest_first, owners
+from dsocr_nvtx.join.request_time import DeviceTimes, told_of
 from dsocr_nvtx.join.served_marks import ServedMarks
 from dsocr_nvtx.join.served_steps import Steps
 from dsocr_nvtx.schema.served import RequestEvent
@@ -40,8 +40,8 @@ def requests_table(marks: ServedMarks, steps: Steps, ranges: pa.Table, instants:
     begins, ends, pids = (numbers(ranges, name)[steps.rows] for name in ("start_ns", "end_ns", "pid"))
     home = instants.home[steps.rows]
     requests = _requests(marks, steps, begins, pids)
-    told, stages = owners(ranges), ranges["stage"].take(pa.array(steps.rows)).to_pylist()
-    times = [DeviceTimes.of(one, steps.inside, told) for one in instants.devices]
+    told = told_of(ranges, steps.inside)
+    times = [DeviceTimes.of(one, told) for one in instants.devices]
     rows = []
     for one in requests:
         gpu = int(home[one.steps[0][0]]) if one.steps else 0 if len(times) == 1 else -1
@@ -51,7 +51,7 @@ def requests_table(marks: ServedMarks, steps: Steps, ranges: pa.Table, instants:
             {
                 "device": instants.devices[gpu].device if gpu >= 0 else None,
                 **_life(one, first, ends),
-                **_time(one, times[gpu] if gpu >= 0 else None, first, stages),
+                **_time(one, times[gpu] if gpu >= 0 else None, first),
             }
         )
     return conform({name: [row[name] for row in rows] for name in REQUESTS.names}, REQUESTS)
@@ -64,8 +64,11 @@ def _requests(marks: ServedMarks, steps: Steps, begins: Ints, pids: Ints) -> lis
         of_name = named.setdefault(mark.name, [])
         if not of_name or (mark.what == RequestEvent.ARRIVED and of_name[-1].when):
             of_name.append(Request(mark.name, pid))
+        if mark.what == RequestEvent.ARRIVED:
+            time -= mark.number or 0  # noqa: PLW2901 - when it was, not when it was said
+        if mark.what == RequestEvent.FINISHED:
+            of_name[-1].tokens = mark.number
         of_name[-1].when.setdefault(mark.what, time)
-        of_name[-1].tokens = mark.number if mark.number is not None else of_name[-1].tokens
     for at in np.argsort(begins, kind="stable").tolist():
         for sequence in steps.marks[at].sequences:
             of_name = named.setdefault(sequence.name, [Request(sequence.name, int(pids[at]))])
@@ -109,21 +112,18 @@ _UNTOLD: dict[str, object] = {
 }  # fmt: skip
 
 
-def _time(one: Request, times: DeviceTimes | None, first: int | None, stages: Sequence[str]) -> dict[str, object]:
+def _time(one: Request, times: DeviceTimes | None, first: int | None) -> dict[str, object]:
     """Return what the device did from arrival to end, and since the first step; nothing where that is not known."""
     begin, end = (one.when.get(what) for what in (RequestEvent.ARRIVED, RequestEvent.FINISHED))
     if times is None or begin is None or end is None or end < begin:
         return _UNTOLD
     steps = [at for at, *_ in one.steps]
     whole, later = times.between(begin, end, steps), times.between(min(first or end, end), end, steps)
-    by_stage: dict[str, int] = {}
-    for step, ns in whole.own.items():
-        by_stage[stages[step]] = by_stage.get(stages[step], 0) + ns
     return {
         "busy_own_ns": sum(whole.own.values()),
         "busy_others_ns": whole.busy_others,
         "idle_ns": sum(whole.idle.values()),
-        "busy_own": _listed("stage", longest_first(by_stage)),
+        "busy_own": _listed("stage", whole.own),
         "idle": _listed("owner", whole.idle),
         "later_busy_others_ns": later.busy_others,
         "later_idle": _listed("owner", later.idle),

@@ -1,7 +1,8 @@
 """SERVED_STEPS: what each step of a serving engine worked on, how long it took, and whether its ranges say the same.
 
 Contract: a step is the range that its mark names; what is inside is found by parents. Rows, keys and pairs are sums
-over the sequences that the mark tells, exact; costs are sums over the ranges inside.
+over the sequences that the mark tells, exact; costs are sums over the ranges inside, but those of images: they do not
+follow from the sequences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,10 @@ class Steps:
         place = np.full(len(ranges) + 1, -1)  # the last stands for no row
         found = np.flatnonzero(rows >= 0)
         place[rows[found]] = np.arange(len(found))
-        inside, above = place[:-1].copy(), parent_rows(ranges, where).copy()
+        inside, parent = place[:-1].copy(), parent_rows(ranges, where)
+        above = parent.copy()
         while (open_ := (inside < 0) & (above >= 0)).any():
-            inside[open_], above[open_] = place[above[open_]], above[above[open_]]
+            inside[open_], above[open_] = place[above[open_]], parent[above[open_]]
         told = [mark for _, mark in marks.steps]
         return cls([told[at] for at in found], rows[found], inside)
 
@@ -138,14 +140,15 @@ _FEATURES = ("rows", "keys", "pairs")
 
 def _costs(steps: Steps, counts: Mapping[str, Ints], ranges: pa.Table) -> dict[str, pa.Array]:
     """Return each step's costs, null where one inside is not certain, and their prefill's part."""
-    unsure = steps.total((~rows_with(ranges, "cost_state", CostState.KNOWN)).astype(np.int64)) > 0
+    of_sequences = (~rows_with(ranges, "stage", Stage.VISION)).astype(np.int64)
+    unsure = steps.total(of_sequences * ~rows_with(ranges, "cost_state", CostState.KNOWN)) > 0
     prefills, decodes = counts["sequences_prefill"], counts["sequences_decode"]
     whole = np.stack([*(counts[name] for name in _FEATURES), prefills + decodes], axis=1)
     part = np.stack([*(counts[f"{name}_prefill"] for name in _FEATURES), prefills], axis=1)
     every, prefill = ([tuple(line) for line in lines.tolist()] for lines in (whole, part))
     found: dict[str, pa.Array] = {}
     for name in COSTS:
-        found[name] = pa.array(steps.total(numbers(ranges, name)), mask=unsure)
+        found[name] = pa.array(steps.total(numbers(ranges, name) * of_sequences), mask=unsure)
         found[f"{name}_prefill"] = pa.array(prefill_part(found[name].to_pylist(), every, prefill), pa.int64())
     return found
 

@@ -10,7 +10,7 @@ from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.join.ranks import Identities
 from dsocr_nvtx.join.times import Elsewhere, Measured
 from dsocr_nvtx.schema.payload import STATE_FLAGS
-from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, module_of
+from dsocr_nvtx.schema.records import COST_FIELDS, DTYPE_BYTES, LayerKind, Level, Stage, is_host, module_of
 from dsocr_nvtx.schema.tables import MEASURED, conform
 
 _PLAIN = ("event_id", "step", "rows", "keys", "pairs")
@@ -86,6 +86,8 @@ def _labels(nvtx: pa.Table, costs: RangeCosts, order: Rows) -> dict[str, object]
     stage, stages = coded(nvtx, "stage")
     layer = costs.field("layer")[order]
     kind = _code(costs.field("kind"), LayerKind)[order]
+    of_host = np.array([is_host(p) for p in paths], bool)[path[order]]
+    kind[(kind < 0) & of_host] = list(LayerKind).index(LayerKind.HOST)  # its path alone says so
     flags = costs.field("flags")[order]
     return {
         "path": recoded(path[order], paths),

@@ -13,6 +13,7 @@ from dsocr_nvtx.schema.shapes import DTYPE_BYTES, CallShape, Ragged, causal_pair
 __all__ = [
     "COST_FIELDS",
     "DTYPE_BYTES",
+    "HOST_LOOP",
     "HOST_PREFIX",
     "MODULES",
     "STEP_PREFIX",
@@ -94,6 +95,9 @@ def is_call(path: str) -> bool:
 
 HOST_PREFIX = "host."
 """Begins the path of a range of the host's own work: what it does besides the model, which has no cost."""
+
+HOST_LOOP = "host.engine"
+"""The path of an engine's own loop, around all that its host does."""
 
 
 def is_host(path: str) -> bool:

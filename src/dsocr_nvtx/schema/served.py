@@ -64,7 +64,11 @@ class RequestEvent(StrEnum):
 
 
 class RequestMark(NamedTuple):
-    """What happened to a request at the instant of the mark; ``number`` are the tokens of a finished one."""
+    """What happened to a request at the instant of the mark.
+
+    ``number`` are the tokens of a finished one; of one that arrived, how many nanoseconds before the mark that was,
+    where the mark could not be made at once.
+    """
 
     name: str
     what: RequestEvent
@@ -94,7 +98,11 @@ _NAME = f"[^ :]{{1,{LONGEST_NAME}}}"
 _SERVED_LINE = re.compile(
     f"{re.escape(SERVED_PREFIX)}([0-9]{{1,18}}) ([0-9]{{1,12}})((?: {_NAME}:[0-9]{{1,12}}:[0-9]{{1,12}}:[pd])*)"
 )
-_REQUEST_LINE = re.compile(f"{re.escape(REQUEST_PREFIX)}({_NAME}) ({'|'.join(RequestEvent)})(?: ([0-9]{{1,12}}))?")
+_REQUEST_LINE = re.compile(f"{re.escape(REQUEST_PREFIX)}({_NAME}) ({'|'.join(RequestEvent)})(?: ([0-9]{{1,15}}))?")
+
+
+_NUMBERED = {RequestEvent.FINISHED: (False,), RequestEvent.ARRIVED: (True, False)}
+"""Whether an event may come without a number; any other than these only does."""
 
 
 def parse_served_mark(text: str) -> ServedMark | None:
@@ -112,6 +120,6 @@ def parse_served_mark(text: str) -> ServedMark | None:
 def parse_request_mark(text: str) -> RequestMark | None:
     """Return what a mark says of a request, or None for any other text, damaged marks included."""
     found = _REQUEST_LINE.fullmatch(text) if text.isprintable() else None
-    if found is None or (found[2] == RequestEvent.FINISHED) != (found[3] is not None):
+    if found is None or (found[3] is None) not in _NUMBERED.get(found[2], (True,)):
         return None
     return RequestMark(found[1], RequestEvent(found[2]), None if found[3] is None else int(found[3]))

@@ -10,7 +10,7 @@ _SPLIT = {
     "rows": ("", "query rows of all sequences"),
     "keys": ("", "keys in the cache once the step is done, of all sequences"),
     "pairs": ("", "attention pairs that the causal mask leaves, of all sequences"),
-    "tensor_flops": ("FLOP", "of all ranges inside, as in ROOFLINE"),
+    "tensor_flops": ("FLOP", "of all ranges inside but those of stage vision, as in ROOFLINE"),
     "vector_flops": ("FLOP", "likewise"),
     "kv_read_bytes": ("B", "likewise"),
     "kv_write_bytes": ("B", "likewise"),
@@ -76,7 +76,12 @@ REQUESTS = pa.schema(
         column("busy_own_ns", _I64, "ns", "of latency_ns: the device is busy with steps that work on it", null=True),
         column("busy_others_ns", _I64, "ns", "of latency_ns: the device is busy with anything else", null=True),
         column("idle_ns", _I64, "ns", "of latency_ns: the device is idle", null=True),
-        column("busy_own", _by("stage"), "ns", "busy_own_ns by the stage of the step"),
+        column(
+            "busy_own",
+            _by("stage"),
+            "ns",
+            "busy_own_ns by stage: that of the range, so vision inside a prefill is vision",
+        ),
         column(
             "idle", _by("owner"), "ns", "idle_ns by owner: host work by its path, else the step's stage, or outside"
         ),
