@@ -198,13 +198,14 @@ def test_steady_decoding_announces_the_keys_alone() -> None:
 def test_padding_is_told_and_costs_nothing() -> None:
     """A step of one row that is run with four has the costs of one."""
     runner = GPUModelRunner(padding=(4,))
-    _, listener = hooked(runner)
+    session, listener = hooked(runner)
     scheduler = Scheduler()
     serve(runner, scheduler.step(("a", 4), a=4))
     serve(runner, scheduler.step(("a", 1)))
     marks = [mark for _, text in listener.marks if (mark := parse_served_mark(text)) is not None]
     assert [mark.padded_rows for mark in marks] == [4, 4]
-    assert [value(one, "rows") for one in listener.ranges if one.path == "model"] == [4, 1]
+    assert [value(one, "rows") for one in listener.ranges if one.path in ("model", "decoder.1.moe")] == [4, 4, 1, 1]
+    assert session.errors == []
 
 
 def test_what_runs_outside_of_steps_has_no_ranges() -> None:

@@ -41,27 +41,32 @@ class Checks:
         return text
 
 
-def first_call_fault(site: Site, priced: Priced, caches: Caches, args: Args, kwargs: Kwargs) -> str | None:
+def first_call_fault(
+    site: Site, priced: Priced, caches: Caches, args: Args, kwargs: Kwargs, padded_rows: int = 0
+) -> str | None:
     """Return how the tensors and the cache of a call differ from what its cost was derived from; None where they fit.
 
     Raises `Unreadable` where the call shows nothing to compare.
     """
-    fault, derived = rows_fault(site, priced, args, kwargs), priced.shape
+    fault, derived = rows_fault(site, priced, args, kwargs, padded_rows), priced.shape
     cached = derived.kv_len and not derived.ragged  # a serving engine's cache is no argument
     if fault is None and cached and isinstance(site.description, LlamaFlashAttention2 | DeepseekV2DecoderLayer):
         return _cache_fault(site, derived, caches, args, kwargs)
     return fault
 
 
-def rows_fault(site: Site, priced: Priced, args: Args, kwargs: Kwargs) -> str | None:
+def rows_fault(site: Site, priced: Priced, args: Args, kwargs: Kwargs, padded_rows: int = 0) -> str | None:
     """Return how the tensors of a call differ from the shape that its cost was derived from; None where they fit.
 
+    ``padded_rows``: a call may be given so many rows as well, as its forward was filled up to them.
     Raises `Unreadable` where the call shows nothing to compare.
     """
     assert site.description is not None  # noqa: S101 - entries are read, not derived
     seen, derived = lone_shape(site.description, args, kwargs), priced.shape
     rows = derived.batch * derived.height * derived.width or derived.rows
-    if seen.rows != rows and not (derived.batch > 1 and seen.rows == derived.tokens and seen.batch == 1):
+    if seen.rows not in (rows, padded_rows) and not (
+        derived.batch > 1 and seen.rows == derived.tokens and seen.batch == 1
+    ):
         return f"{rows} rows were derived, {seen.rows} are given"
     if derived.height and seen.height and (seen.height, seen.width) != (derived.height, derived.width):
         return f"a grid of {derived.height}x{derived.width} was derived, {seen.height}x{seen.width} is given"

@@ -146,7 +146,7 @@ class Forwards:
         frame.table.refresh(frame.kv_len)
         self.checks.contradictions.append(f"{site.path}: {fault}")
         if self.emitter.announces:
-            frame.table.announce_site(site.number)
+            frame.table.announce_site(site.number, state.next_id)
 
     def announce(self, state: ThreadState, costs: ForwardCosts, stage: Stage, kv_len: int) -> None:
         """Announce a kind of forward that no call is made for: the launch of a graph stands for it."""

@@ -85,15 +85,15 @@ class PayloadTable:
                 increments = [0] * _PRICED + (growth[index] * self.costs.together).tolist()
                 self.emitter.mark(growth_announcement(site.path, record.tolist(), increments))
 
-    def announce_site(self, number: int) -> None:
-        """Say one site's cost in plain text."""
+    def announce_site(self, number: int, next_id: int) -> None:
+        """Say one site's cost in plain text. ``next_id`` is the event id of the next range, whichever that is."""
         index = number - self.first
+        self.records[index, _EVENT] = next_id
         self.emitter.mark(announcement(self.costs.sites[index].path, self.records[index].tolist()))
 
     def announce_root(self, next_id: int) -> None:
         """Say the entry's cost, and with it the length of the cache, for costs that were announced as growing."""
-        self.words[_EVENT] = next_id
-        self.announce_site(self.first)
+        self.announce_site(self.first, next_id)
 
     def told_until(self) -> object:
         """Return what must not change if what `announce` said is still to hold: the way of growing, else the length."""

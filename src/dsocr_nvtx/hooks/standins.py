@@ -147,11 +147,16 @@ class StandIns:
     @shielded
     def _check_first(self, state: ThreadState, frame: Frame, site: Site, args: Args, kwargs: Kwargs) -> None:
         """Compare the first call of a site in a kind of forward with what its cost was derived from."""
-        self._compare(state, frame, site, lambda priced: first_call_fault(site, priced, self.caches, args, kwargs))
+        self._compare(
+            state,
+            frame,
+            site,
+            lambda priced: first_call_fault(site, priced, self.caches, args, kwargs, frame.padded_rows),
+        )
 
     def check_rows(self, state: ThreadState, frame: Frame, site: Site, shown: Args) -> None:
         """Compare the tensors that a site's first call in compiled code shows with what its cost was derived from."""
-        self._compare(state, frame, site, lambda priced: rows_fault(site, priced, shown, {}))
+        self._compare(state, frame, site, lambda priced: rows_fault(site, priced, shown, {}, frame.padded_rows))
 
     def _compare(self, state: ThreadState, frame: Frame, site: Site, fault_of: Callable[[Priced], str | None]) -> None:
         costs, checks = frame.costs, self.forwards.checks

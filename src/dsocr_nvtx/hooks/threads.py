@@ -26,7 +26,8 @@ class Frame:
     ``said``: the stage was said, by the user or by what is around, rather than inferred. ``captured``: its calls go
     into a CUDA graph and run nothing. ``log`` takes four numbers of every call: site, event id, start, end.
     ``begins_at`` is where the session's log ended when the forward began. ``marks`` are calls in compiled code that are
-    under way; ``graphed``: calls went into a CUDA graph that torch.compile makes.
+    under way; ``graphed``: calls went into a CUDA graph that torch.compile makes. ``padded_rows``: the rows that its
+    calls are given where an engine fills a step up; 0 where it does not.
     """
 
     table: PayloadTable
@@ -44,6 +45,7 @@ class Frame:
     begins_at: int = 0
     marks: list[Mark] = field(factory=list)
     graphed: bool = False
+    padded_rows: int = 0
 
     @property
     def costs(self) -> ForwardCosts:

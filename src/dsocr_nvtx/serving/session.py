@@ -193,6 +193,9 @@ class ServedSession:
         if step is None or step.told or step.event_id is None or step.sequences is None:
             return
         step.told = True
+        frame = self.forwards.threads.state.frame
+        if frame is not None:
+            frame.padded_rows = padded_rows
         if self.forwards.emitter.announces:
             try:
                 self.forwards.emitter.mark(served_mark(step.event_id, padded_rows, step.sequences))
