@@ -120,6 +120,7 @@ def parse_served_mark(text: str) -> ServedMark | None:
 def parse_request_mark(text: str) -> RequestMark | None:
     """Return what a mark says of a request, or None for any other text, damaged marks included."""
     found = _REQUEST_LINE.fullmatch(text) if text.isprintable() else None
-    if found is None or (found[3] is None) not in _NUMBERED.get(found[2], (True,)):
+    if found is None:
         return None
-    return RequestMark(found[1], RequestEvent(found[2]), None if found[3] is None else int(found[3]))
+    what, number = RequestEvent(found[2]), None if found[3] is None else int(found[3])
+    return RequestMark(found[1], what, number) if (number is None) in _NUMBERED.get(what, (True,)) else None
