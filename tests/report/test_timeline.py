@@ -133,3 +133,20 @@ def test_steps_of_any_shape_are_whole(tmp_path: Path, busy: list[int]) -> None:
     total = sum(int((one.end - one.start).sum()) for one in (strip.busy, strip.idle))
     assert total == strip.end - strip.start
     assert drawn(opened)[0].gpu
+
+
+GRAPH = Path(__file__).parents[1] / "data" / "h200-cupti-graph"
+
+
+def test_steps_of_a_replayed_graph_begin_when_the_one_before_has_ended(tmp_path: Path) -> None:
+    """The host launches a step while the GPU works on others: those are in no other step's strip."""
+    join_report(GRAPH, run=None, out=tmp_path / "out", hardware="NVIDIA H200", ceilings=None, force=False)
+    opened = open_joined(tmp_path / "out")
+    for strip in [one for one in strips(opened) if one.stage == "decode"]:
+        assert (strip.busy.end - strip.busy.start).sum() == owned(opened, strip, "busy_owned_ns")
+        length = strip.idle.end - strip.idle.start
+        told = {word: int(length[strip.idle.code == code].sum()) for code, word in enumerate(strip.idle.words)}
+        if strip.step:
+            # Between replayed operations: for no host call, whatever the host, which is ahead, does meanwhile.
+            assert told["queued"] + told["none"] == sum(told.values()) > 0
+        assert len(strip.layers.start) > 12, "replayed layers lie over their operations"

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
+from dsocr_nvtx.ingest.source import Mask
 from dsocr_nvtx.join.columns import Ints, coded, groups, known, numbers, rows_with
 from dsocr_nvtx.join.events import rows_of_events
 from dsocr_nvtx.join.nesting import Forest
@@ -35,6 +36,9 @@ class Spans:
 class Strip:
     """A step from the begin of its first call, or operation, to the end of the last.
 
+    Where the host is ahead, its calls begin while the GPU still works on the step before: then the strip begins when
+    that has ended.
+
     ``layers`` and ``calls`` are its hooked calls at those levels, by path; ``busy`` is by `WORK` and `TAX`, ``idle`` by
     cause, and both fill the time without overlap; ``idle_in`` are the same idle times by the path of the call that owns
     each, empty for none; ``api`` are the CUDA calls of the thread that launched most, by name.
@@ -56,25 +60,33 @@ def step_strip(
     stage: Mapping[str, object], step: int, kernels: pa.Table, ranges: pa.Table, api: pa.Table
 ) -> Strip | None:
     """Return a step of a row of STAGES, of KERNELS, MEASURED and API_CALLS tables; None where nothing ran in it."""
+    ranges = ranges.filter(pa.array((numbers(ranges, "pid") == stage["pid"]) & ~of_origin(ranges, "captured")))
     mine = rows_with(ranges, "stage", str(stage["stage"])) & (numbers(ranges, "step") == step)
-    ranges = ranges.filter(pa.array(mine & (numbers(ranges, "pid") == stage["pid"]) & ~of_origin(ranges, "captured")))
+    every, ranges = ranges, ranges.filter(pa.array(mine))
     kernels = kernels.filter(pa.array((numbers(kernels, "pid") == stage["pid"]) & _on_device(kernels, stage["device"])))
     own = rows_with(kernels, "stage", str(stage["stage"])) & (numbers(kernels, "step") == step)
     start = np.concatenate([numbers(ranges, "start_ns"), numbers(kernels, "start_ns")[own]])
     end = np.concatenate([numbers(ranges, "end_ns"), numbers(kernels, "end_ns")[own]])
     if not len(start) or end.max() <= start.min():
         return None
-    window = int(start.min()), int(end.max())
-    api = _within(api.filter(pa.array(numbers(api, "pid") == stage["pid"])), window)
-    idle, idle_in = _idle(kernels, ranges, api, window)
+    before = numbers(kernels, "end_ns")[~own & (numbers(kernels, "start_ns") < _first(kernels, own))]
+    window = max(int(start.min()), int(before.max(initial=start.min()))), int(end.max())
+    api = api.filter(pa.array(numbers(api, "pid") == stage["pid"]))
+    idle, idle_in = _idle(kernels, _within(every, window), api, window)
     layers, calls = _calls(kernels, ranges)
     return Strip(
         stage=str(stage["stage"]), step=step, start=window[0], end=window[1], layers=layers, calls=calls,
-        busy=_busy(kernels, window), idle=idle, idle_in=idle_in, api=_launching(api),
+        busy=_busy(kernels, window), idle=idle, idle_in=idle_in, api=_launching(_within(api, window)),
     )  # fmt: skip
 
 
-def _on_device(kernels: pa.Table, device: object) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _first(kernels: pa.Table, own: Mask) -> int:
+    """Return when the first of a step's operations begins; of none, before everything."""
+    start = numbers(kernels, "start_ns")
+    return int(start[own].min()) if own.any() else int(start.min(initial=0))
+
+
+def _on_device(kernels: pa.Table, device: object) -> Mask:
     return np.ones(len(kernels), bool) if device is None else numbers(kernels, "device") == device
 
 
@@ -101,13 +113,14 @@ def _idle(kernels: pa.Table, ranges: pa.Table, api: pa.Table, window: tuple[int,
     if len(after):  # what ends the last gap
         near = np.append(near, after[np.argmin(start[after])])
     kernels = kernels.take(pa.array(near))
+    returned = _returned(kernels, api)  # of a launch before the window too
+    api = _within(api, window)
     calls = Forest.build(*(numbers(api, name) for name in ("pid", "tid", "start_ns", "end_ns")))
     forest = Forest.build(*(numbers(ranges, name) for name in ("pid", "tid", "start_ns", "end_ns")))
     pid, tid = numbers(kernels, "pid"), numbers(kernels, "launch_tid", -1)
     thread, first = groups(pid, tid)
     threads = list(zip(pid[first].tolist(), tid[first].tolist(), strict=True))
     thread = np.where(known(kernels, "launch_tid"), thread, -1)
-    returned = _returned(kernels, api)
     codes, names = coded(api, "call")
     cause = np.array([list(Cause).index(cause_of(name)) for name in names] or [0], np.int64)[codes[calls.order]]
     found = list(idle_blocks(_launched(kernels, window, thread, returned), threads, forest, calls, cause))
