@@ -10,6 +10,7 @@ import pytest
 
 from dsocr_nvtx.cli.join import demo, join_report
 from dsocr_nvtx.cli.trace import write_trace
+from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.roofline.least import MOVED
 from dsocr_nvtx.roofline.own import own_costs
 from dsocr_nvtx.schema.files import read_table
@@ -72,20 +73,23 @@ def test_queries_of_the_trace_are_sums_of_the_tables(made: Callable[[Path], Path
     with loaded(tmp_path / f"t{suffix}") as trace:
         assert trace.query("SELECT name, value FROM stats WHERE value > 0 AND severity != 'info'") == []
         check_slices(trace, kernels, ranges)
+        check_calls(trace, read_table(directory / "api_calls.arrow"), ranges)
         check_flows(trace, kernels, ranges)
         check_counters(trace, ranges, rows)
 
 
 def check_slices(trace: Processor, kernels: pa.Table, ranges: pa.Table) -> None:
     """Each slice of the host is a call, each of a stream an operation: names, begins and lengths, per thread."""
-    drawn = Counter((process, thread.split(" (")[0], *rest) for process, thread, *rest in trace.query(THREADS))
+    every = Counter((process, thread.split(" (")[0], *rest) for process, thread, *rest in trace.query(THREADS))
+    lanes = ("steps", "layers", "CUDA calls")
+    drawn = Counter({one: count for one, count in every.items() if not one[1].startswith(lanes)})
     expected = Counter(
         (f"process {r['pid']}", f"thread {r['tid']}", r["path"], r["start_ns"], r["end_ns"] - r["start_ns"])
         for r in ranges.to_pylist()
         if r["origin"] != "replayed"
     )
     expected += Counter(
-        (gpu(k), f"stream {k['stream']}", shown(k["name"]), k["start_ns"], k["end_ns"] - k["start_ns"])
+        (gpu(k), f"stream {k['stream']}", shown(short_name(k["name"])), k["start_ns"], k["end_ns"] - k["start_ns"])
         for k in kernels.to_pylist()
     )
     beside = Counter({slice_: count for slice_, count in drawn.items() if slice_[1].startswith("replayed")})
@@ -93,7 +97,16 @@ def check_slices(trace: Processor, kernels: pa.Table, ranges: pa.Table) -> None:
     with_work = [r for r in ranges.to_pylist() if r["origin"] == "replayed" and r["inclusive_launches"]]
     assert Counter(name for _, _, name, _, _ in beside.elements()) == Counter(r["path"] for r in with_work)
     lengths = trace.query("SELECT sum(dur) FROM slice WHERE category IN (SELECT DISTINCT category FROM slice)")
-    assert lengths[0][0] == sum(length * count for (*_, length), count in drawn.items())
+    assert lengths[0][0] == sum(length * count for (*_, length), count in every.items())
+
+
+def check_calls(trace: Processor, calls: pa.Table, ranges: pa.Table) -> None:
+    """Each CUDA call of a process with hooked calls is a slice, as long as it lasted."""
+    drawn = Counter(tuple(rest) for _, thread, *rest in trace.query(THREADS) if thread.startswith("CUDA calls"))
+    pids = set(ranges["pid"].to_pylist())
+    assert drawn == Counter(
+        (c["call"], c["start_ns"], c["end_ns"] - c["start_ns"]) for c in calls.to_pylist() if c["pid"] in pids
+    )
 
 
 def gpu(row: dict[str, object]) -> str:
@@ -152,3 +165,8 @@ def test_every_nanosecond_survives_in_clocks_of_the_epoch(tmp_path: Path) -> Non
         got = trace.query("SELECT ts, dur FROM slice WHERE name = 'gemm' ORDER BY ts")
         assert trace.query("SELECT ts, dur FROM slice WHERE name = 'lm_head'") == [(0, 3_000_000_000_001)]
     assert got == [(at + 2, at % 1_013) for at in odd]
+
+
+def test_the_shipped_captures_trace_is_small(tmp_path: Path) -> None:
+    write_trace(shipped(tmp_path), tmp_path / "t.json.gz")
+    assert (tmp_path / "t.json.gz").stat().st_size < 10_000_000

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.ingest.trace import Trace
 from dsocr_nvtx.join.engine import Joined, join
+from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.report.scene import lay_out
 from dsocr_nvtx.report.trace import trace_text
 from dsocr_nvtx.roofline.least import MOVED
@@ -45,7 +46,8 @@ def traced(joined: Joined | Tables) -> Viewer:
     """Write a join as a trace and read it back."""
     rows = roofline(joined.kernels, joined.ranges, ROOFS, {"device": "NVIDIA H200"}).rows
     found = rates(joined.kernels, joined.ranges, rows, "join")
-    scene = lay_out(joined.kernels, joined.ranges, found, "NVIDIA H200")
+    api = joined.api_calls if isinstance(joined, Joined) else None
+    scene = lay_out(joined.kernels, joined.ranges, found, "NVIDIA H200", api)
     viewer = read_text(b"".join(trace_text(joined.kernels, joined.ranges, rows, found, scene)).decode())
     check(viewer, joined, rows)
     return viewer
@@ -63,7 +65,7 @@ def check(viewer: Viewer, joined: Joined | Tables, rows: pa.Table) -> None:
     processes = {name: pid for pid, name in viewer.processes.items()}
     assert len(processes) == len(viewer.processes)
     for pid in {r["pid"] for r in ranges}:
-        got = Counter(_place(s, viewer) for s in viewer.on(processes[f"process {pid}"]))
+        got = Counter(_place(s, viewer) for s in viewer.on(processes[f"process {pid}"]) if "event_id" in s.args)
         mine = [r for r in ranges if r["pid"] == pid and r["origin"] not in BESIDE]
         assert got == Counter((f"thread {r['tid']}", r["path"], r["start_ns"], r["end_ns"]) for r in mine)
     for pid, device in {(k["pid"], k["device"]) for k in kernels}:
@@ -71,13 +73,41 @@ def check(viewer: Viewer, joined: Joined | Tables, rows: pa.Table) -> None:
         mine = [k for k in kernels if (k["pid"], k["device"]) == (pid, device)]
         drawn = [s for s in viewer.on(gpu) if "bucket" in s.args]
         got = Counter(_place(s, viewer) for s in drawn)
-        assert got == Counter((f"stream {k['stream']}", k["name"], k["start_ns"], k["end_ns"]) for k in mine)
+        assert got == Counter(
+            (f"stream {k['stream']}", short_name(str(k["name"])), k["start_ns"], k["end_ns"]) for k in mine
+        )
+        assert all(kernels[s.args["row"]]["name"] == s.args["name"] for s in drawn)
     check_flows(viewer, kernels, ranges, calls)
+    check_lanes(viewer, joined)
     check_counters(viewer, joined, rows, processes)
 
 
+def check_lanes(viewer: Viewer, joined: Joined | Tables) -> None:
+    """Steps and layers span their operations on each GPU; CUDA calls are all there, with their times."""
+    spans: dict[tuple[object, ...], list[int]] = {}
+    for k in joined.kernels.to_pylist():
+        if k["stage"] is not None:
+            gpu = f"GPU {k['device']} of process {k['pid']}: NVIDIA H200"
+            spans.setdefault((gpu, f"{k['stage']} step {k['step']}"), []).extend((k["start_ns"], k["end_ns"]))
+    got = Counter(
+        (viewer.processes[s.pid], s.name, s.start, s.end) for s in viewer.slices if lane(s, viewer) == "steps"
+    )
+    assert got == Counter((*key, min(times), max(times)) for key, times in spans.items())
+    if isinstance(joined, Joined):
+        shown = {r["pid"] for r in joined.ranges.to_pylist()}
+        calls = [c for c in joined.api_calls.to_pylist() if c["pid"] in shown]
+        drawn = [s for s in viewer.slices if lane(s, viewer).startswith("CUDA calls of thread ")]
+        assert Counter((lane(s, viewer), s.name, s.start, s.end) for s in drawn) == Counter(
+            (f"CUDA calls of thread {c['tid']}", c["call"], c["start_ns"], c["end_ns"]) for c in calls
+        )
+
+
+def lane(one: Slice, viewer: Viewer) -> str:
+    return viewer.threads[one.pid, one.tid].split(" (")[0]
+
+
 def _place(one: Slice, viewer: Viewer) -> tuple[str, str, int, int]:
-    return viewer.threads[one.pid, one.tid].split(" (")[0], one.name, one.start, one.end
+    return lane(one, viewer), one.name, one.start, one.end
 
 
 def check_flows(
@@ -149,7 +179,13 @@ def test_a_step_by_hand(tmp_path: Path) -> None:
     # Two kernels of 30 ns each, of calls of 20 and 30 FLOP: 20e9/30 and 1e9 FLOP/s, nothing between and after.
     joined = file_joined(hooked(), tmp_path)
     viewer = traced(joined)
-    assert viewer.threads == {(1, 1): "thread 1", (2, 1): "stream 7"}
+    assert viewer.threads == {
+        (1, 1): "thread 1",
+        (1, 2): "CUDA calls of thread 1",
+        (2, 1): "stream 7",
+        (2, 2): "steps",
+        (2, 3): "layers",
+    }
     assert viewer.processes == {1: "process 1", 2: "GPU 0 of process 1: NVIDIA H200"}
     got = [(at, float(value)) for at, value in viewer.counters[2, "FLOP/s"]]
     assert got == [(30_000, pytest.approx(2e10 / 30_000)), (60_000, 0), (70_000, 1e6), (100_000, 0)]
@@ -202,7 +238,7 @@ def test_a_name_is_text_whatever_it_holds(name: str, tmp_path: Path) -> None:
     found = file_joined(hooked(), tmp_path)
     kernels = renamed(found.kernels, ("name", "path"), name)
     viewer = traced(Tables(kernels, renamed(found.ranges, ("path",), name)))
-    assert [one.name for one in viewer.slices] == [name] * 5
+    assert [one.name for one in viewer.slices if "event_id" in one.args] == [name] * 5
     assert [one.args["path"] for one in viewer.slices if "path" in one.args] == [name] * 2
 
 
@@ -216,7 +252,10 @@ def test_clocks_of_the_epoch_keep_every_nanosecond(shift: int, tmp_path: Path) -
     file.launch("gemm", shift + 3, shift + 11, shift + 999_999_999)
     viewer = traced(file_joined(file, tmp_path))
     assert viewer.origin == shift + 1
-    assert {(s.start - shift, s.end - shift) for s in viewer.slices} == {(1, 1_000_000_007), (11, 999_999_999)}
+    assert {(s.start - shift, s.end - shift) for s in viewer.slices if "event_id" in s.args} == {
+        (1, 1_000_000_007),
+        (11, 999_999_999),
+    }
 
 
 def test_operations_side_by_side_on_one_stream_get_lanes(tmp_path: Path) -> None:
@@ -224,7 +263,8 @@ def test_operations_side_by_side_on_one_stream_get_lanes(tmp_path: Path) -> None
     for number in range(3):
         file.launch("side", 61_000 + number, 75_000 + number, 99_000 - number)
     viewer = traced(file_joined(file, tmp_path))
-    assert sorted(viewer.threads.values()) == ["stream 7", "stream 7 (2)", "stream 7 (3)", "stream 7 (4)", "thread 1"]
+    own = [name for name in viewer.threads.values() if name.startswith(("stream", "thread"))]
+    assert sorted(own) == ["stream 7", "stream 7 (2)", "stream 7 (3)", "stream 7 (4)", "thread 1"]
 
 
 def test_process_ids_that_no_viewer_can_hold_are_numbered() -> None:
@@ -241,6 +281,36 @@ def test_a_run_without_gpu_work_has_its_calls(tmp_path: Path) -> None:
     found = file_joined(hooked(), tmp_path)
     ranges = [{**row, "busy_owned_ns": 0, "launches": 0} for row in found.ranges.to_pylist()]
     viewer = traced(Tables(found.kernels.slice(0, 0), filled(MEASURED, ranges)))
-    assert [one.name for one in viewer.slices] == ["model", "decoder.0.mlp", "lm_head"]
+    assert [one.name for one in viewer.slices if "event_id" in one.args] == ["model", "decoder.0.mlp", "lm_head"]
     assert viewer.about["unplotted"]["tensor_flops"] == 50
     assert not viewer.counters
+
+
+def test_a_container_shows_the_sums_of_what_is_inside_and_a_leaf_does_not(tmp_path: Path) -> None:
+    joined = file_joined(graph_file(), tmp_path)
+    viewer = traced(joined)
+    rows = joined.ranges.to_pylist()
+    parent = {(r["pid"], r["event_id"]): r["parent_id"] for r in rows}
+    containers = 0
+    for one in (s for s in viewer.slices if "level" in s.args):
+        row = rows[one.args["row"]]
+        inside = []
+        for other in rows:
+            at = other["event_id"]
+            while at is not None and at != row["event_id"]:
+                at = parent.get((row["pid"], at))
+            if at is not None:
+                inside.append(other)
+        if len(inside) == 1:
+            assert "inclusive_wall_ns" not in one.args
+            continue
+        containers += 1
+        for name in ("busy_owned_ns", "wall_ns", "launches", "tensor_flops"):
+            assert one.args[f"inclusive_{name}"] == sum(other[name] for other in inside), (one.name, name)
+    assert containers > 1
+
+
+def test_layers_lie_over_their_operations_on_the_gpu(tmp_path: Path) -> None:
+    viewer = traced(file_joined(graph_file(), tmp_path))
+    drawn = {(s.name, s.start, s.end) for s in viewer.slices if lane(s, viewer) == "layers"}
+    assert ("decoder.3", 1030, 1056) in drawn

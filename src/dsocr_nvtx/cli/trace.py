@@ -53,7 +53,9 @@ def write_trace(directory: Path, out: Path, *, force: bool = False) -> None:
         pieces = (line.encode() for line in nvtxt_text(kernels, ranges, rows, found, str(directory)))
     else:
         device = (rows.schema.metadata or {}).get(b"device", b"").decode()
-        pieces = trace_text(kernels, ranges, rows, found, lay_out(kernels, ranges, found, device))
+        pieces = trace_text(
+            kernels, ranges, rows, found, lay_out(kernels, ranges, found, device, joined.beside("api_calls"))
+        )
     with replacing(out, force=force) as temporary, _opened(temporary) as file:
         for piece in pieces:
             file.write(piece)

@@ -4,7 +4,7 @@ Contract: columns of a `Slices`, `Flows` or `Counters` are of one length; times 
 operations are drawn, and how, says `dsocr_nvtx.report.trace`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from dsocr_nvtx.join.columns import Ints, groups, known, numbers
 from dsocr_nvtx.join.elsewhere import ELSEWHERE
 from dsocr_nvtx.join.events import parent_rows
 from dsocr_nvtx.report.lanes import Tracks, fitting, tracks
+from dsocr_nvtx.report.overlays import api_lane, inclusive, layer_lane, stage_lane
 from dsocr_nvtx.roofline.least import Floats
 from dsocr_nvtx.roofline.own import of_origin
 from dsocr_nvtx.roofline.rates import Rates
@@ -58,10 +59,16 @@ class Counters:
 
 @frozen(kw_only=True, eq=False)
 class Scene:
-    """A whole trace. ``origin`` is subtracted from all times; ``left_out`` counts what is not drawn."""
+    """A whole trace. ``origin`` is subtracted from all times; ``left_out`` counts what is not drawn.
+
+    Slices of ``lanes`` are the rows of ``lane_table``; ``inclusive`` has sums of each call and those inside it.
+    """
 
     calls: Slices
     operations: Slices
+    lanes: Slices
+    lane_table: pa.Table
+    inclusive: pa.Table
     flows: Flows
     counters: Counters
     processes: list[tuple[int, str]]
@@ -70,8 +77,11 @@ class Scene:
     left_out: Mapping[str, object]
 
 
-def lay_out(kernels: pa.Table, ranges: pa.Table, found: Rates, device: str) -> Scene:
-    """Lay out a join's KERNELS and MEASURED tables and their rates; ``device`` is what the GPUs are called."""
+def lay_out(kernels: pa.Table, ranges: pa.Table, found: Rates, device: str, api: pa.Table | None = None) -> Scene:
+    """Lay out a join's KERNELS and MEASURED tables and their rates; ``device`` is what the GPUs are called.
+
+    ``api`` is its API_CALLS table, if it has one.
+    """
     process, gpu, processes = _processes(kernels, ranges, device)
     start, end = numbers(kernels, "start_ns"), numbers(kernels, "end_ns")
     streams = tracks(gpu, numbers(kernels, "stream"), "stream", start, end, nested=False)
@@ -81,16 +91,26 @@ def lay_out(kernels: pa.Table, ranges: pa.Table, found: Rates, device: str) -> S
     host, on_host = _host_calls(ranges, process, np.flatnonzero(~replayed))
     beside, on_gpu = _replayed_calls(ranges, found, parent, replayed, operations)
     flows = _flows(kernels, found, parent, replayed, host)
+    after = int(max(operations.tid.max(initial=0), beside.tid.max(initial=0)))
+    steps = stage_lane(kernels, gpu, after)
+    layers = layer_lane(kernels, ranges, found.call, parent, gpu, max(after, int(steps.track.tid.max(initial=0))))
+    lanes = [steps, layers]
+    if api is not None:
+        shown = dict(zip(numbers(ranges, "pid").tolist(), process.tolist(), strict=True))
+        lanes.append(api_lane(api, shown, int(host.tid.max(initial=0))))
     times = [host.start, host.end, start, end]
     drawn = len(host.row) + len(beside.row)
     return Scene(
         calls=Slices(*(np.concatenate([getattr(host, f.name), getattr(beside, f.name)]) for f in fields(Slices))),
         operations=operations,
+        lanes=Slices(np.arange(sum(len(one.pid) for one in lanes)), *_end_to_end([one.slices for one in lanes])),
+        lane_table=pa.concat_tables([one.table for one in lanes]),
+        inclusive=inclusive(ranges, parent, _SUMMED),
         flows=flows,
         counters=_counters(operations, found, numbers(kernels, "busy_owned_ns")),
         processes=processes,
-        threads=[*on_host.names, *streams.names, *on_gpu.names],
-        origin=_origin(np.concatenate(times)),
+        threads=[*on_host.names, *(name for one in lanes for name in one.track.names), *streams.names, *on_gpu.names],
+        origin=_origin(np.concatenate([*times, *(one.start for one in lanes)])),
         left_out={
             "replayed_calls_without_operations": len(ranges) - drawn,
             "operations_without_flow": len(kernels) - len(flows.operation),
@@ -98,6 +118,14 @@ def lay_out(kernels: pa.Table, ranges: pa.Table, found: Rates, device: str) -> S
             "unplotted": dict(found.unplotted),
         },
     )
+
+
+_SUMMED = ("busy_owned_ns", "idle_owned_ns", "wall_ns", "launches", "tensor_flops")
+"""Columns of MEASURED whose sums a containing call shows too."""
+
+
+def _end_to_end(parts: Sequence[tuple[Ints, ...]]) -> Iterator[Ints]:
+    yield from (np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
 def _origin(times: Ints) -> int:

@@ -3,10 +3,12 @@
 What is drawn, and from what:
 
 - a process per process, a thread per thread: every hooked call of ``ranges.arrow`` that took host time, a slice named
-  by its path. Costs in its arguments are those of the table (inclusive of the calls inside); ``efficiency`` and
-  ``bound`` are of the row of ``roofline.arrow`` that it belongs to.
-- a process per (process, GPU), a thread per stream: every operation of ``kernels.arrow``; what overlaps on one stream
-  goes to further lanes (`dsocr_nvtx.report.lanes`).
+  by its path. Costs and times in its arguments are its own, as in the table; a call that has others inside has the sums
+  of all of them too, named inclusive. ``efficiency`` and ``bound`` are of the row of ``roofline.arrow`` it belongs to.
+- a process per (process, GPU), a thread per stream: every operation of ``kernels.arrow``, by its short name; what
+  overlaps on one stream goes to further lanes (`dsocr_nvtx.report.lanes`).
+- over the streams, a thread for the stages' steps and one for their layers, each from the begin of its first operation
+  to the end of the last; beside a host's threads, one with the CUDA calls of each (`dsocr_nvtx.report.overlays`).
 - calls replayed by a CUDA graph took no host time: they are drawn beside the streams, from the begin of their first
   operation to the end of the last, those of calls inside included; one without operations is not drawn, but counted.
 - a flow per operation that a call owns: from the call, at the instant of the launch, to the operation (not where either
@@ -29,7 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import fields, frozen
 
-from dsocr_nvtx.join.columns import Ints
+from dsocr_nvtx.join.columns import Ints, dictionary_column
+from dsocr_nvtx.join.naming import short_name
 from dsocr_nvtx.report.scene import Counters, Flows, Scene, Slices
 from dsocr_nvtx.roofline.least import Floats
 from dsocr_nvtx.roofline.rates import Rates
@@ -46,7 +49,7 @@ _CALL = (
 )  # fmt: skip
 _OPERATION = (
     "event_id", "step", "correlation_id", "launch_ns", "blocks", "threads", "bytes", "busy_owned_ns", "graph_node_id",
-    "operation", "class", "bucket", "stage", "path",
+    "operation", "class", "bucket", "stage", "path", "name",
 )  # fmt: skip
 
 
@@ -57,10 +60,11 @@ def trace_text(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, found: Rates
     yield f'{{"displayTimeUnit":"ns","otherData":{other},"traceEvents":[\n'.encode()
     yield _names(scene)
     judged = rows.select(["efficiency", "bound"]).take(found.row)
-    calls = _Texts({**_columns(ranges), **_columns(judged)})
-    yield from _slices(calls, scene.calls, ("path", "stage"), _CALL, scene.origin)
-    operations = _Texts(_columns(kernels))
-    yield from _slices(operations, scene.operations, ("name", "class"), _OPERATION, scene.origin)
+    calls = _Texts({**_columns(ranges), **_columns(judged), **_columns(scene.inclusive)})
+    yield from _slices(calls, scene.calls, ("path", "stage"), (*_CALL, *scene.inclusive.column_names), scene.origin)
+    operations = _Texts({**_columns(kernels), "short_name": _short_names(kernels)})
+    yield from _slices(operations, scene.operations, ("short_name", "class"), _OPERATION, scene.origin)
+    yield from _slices(_Texts(_columns(scene.lane_table)), scene.lanes, ("name", "category"), (), scene.origin)
     yield from _flows(scene)
     yield from _counters(scene)
     yield b"\n]}\n"
@@ -129,6 +133,14 @@ class _Texts:
         if pa.types.is_floating(taken.type):
             return _decimal(taken.to_numpy(zero_copy_only=False))
         return taken.cast(pa.string()) if words is None else words.take(taken)
+
+
+def _short_names(kernels: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Return the operations' short names, as `_columns` does a column."""
+    column = dictionary_column(kernels, "name")
+    return column.indices, pa.array(
+        [json.dumps(short_name(word)) for word in column.dictionary.to_pylist()], pa.string()
+    )
 
 
 def _columns(table: pa.Table) -> dict[str, tuple[pa.Array, pa.Array | None]]:
