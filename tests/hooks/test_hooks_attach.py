@@ -16,6 +16,8 @@ from dsocr_nvtx.schema.records import CostState, Level, Stage
 from tests.builders.emitters import Listener
 from tests.hooks.networks import attached, network, page, run
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 
 @pytest.fixture(scope="module")
 def model() -> Any:

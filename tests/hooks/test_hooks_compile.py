@@ -17,7 +17,10 @@ from tests.builders.emitters import Listener
 from tests.hooks.networks import attached, network
 
 PROMPT = 5
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.usefixtures("recorder"),
+]
 """What torch's own tracer does with the masks of transformers."""
 
 

@@ -24,6 +24,8 @@ from tests.builders.emitters import Listener
 from tests.builders.vendor import vendor_model
 from tests.hooks.networks import run
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 CONFIG = tiny_config()
 MODEL: Any = random_model(CONFIG)
 TOP_K = 2

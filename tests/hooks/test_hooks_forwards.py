@@ -20,6 +20,8 @@ from dsocr_nvtx.schema.records import CallShape, Level, Stage
 from tests.builders.emitters import Listener
 from tests.hooks.networks import decode, network, run, told
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 
 @pytest.fixture(scope="module")
 def model() -> Any:

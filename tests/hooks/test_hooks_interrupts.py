@@ -18,6 +18,8 @@ from dsocr_nvtx.run.model import CACHE_ARGUMENT
 from tests.builders.emitters import Listener
 from tests.hooks.networks import attached, network, run
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 ROOM = str(Path(hooks.__file__).parent)
 
 

@@ -18,6 +18,8 @@ from dsocr_nvtx.schema.records import Level
 from tests.builders.emitters import Listener
 from tests.hooks.networks import decode, forward, network, page, run, told
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 Scenario = Callable[[Any, HookSession], None]
 
 

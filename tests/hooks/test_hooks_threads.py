@@ -15,6 +15,8 @@ from dsocr_nvtx.schema.payload import FIELD_INDEX
 from tests.builders.emitters import Listener
 from tests.hooks.networks import forward, network
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 _EVENT, _STEP, _BATCH = (FIELD_INDEX[name] for name in ("event_id", "step", "sequences"))
 _STEPS = 9
 

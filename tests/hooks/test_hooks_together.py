@@ -14,6 +14,8 @@ from dsocr_nvtx.schema.records import Cost
 from tests.builders.emitters import Listener
 from tests.hooks.networks import attached, forward, network
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 IDS = torch.arange(3, 10)[None]
 
 

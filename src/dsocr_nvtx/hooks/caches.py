@@ -5,12 +5,12 @@ A cache is one of three things: an object with a list ``layers`` (transformers f
 is neither a tensor nor plain data might be a cache too, so it makes the call `Unreadable`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 _PLAIN = (type(None), bool, int, float, str, torch.Tensor, torch.dtype, torch.device)
 
@@ -19,8 +19,7 @@ class Unreadable(Exception):
     """What a reader needs was not found among a call's arguments, or does not fit: the call's cost is unknown."""
 
 
-@frozen
-class Held:
+class Held(NamedTuple):
     """What one layer of a cache holds: keys of each sequence, and its length where that is fixed (else 0)."""
 
     keys: int
@@ -30,14 +29,27 @@ class Held:
 NOTHING_HELD = Held(0)
 
 
+@define(eq=False)
+class Counted:
+    """A static cache whose own counter lies on a device: the tokens that it holds, counted here.
+
+    ``version`` is that of its counter when it was last seen.
+    """
+
+    cache: Any
+    """A weak reference to it."""
+    tokens: int
+    version: int
+
+
 @frozen(eq=False)
 class Caches:
     """Recognises the caches of one model, whose keys are [batch, ``heads``, length, ``head_dim``]."""
 
     heads: int
     head_dim: int
-    counted: MutableMapping[Any, list[int]] = field(factory=WeakKeyDictionary)
-    """By static cache: the tokens that it holds, and the version of its own counter when that was last seen."""
+    _counted: dict[int, Counted] = field(factory=dict)
+    """Static caches by their identity, while they live."""
 
     def find(self, values: Iterable[Any]) -> Any:
         """Return the only cache among values, or in containers among them; None where there is none.
@@ -125,31 +137,48 @@ class Caches:
         The counter is read where that needs no waiting, and once where somebody else has changed the cache.
         """
         if not getattr(layer, "is_initialized", True):
-            self.counted[cache] = [0, _version(None)]
+            self._count(cache, 0, _UNSEEN)
             return 0
         counter = getattr(layer, "cumulative_length", None)
-        known = self.counted.get(cache)
         if isinstance(counter, int):
             return counter
+        known = self._counted.get(id(cache))
         if isinstance(counter, torch.Tensor):
-            changed = known is None or known[1] not in (_version(counter), _version(None))
-            if counter.device.type == "cpu" or (changed and not _capturing()):
-                known = self.counted[cache] = [int(counter), _version(counter)]
+            if counter.is_cpu:
+                return self._count(cache, int(counter), _version(counter))
+            changed = known is None or known.version not in (_UNSEEN, _version(counter))
+            if changed and not _capturing():
+                return self._count(cache, int(counter), _version(counter))
         if known is None:
             raise Unreadable("a static cache was filled before its calls were hooked, and does not say how far")
-        return known[0]
+        return known.tokens
+
+    def _count(self, cache: Any, tokens: int, version: int) -> int:
+        """Keep what a static cache holds, and return it."""
+        at = id(cache)
+        known = self._counted.get(at)
+        if known is None:
+            self._counted[at] = Counted(ref(cache, lambda _gone: self._counted.pop(at, None)), tokens, version)
+        else:
+            known.tokens, known.version = tokens, version
+        return tokens
 
     def added(self, cache: Any, tokens: int) -> None:
         """Note that a forward has added so many tokens to every sequence of a static cache."""
-        known = None if isinstance(cache, tuple | list) else self.counted.get(cache)
+        known = self._counted.get(id(cache))
         if known is not None:
-            known[0] += tokens
-            known[1] = _version(getattr(cache.layers[0], "cumulative_length", None))
+            counter = getattr(cache.layers[0], "cumulative_length", None)
+            known.tokens += tokens
+            known.version = _version(counter) if isinstance(counter, torch.Tensor) else _UNSEEN
 
 
-def _version(counter: torch.Tensor | None) -> int:
-    """Return how often a tensor was changed in place; -1 where that is not counted, as in inference mode."""
-    return -1 if counter is None or counter.is_inference() else counter._version
+_UNSEEN = -1
+"""The version of a counter that nobody has seen, or whose changes are not counted."""
+
+
+def _version(counter: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; `_UNSEEN` in inference mode, where that is not counted."""
+    return _UNSEEN if counter.is_inference() else counter._version
 
 
 def _capturing() -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dsocr_nvtx.hooks.prices import ForwardCosts
 from dsocr_nvtx.hooks.sites import Site
 from dsocr_nvtx.hooks.threads import Frame
-from dsocr_nvtx.schema.records import Stage, code_of
+from dsocr_nvtx.schema.records import Stage
 
 _STAGES = tuple(Stage)
 _CALL = 4
@@ -49,17 +49,18 @@ class CallLog:
 
     def __init__(self, kinds: Sequence[ForwardCosts] = (), sites: Sequence[Site] = ()) -> None:
         self._kinds, self.sites = kinds, sites
-        self._numbers = array("q")
+        self.numbers = array("q")
+        """Of each forward a header, and four numbers of every call."""
         self.events: dict[int, tuple[Any, Any]] = {}
         """The timing events around calls, by event id."""
 
     def keep(self, frame: Frame, thread_id: int) -> None:
         """Add a forward. One addition, so that several threads may add at a time."""
         header = (
-            frame.costs.number, code_of(frame.stage), frame.step, frame.kv_len, thread_id,
+            frame.table.costs.number, frame.table.stage_code, frame.step, frame.kv_len, thread_id,
             frame.captured + 2 * frame.contradicted, len(frame.log),
         )  # fmt: skip
-        self._numbers.fromlist([*header, *frame.log])
+        self.numbers.frombytes(frame.log.packed(header))
 
     def __len__(self) -> int:
         return sum(size // _CALL for *_, size in self._headers())
@@ -68,7 +69,7 @@ class CallLog:
         at = 0
         for kind, stage, step, kv_len, thread_id, flags, size in self._headers():
             at += _HEADER
-            numbers = self._numbers[at : at + size]
+            numbers = self.numbers[at : at + size]
             at += size
             calls = [
                 Call(self.sites[numbers[i]], numbers[i + 1], numbers[i + 2], numbers[i + 3])
@@ -82,22 +83,22 @@ class CallLog:
     @property
     def end(self) -> int:
         """Where the next forward will be added; `since` takes it."""
-        return len(self._numbers)
+        return len(self.numbers)
 
     def since(self, end: int) -> list[Forward]:
         """Return the forwards added since ``end`` was where the log ended."""
         later = CallLog(self._kinds, self.sites)
-        later._numbers = self._numbers[end:]
+        later.numbers = self.numbers[end:]
         return list(later)
 
     def clear(self) -> None:
         """Forget every call."""
-        del self._numbers[:]
+        del self.numbers[:]
         self.events.clear()
 
     def _headers(self) -> Iterator[tuple[int, ...]]:
         at = 0
-        while at < len(self._numbers):
-            header = tuple(self._numbers[at : at + _HEADER])
+        while at < len(self.numbers):
+            header = tuple(self.numbers[at : at + _HEADER])
             yield header
             at += _HEADER + header[-1]

@@ -61,7 +61,8 @@ class CompiledGraphs:
 
     log: CallLog
     replays: list[Replay] = field(factory=list)
-    _captured: dict[tuple[int, Stage], list[Forward]] = field(factory=dict)
+    captured: dict[tuple[int, Stage], list[Forward]] = field(factory=dict)
+    """The calls that were captured, by the number of their kind of forward and its stage."""
 
     def closed(self, frame: Frame, thread_id: int) -> None:
         """Note, of a forward that was kept, the calls that were captured, and those for which a launched graph stood.
@@ -69,11 +70,11 @@ class CompiledGraphs:
         The latter are the calls that were captured in a forward of this kind, of sites that were not heard in this one.
         """
         key = frame.costs.number, frame.stage
-        if frame.captured or not (frame.graphed or key in self._captured):
+        if frame.captured or not (frame.graphed or key in self.captured):
             return
         inside = [forward for forward in self.log.since(frame.begins_at) if forward.thread_id == thread_id]
         fresh = [forward for forward in inside if forward.captured]
-        known = self._captured[key] = [*_without(self._captured.get(key, []), fresh), *fresh]
+        known = self.captured[key] = [*_without(self.captured.get(key, []), fresh), *fresh]
         stood_for = _without(known, [forward for forward in inside if not forward.captured])
         if stood_for:
             capture = Capture(frame.stage, stood_for, [])

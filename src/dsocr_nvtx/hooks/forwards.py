@@ -1,8 +1,10 @@
 """Forwards under way: opening one makes its records ready on the thread, closing it keeps its calls."""
 
 import itertools
+from array import array
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.payloads import PayloadTable
 from dsocr_nvtx.hooks.prices import ForwardCosts, Prices
 from dsocr_nvtx.hooks.sites import Site
-from dsocr_nvtx.hooks.threads import Frame, Kept, Threads, ThreadState, state_type
+from dsocr_nvtx.hooks.threads import Frame, Kept, Log, Threads, ThreadState, state_type
 from dsocr_nvtx.schema.payload import contradiction_mark
 from dsocr_nvtx.schema.records import Stage
 
@@ -37,7 +39,7 @@ class Forwards:
     """Announcements are repeated after so many steps, so that a capture that begins late still learns every cost."""
 
     def __init__(
-        self, sites: Sequence[Site], emitter: Emitter, *, record: bool, on_gpu: bool, kept: type = Kept
+        self, sites: Sequence[Site], emitter: Emitter, *, record: bool, on_gpu: bool, native: ModuleType | None = None
     ) -> None:
         self.emitter = emitter
         self.prices, self.checks = Prices(), Checks()
@@ -45,7 +47,7 @@ class Forwards:
         self.record = record
         self.graphs = CompiledGraphs(self.log)
         self.nothing: list[object] = [None] * len(sites)
-        make = state_type(kept)
+        make = state_type(*((Kept, Log) if native is None else (native.State, native.Log)))
         self.threads = Threads(lambda: make(next(_BLOCKS), self.nothing))
         self.muted = self.closed = self.capturing = False
         self.captured: list[tuple[ForwardCosts, Stage]] = []
@@ -62,23 +64,23 @@ class Forwards:
     def open(self, state: ThreadState, costs: ForwardCosts, stage: Stage, kv_len: int, *, said: bool) -> Frame:
         """Begin a forward on a thread: its records are up to date and announced, and recorders push them."""
         captured = self.captures_now()
-        begins = self._begins(state, costs.root, stage, captured=captured)
+        root, outer = costs.root, state.frame
+        # A forward begins a step where nothing around it does, and where it is not captured.
+        begins = root.is_stage and not captured and (outer is None or not outer.is_inside_step_of(stage))
         if begins:
             self._begin_step(stage)
+        step = max(self._steps[stage], 0)
         table = state.table(costs, stage, kv_len, self.emitter)
         if self.emitter.active:  # else nobody reads the records
-            table.update(self.step(stage), kv_len)
-        table.admit(costs.root.number)
+            table.update(step, kv_len)
         if self.emitter.announces:
             self._announce(state, table)
-        frame = Frame(
-            table=table, stage=stage, step=self.step(stage), said=said, kv_len=kv_len, captured=captured,
-            outer=state.frame, event_id=state.next_id, log=[], begins_at=self.log.end,
-        )  # fmt: skip
+        begins_at = len(self.log.numbers)
+        frame = Frame(table, stage, step, said, kv_len, captured, outer, state.next_id, state.new_log(), begins_at)
         if begins and self.step_event is not None:
             frame.event = self.step_event()
-        if costs.root.is_stage and not costs.root.is_vision:
-            _note_inner(state.frame)
+        if outer is not None and root.is_stage and not root.is_vision:
+            _note_inner(outer)
         table.in_use = True
         state.focus(frame, self.nothing)
         return frame
@@ -89,10 +91,11 @@ class Forwards:
 
     def capture(self, state: ThreadState, frame: Frame) -> Frame:
         """Begin, inside of a forward, the part of it that goes into a CUDA graph which torch.compile makes."""
+        captured, log = True, state.new_log()
         inside = Frame(
-            table=frame.table, stage=frame.stage, step=frame.step, said=frame.said, kv_len=frame.kv_len, captured=True,
-            outer=frame, event_id=state.next_id, log=[], graphed=True,
-        )  # fmt: skip
+            frame.table, frame.stage, frame.step, frame.said, frame.kv_len, captured, frame, state.next_id, log
+        )
+        inside.graphed = True
         state.focus(inside, self.nothing)
         return inside
 
@@ -111,19 +114,23 @@ class Forwards:
         """End the forwards that were opened on a thread inside of ``outer``, and keep their calls."""
         while state.frame is not None and state.frame is not outer:
             frame = state.frame
-            self.leave(frame)
+            if frame.marks:
+                self.leave(frame)
             frame.table.in_use = False
             state.focus(frame.outer, self.nothing)
             if frame.graphed and frame.captured and frame.outer is not None:
                 frame.outer.graphed = True
             if frame.event is not None and self.step_event is not None:
                 self.log.events[frame.event_id] = (frame.event, self.step_event())
-            self._count_unknown(frame)
+            costs = frame.table.costs
+            if costs.description is None or costs.contradicted:
+                self._count_unknown(frame)
             if self.capturing:
-                self.captured.append((frame.costs, frame.stage))
+                self.captured.append((costs, frame.stage))
             if self.record:
                 self.log.keep(frame, state.native_id)
-                self.graphs.closed(frame, state.native_id)
+                if frame.graphed or self.graphs.captured:
+                    self.graphs.closed(frame, state.native_id)
             if frame.graphed and not frame.captured:
                 self.announce_all()  # what was said before the capture may be older than what the capture holds
 
@@ -163,11 +170,6 @@ class Forwards:
         self._steps = dict.fromkeys(Stage, -1)
         self.announce_all()
 
-    def _begins(self, state: ThreadState, root: Site, stage: Stage, *, captured: bool) -> bool:
-        """Return whether a forward begins a step of its stage: nothing around it does, and it is not captured."""
-        around = state.frame
-        return root.is_stage and not captured and not (around is not None and around.is_inside_step_of(stage))
-
     def _begin_step(self, stage: Stage) -> None:
         self._steps[stage] += 1
         self._begun += 1
@@ -189,12 +191,13 @@ class Forwards:
         costs = frame.costs
         if costs.description is None:
             self.checks.unknown += len(frame.log) // 4
-        elif costs.contradicted:
-            self.checks.unknown += sum(number in costs.contradicted for number in frame.log[::4])
+        else:
+            self.checks.unknown += sum(number in costs.contradicted for number in array("q", frame.log.packed(()))[::4])
 
 
-def _note_inner(frame: Frame | None) -> None:
+def _note_inner(outer: Frame) -> None:
     """Tell the frames around a forward over tokens that there is one inside."""
+    frame: Frame | None = outer
     while frame is not None:
         frame.has_inner = True
         frame = frame.outer

@@ -28,15 +28,16 @@ class PayloadTable:
     def __init__(self, costs: ForwardCosts, stage: Stage, kv_len: int, emitter: Emitter, sites: int) -> None:
         self.costs, self.stage, self.kv_len, self.emitter = costs, stage, kv_len, emitter
         self.version = costs.version
+        self.stage_code = code_of(stage)
         self.first, self.base, self.in_use = costs.root.number, costs.root.number * WIDTH, False
         self.records = np.zeros((len(costs.sites), WIDTH), "<i8")
         for record, site in zip(self.records, costs.sites, strict=True):
             header = (code_of(site.kind), code_of(site.level), list(DTYPE_BYTES).index(site.dtype))
-            record[:_PRICED] = (0, code_of(stage), 0, -1 if site.layer is None else site.layer, *header)
+            record[:_PRICED] = (0, self.stage_code, 0, -1 if site.layer is None else site.layer, *header)
         self.refresh(kv_len)
         self.words: Any = self.records.reshape(-1).data  # writing an element takes a third of what numpy's own takes
         self._bound = [
-            emitter.prepare(site.path, code_of(stage), record)
+            emitter.prepare(site.path, self.stage_code, record)
             for site, record in zip(costs.sites, self.records, strict=True)
         ]
         self.attributes: list[object] = [None] * sites

@@ -168,27 +168,25 @@ class ModelReader:
     def __call__(self, args: Args, kwargs: Kwargs) -> ForwardSignature:
         """Read batch, tokens, what the KV cache holds, rows of logits and the experts' implementation."""
         batch, tokens = self._tokens(args, kwargs)
-        held_by = self._cache(args, kwargs)
-        held = self.caches.held(held_by) if held_by is not None else NOTHING_HELD
+        values = (*args, *kwargs.values())
+        kind = (*kwargs, *map(type, values))  # which argument is the cache, is found once for arguments of a kind
+        at = self._caches_at.get(kind)
+        held_by = self._cache(values, kind) if at is None else values[at] if at >= 0 else None
+        held = NOTHING_HELD if held_by is None else self.caches.held(held_by)
         has_cache = held_by is not None or self._uses_cache(kwargs)
         experts = "eager" if self.lists_experts else experts_of(self.config)
         shape = self._shape(batch, tokens, held.slots, experts)
         forward = self._forward(logits_of(kwargs, tokens))
         return ForwardSignature(forward, shape, held.keys + tokens if has_cache else 0, held_by, held)
 
-    def _cache(self, args: Args, kwargs: Kwargs) -> Any:
-        """Return the KV cache among a call's arguments. Which of them it is, is found once for arguments of a kind."""
-        values = (*args, *kwargs.values())
-        kind = (*kwargs, *map(type, values))
-        at = self._caches_at.get(kind)
-        if at is None:
-            found = self.caches.find(values)
-            simple = not any(isinstance(value, Mapping | list | tuple | set) for value in values)
-            if simple:  # what lies in a container may be another thing at the next call
-                places = (n for n, value in enumerate(values) if value is found)
-                self._caches_at[kind] = next(places, -1) if found is not None else -1
-            return found
-        return values[at] if at >= 0 else None
+    def _cache(self, values: Args, kind: tuple[object, ...]) -> Any:
+        """Return the KV cache among a call's arguments, and keep which of them it is for calls of this kind."""
+        found = self.caches.find(values)
+        if not any(isinstance(value, Mapping | list | tuple | set) for value in values):
+            # What lies in a container may be another thing at the next call.
+            places = (n for n, value in enumerate(values) if value is found)
+            self._caches_at[kind] = next(places, -1) if found is not None else -1
+        return found
 
     @cache  # noqa: B019 - a reader lives as long as its session
     def _shape(self, batch: int, tokens: int, slots: int, experts: str) -> CallShape:

@@ -105,7 +105,10 @@ class NativeRecorder:
         self._native, self._threads, self._emitter, self._fail = native, threads, emitter, fail
 
     def site(self, inner: Method, site: Site, unready: Unready) -> Method:
-        """Return what stands in for ``inner``: a function, since torch.compile traces nothing else in its place."""
+        """Return what stands in for ``inner``: a function, since torch.compile traces nothing else in its place.
+
+        Its calls go to the native site at once; where the interpreter runs its body all the same, that calls the site.
+        """
         active = self._emitter.active
         push, pop = (hidden(self._emitter.push), hidden(self._emitter.pop)) if active else (None, None)
         call = self._native.Site(inner, self._threads, site.number, WIDTH, unready, push, pop, self._fail, site.path)
@@ -114,6 +117,7 @@ class NativeRecorder:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             return call(*args, **kwargs)
 
+        call.shortens(hooked)
         return hooked
 
 

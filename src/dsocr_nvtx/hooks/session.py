@@ -30,7 +30,6 @@ from dsocr_nvtx.hooks.stage import stage_called
 from dsocr_nvtx.hooks.standins import StandIns
 from dsocr_nvtx.hooks.stats import AnalyticRunStats
 from dsocr_nvtx.hooks.steps import Step
-from dsocr_nvtx.hooks.threads import Kept
 from dsocr_nvtx.hooks.tracing import traced_as
 from dsocr_nvtx.hooks.weights import element_type
 from dsocr_nvtx.schema.records import CallShape, Level, Stage
@@ -57,8 +56,8 @@ class HookSession:
         self.observer: ExpertsObserver | None = None
         steps = step_sites(len(sites))
         self._native = native
-        kept = Kept if native is None else native.State
-        self._forwards = Forwards([*sites, *steps], emitter, record=record, on_gpu=make_event is not None, kept=kept)
+        on_gpu = make_event is not None
+        self._forwards = Forwards([*sites, *steps], emitter, record=record, on_gpu=on_gpu, native=native)
         self._forwards.muted = self.off
         if events is Events.STEPS:
             self._forwards.step_event = make_event

@@ -35,6 +35,11 @@ class Site:
     number: int = -1
     parent: "Site | None" = None
     children: dict[str, "Site"] = field(factory=dict)
+    is_stage: bool = field(init=False)
+    """Whether a call of the site is a step of a stage."""
+
+    def __attrs_post_init__(self) -> None:
+        self.is_stage = self.level is Level.STAGE
 
     @property
     def entry(self) -> "Site":
@@ -43,11 +48,6 @@ class Site:
         while not site.is_entry and site.parent is not None:
             site = site.parent
         return site
-
-    @property
-    def is_stage(self) -> bool:
-        """Whether a call of the site is a step of a stage."""
-        return self.level is Level.STAGE
 
     def family(self) -> Iterator["Site"]:
         """Yield the site and every site below it that is no entry of its own, containers first."""

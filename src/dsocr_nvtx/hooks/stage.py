@@ -10,6 +10,7 @@ from dsocr_nvtx.hooks.sites import Site
 from dsocr_nvtx.hooks.threads import ThreadState
 from dsocr_nvtx.schema.records import Stage
 
+_STAGES = {str(stage): stage for stage in Stage}
 _STAGE: ContextVar[Stage] = ContextVar("dsocr_analytic_stage", default=Stage.UNKNOWN)
 
 
@@ -30,8 +31,8 @@ def analytic_stage(name: str) -> Iterator[None]:
 def stage_called(name: str) -> Stage:
     """Return the stage of a name; any other name is a `UsageError`."""
     try:
-        return Stage(name)
-    except ValueError as cause:
+        return _STAGES[name]
+    except (KeyError, TypeError) as cause:
         raise UsageError(f"no stage is called {name!r}; say one of {', '.join(Stage)}") from cause
 
 
@@ -51,7 +52,7 @@ def stage_of(site: Site, signature: ForwardSignature | None, state: ThreadState)
     around = state.frame
     if around is not None and not site.is_stage and (around.said or not site.is_vision):
         return around.stage, around.said
-    said = current_stage()
+    said = _STAGE.get()
     if said is not Stage.UNKNOWN:
         return said, True
     if site.is_vision:

@@ -6,7 +6,7 @@ from functools import partial, wraps
 from typing import Any
 
 from attrs import frozen
-from torch.compiler import is_compiling
+from torch import compiler
 
 from dsocr_nvtx.hooks.caches import Caches, Unreadable
 from dsocr_nvtx.hooks.checks import cache_fault, first_call_fault, lone_signature, rows_fault
@@ -21,6 +21,10 @@ from dsocr_nvtx.hooks.tracing import shielded, skipped
 from dsocr_nvtx.schema.records import CallShape
 
 Method = Callable[..., Any]
+
+
+_RAISED = object()
+"""In place of a model's result, where it raised."""
 
 
 @frozen(eq=False)
@@ -42,25 +46,24 @@ class StandIns:
         """Return what stands in for a method that a forward begins with."""
         recorded = self.recorder.site(inner, site, lambda _stand_in, args, kwargs: inner(*args, **kwargs))
         forwards, threads, close = self.forwards, self.forwards.threads, self._close
+        begin, end = self.begin, self._end
 
         @wraps(inner)
         def entered(*args: Any, **kwargs: Any) -> Any:
-            if forwards.closed or is_compiling():
+            if forwards.closed or compiler._is_compiling_flag:  # is_compiling() is two calls more
                 return inner(*args, **kwargs)
             state = threads.state
-            outer, signature = state.frame, None
+            outer, signature, result = state.frame, None, _RAISED
             try:
                 try:
-                    signature = self.begin(state, site, reader, args, kwargs)
+                    signature = begin(state, site, reader, args, kwargs)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the model must go on
                     self.fail(site.path, error)
                     close(state, outer)
                 result = recorded(*args, **kwargs)
-                if signature is not None:
-                    self._check_cache(state.frame if state.frame is not outer else None, site, signature, result)
                 return result
             finally:
-                close(state, outer)
+                end(state, outer, site, signature, result)
 
         return entered
 
@@ -86,11 +89,28 @@ class StandIns:
         self.forwards.close(state, outer)
 
     @shielded
+    def _end(
+        self, state: ThreadState, outer: Frame | None, site: Site, signature: ForwardSignature | None, result: Any
+    ) -> None:
+        """End the forward that an entry has begun, if it has, and check its cache unless the model raised."""
+        try:
+            if signature is not None and result is not _RAISED:
+                self._check_cache(state.frame if state.frame is not outer else None, site, signature, result)
+        finally:
+            self.forwards.close(state, outer)
+
+    @shielded
     def begin(
         self, state: ThreadState, site: Site, reader: Reader, args: Args, kwargs: Kwargs
     ) -> ForwardSignature | None:
         """Read an entry's call and begin its forward; return what was read, or None where it could not be."""
-        signature = self._read(site, reader, args, kwargs)
+        signature = None
+        try:
+            if self.forwards.stale:
+                raise Unreadable(self.forwards.stale)
+            signature = reader(args, kwargs)
+        except Exception as error:  # noqa: BLE001 - an argument that is not understood makes the cost unknown
+            self.fail(f"{site.path}: its cost is unknown", error)
         stage, said = stage_of(site, signature, state)
         if signature is None:
             costs, kv_len = self.forwards.prices.of(site, None, CallShape()), 0
@@ -103,16 +123,6 @@ class StandIns:
             self.forwards.open(state, costs, stage, kv_len, said=said)
         return signature
 
-    def _read(self, site: Site, reader: Reader, args: Args, kwargs: Kwargs) -> ForwardSignature | None:
-        try:
-            if self.forwards.stale:
-                raise Unreadable(self.forwards.stale)
-            return reader(args, kwargs)
-        except Exception as error:  # noqa: BLE001 - an argument that is not understood makes the cost unknown
-            self.fail(f"{site.path}: its cost is unknown", error)
-            return None
-
-    @shielded
     def _check_cache(self, frame: Frame | None, site: Site, signature: ForwardSignature, result: Any) -> None:
         """Compare the cache after a forward with what was recorded, and count what a static cache was given."""
         try:
@@ -131,7 +141,7 @@ class StandIns:
     def _unready(self, inner: Method, site: Site, stand_in: Method, args: Args, kwargs: Kwargs) -> Any:
         """Call a site whose record is not ready: the first time in a kind of forward, or outside of any."""
         forwards = self.forwards
-        if forwards.closed or forwards.muted or is_compiling():
+        if forwards.closed or forwards.muted or compiler.is_compiling():
             return inner(*args, **kwargs)
         state = forwards.threads.state
         frame = state.frame

@@ -43,20 +43,17 @@ class Step:
 
     def __exit__(self, *_error: object) -> None:
         if self._pushed:
-            end_ns = perf_counter_ns()
+            end_ns, forwards = perf_counter_ns(), self._forwards
+            state = forwards.threads.state
             try:
-                self._leave(end_ns)
+                try:
+                    if forwards.emitter.active:
+                        forwards.emitter.pop()
+                finally:
+                    frame = state.frame
+                    if frame is not None:
+                        frame.log += (self._costs.root.number, frame.event_id, self._start_ns, end_ns)
+                    forwards.close(state, self._outer)
             except Exception as error:  # noqa: BLE001 - as above
                 self._fail(str(self._stage), error)
         end_stage(self._token)
-
-    def _leave(self, end_ns: int) -> None:
-        forwards = self._forwards
-        state = forwards.threads.state
-        try:
-            if forwards.emitter.active:
-                forwards.emitter.pop()
-        finally:
-            if state.frame is not None:
-                state.frame.log += (self._costs.root.number, state.frame.event_id, self._start_ns, end_ns)
-            forwards.close(state, self._outer)

@@ -1,5 +1,6 @@
 """What one thread has under way: the forward whose calls are hooked now, and the forwards around it."""
 
+from array import array
 from threading import get_native_id, local
 from typing import Any, NamedTuple
 
@@ -9,6 +10,16 @@ from dsocr_nvtx.hooks.emit import Emitter
 from dsocr_nvtx.hooks.payloads import PayloadTable
 from dsocr_nvtx.hooks.prices import ForwardCosts
 from dsocr_nvtx.schema.records import Stage
+
+
+class Log(list[int]):
+    """Four numbers of every call of a forward: site, event id, start, end. The native recorder has its own type."""
+
+    __slots__ = ()
+
+    def packed(self, header: tuple[int, ...]) -> bytes:
+        """Return a header's numbers and the log's own, as bytes of int64."""
+        return array("q", [*header, *self]).tobytes()
 
 
 class Mark(NamedTuple):
@@ -24,7 +35,7 @@ class Frame:
     """A forward under way: what its calls cost, its stage and step, and what surrounds it on the thread.
 
     ``said``: the stage was said, by the user or by what is around, rather than inferred. ``captured``: its calls go
-    into a CUDA graph and run nothing. ``log`` takes four numbers of every call: site, event id, start, end.
+    into a CUDA graph and run nothing. ``log`` takes four numbers of every call.
     ``begins_at`` is where the session's log ended when the forward began. ``marks`` are calls in compiled code that are
     under way; ``graphed``: calls went into a CUDA graph that torch.compile makes. ``padded_rows``: the rows that its
     calls are given where an engine fills a step up; 0 where it does not.
@@ -38,11 +49,11 @@ class Frame:
     captured: bool
     outer: "Frame | None"
     event_id: int
-    log: list[int]
+    log: Log
+    begins_at: int = 0
     event: Any = None
     contradicted: bool = False
     has_inner: bool = False
-    begins_at: int = 0
     marks: list[Mark] = field(factory=list)
     graphed: bool = False
     padded_rows: int = 0
@@ -56,7 +67,7 @@ class Frame:
         """Say whether this or a forward around it is a step of a stage."""
         frame: Frame | None = self
         while frame is not None:
-            if frame.stage is stage and frame.costs.root.is_stage:
+            if frame.stage is stage and frame.table.costs.root.is_stage:
                 return True
             frame = frame.outer
         return False
@@ -79,7 +90,8 @@ class ThreadState:
 
     attributes: list[object]
     base: int
-    log: list[int]
+    log: Log
+    new_log: type[Log]
     next_id: int
     words: Any
     announced: dict[tuple[Stage, int], tuple[object, ...]]
@@ -93,7 +105,7 @@ class ThreadState:
     def __init__(self, block: int, nothing: list[object]) -> None:
         self.next_id = block << 40  # ids of different threads lie in different blocks, so they never meet
         self.native_id = get_native_id()
-        self.frame, self.attributes, self.log, self.base = None, nothing, [], 0
+        self.frame, self.attributes, self.log, self.base = None, nothing, self.new_log(), 0
         self.words = bytearray()
         self.tables, self.announced = {}, {}
         self.generating = self.prefilling = 0
@@ -104,6 +116,7 @@ class ThreadState:
         known = self.tables.get((costs.number, stage))
         if known is None or known.in_use:
             known = PayloadTable(costs, stage, kv_len, emitter, len(self.attributes))
+            known.admit(costs.root.number)
             self.tables.setdefault((costs.number, stage), known)
         return known
 
@@ -111,16 +124,16 @@ class ThreadState:
         """Make a frame the one whose calls are hooked; None: no forward is under way."""
         self.frame = frame
         if frame is None:
-            self.attributes, self.log = nothing, []
+            self.attributes, self.log = nothing, self.new_log()
         else:
             table = frame.table
             self.attributes, self.words, self.base, self.log = table.attributes, table.words, table.base, frame.log
 
 
-def state_type(kept: type) -> type[ThreadState]:
-    """Return the class of states of which ``kept`` holds what the recorder needs."""
+def state_type(kept: type, log: type) -> type[ThreadState]:
+    """Return the class of states of which ``kept`` holds what the recorder needs, and ``log`` the calls."""
     slots = ("announced", "frame", "generating", "native_id", "prefilled", "prefilling", "tables")
-    return type("State", (ThreadState, kept), {"__slots__": slots})
+    return type("State", (ThreadState, kept), {"__slots__": slots, "new_log": log})
 
 
 class Threads(local):

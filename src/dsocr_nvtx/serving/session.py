@@ -25,7 +25,7 @@ from dsocr_nvtx.hooks.prices import ForwardCosts
 from dsocr_nvtx.hooks.readers import readers_of
 from dsocr_nvtx.hooks.recorder import NativeRecorder, PythonRecorder
 from dsocr_nvtx.hooks.standins import StandIns
-from dsocr_nvtx.hooks.threads import Frame, Kept
+from dsocr_nvtx.hooks.threads import Frame
 from dsocr_nvtx.hooks.tracing import traced_as
 from dsocr_nvtx.schema.records import STEP_PREFIX, CallShape, Stage
 from dsocr_nvtx.schema.served import ServedSequence, served_mark
@@ -59,8 +59,7 @@ class ServedSession:
         self.errors: list[str] = []
         sites = found.sites
         idle = idle_sites(len(sites))
-        kept = Kept if native is None else native.State
-        self.forwards = Forwards([*sites, *idle], emitter, record=False, on_gpu=on_gpu, kept=kept)
+        self.forwards = Forwards([*sites, *idle], emitter, record=False, on_gpu=on_gpu, native=native)
         self.forwards.muted = True
         self.idle = IdleRanges.on(self.forwards, idle, self.fail)
         self.network = found.network

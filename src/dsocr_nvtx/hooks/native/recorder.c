@@ -1,8 +1,9 @@
 /* The native recorder: what `dsocr_nvtx.hooks.recorder.PythonRecorder` does at every call, without entering Python.
  *
- * Three types. `State` holds what a recorder needs of one thread (`dsocr_nvtx.hooks.threads.ThreadState` extends it).
- * `Domain` is an NVTX domain whose ranges carry a payload record; `Range` is one range of it, bound once. `Site` stands
- * in for a hooked method: it pushes the record that the thread's state has ready, calls, pops, and logs four numbers.
+ * `State` holds what a recorder needs of one thread (`dsocr_nvtx.hooks.threads.ThreadState` extends it), `Log` four
+ * numbers of every call of one forward. `Domain` is an NVTX domain whose ranges carry a payload record; `Range` is one
+ * range of it, bound once. `Site` stands in for a hooked method: it pushes the record that the thread's state has ready,
+ * calls, pops, and logs.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -18,12 +19,81 @@ static long long now_ns(void) /* the clock of time.perf_counter_ns */
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
+/* ---- Log: the calls of a forward ---- */
+
+typedef struct {
+    PyObject_HEAD
+    int64_t *numbers;
+    Py_ssize_t used, room;
+} Log;
+
+static void log_dealloc(Log *self)
+{
+    PyMem_Free(self->numbers);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* Return where so many numbers more may be written, or NULL. */
+static int64_t *log_more(Log *self, Py_ssize_t count)
+{
+    if (self->used + count > self->room) {
+        Py_ssize_t room = 2 * self->room + count + 16;
+        int64_t *numbers = PyMem_Realloc(self->numbers, room * sizeof *numbers);
+        if (!numbers) { PyErr_NoMemory(); return NULL; }
+        self->numbers = numbers;
+        self->room = room;
+    }
+    self->used += count;
+    return self->numbers + self->used - count;
+}
+
+/* log += (numbers, ...) */
+static PyObject *log_concat(Log *self, PyObject *values)
+{
+    if (!PyTuple_Check(values)) return PyErr_Format(PyExc_TypeError, "a log takes a tuple of whole numbers");
+    Py_ssize_t count = PyTuple_GET_SIZE(values);
+    int64_t *at = log_more(self, count);
+    if (!at) return NULL;
+    for (Py_ssize_t i = 0; i < count; i++) at[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(values, i));
+    if (PyErr_Occurred()) { self->used -= count; return NULL; }
+    return Py_NewRef((PyObject *)self);
+}
+
+/* log.packed(header): the header's numbers and the log's own, as bytes. */
+static PyObject *log_packed(Log *self, PyObject *header)
+{
+    if (!PyTuple_Check(header)) return PyErr_Format(PyExc_TypeError, "a header is a tuple of whole numbers");
+    Py_ssize_t count = PyTuple_GET_SIZE(header);
+    PyObject *packed = PyBytes_FromStringAndSize(NULL, (count + self->used) * sizeof(int64_t));
+    if (!packed) return NULL;
+    int64_t *at = (int64_t *)PyBytes_AS_STRING(packed);
+    for (Py_ssize_t i = 0; i < count; i++) at[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(header, i));
+    if (PyErr_Occurred()) { Py_DECREF(packed); return NULL; }
+    if (self->used) memcpy(at + count, self->numbers, self->used * sizeof(int64_t));
+    return packed;
+}
+
+static Py_ssize_t log_length(Log *self) { return self->used; }
+
+static PyMethodDef log_methods[] = {
+    {"packed", (PyCFunction)log_packed, METH_O, "a header and the log's numbers, as bytes of int64"}, {NULL}};
+static PySequenceMethods log_sequence = {
+    .sq_length = (lenfunc)log_length, .sq_inplace_concat = (binaryfunc)log_concat};
+static PyTypeObject LogType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "dsocr_nvtx.hooks.native._recorder.Log",
+    .tp_basicsize = sizeof(Log),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = PyType_GenericNew,
+    .tp_dealloc = (destructor)log_dealloc,
+    .tp_methods = log_methods,
+    .tp_as_sequence = &log_sequence};
+
 /* ---- State: one thread's part of a session ---- */
 
 typedef struct {
     PyObject_HEAD
     PyObject *attributes; /* list: what to push at each site, None where the call must be read first */
-    PyObject *log;        /* list: site, event id, start, end of every call */
+    PyObject *log;        /* Log: site, event id, start, end of every call */
     PyObject *words;      /* the records of the forward under way, as a buffer of int64 */
     Py_buffer view;
     long long base, next_id;
@@ -157,7 +227,10 @@ static PyObject *domain_prepare(Domain *self, PyObject *args)
     attributes->category = (uint32_t)category;
     attributes->messageType = NVTX_MESSAGE_TYPE_REGISTERED;
     attributes->message.registered = nvtxDomainRegisterStringA(self->handle, message);
-    NVTX_PAYLOAD_EVTATTR_SET_DATA(*attributes, &range->payload, self->schema, range->record.buf, range->record.len);
+    range->payload = (nvtxPayloadData_t){self->schema, range->record.len, range->record.buf};
+    attributes->payload.ullValue = (uint64_t)(uintptr_t)&range->payload; /* NVTX's macro for it: no C in some releases */
+    attributes->payloadType = NVTX_PAYLOAD_TYPE_EXT;
+    attributes->reserved0 = 1; /* one payload */
     return (PyObject *)range;
 }
 
@@ -210,20 +283,22 @@ typedef struct {
     vectorcallfunc call;
     PyObject *inner, *threads, *unready, *push, *pop, *fail, *path; /* threads.state is the calling thread's */
     Py_ssize_t number, at;
+    State *state; /* that of the thread that called last */
+    uint64_t thread;
 } Site;
 
 static void site_dealloc(Site *self)
 {
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->inner); Py_CLEAR(self->threads); Py_CLEAR(self->unready);
-    Py_CLEAR(self->push); Py_CLEAR(self->pop); Py_CLEAR(self->fail); Py_CLEAR(self->path);
+    Py_CLEAR(self->push); Py_CLEAR(self->pop); Py_CLEAR(self->fail); Py_CLEAR(self->path); Py_CLEAR(self->state);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
 static int site_traverse(Site *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->inner); Py_VISIT(self->threads); Py_VISIT(self->unready);
-    Py_VISIT(self->push); Py_VISIT(self->pop); Py_VISIT(self->fail); Py_VISIT(self->path);
+    Py_VISIT(self->push); Py_VISIT(self->pop); Py_VISIT(self->fail); Py_VISIT(self->path); Py_VISIT(self->state);
     return 0;
 }
 
@@ -255,14 +330,11 @@ done:
     return result;
 }
 
-static int logged(PyObject *log, long long number, long long event_id, long long start, long long end)
+static int logged(Log *log, long long number, long long event_id, long long start, long long end)
 {
-    const long long values[4] = {number, event_id, start, end};
-    for (int i = 0; i < 4; i++) {
-        PyObject *value = PyLong_FromLongLong(values[i]);
-        if (!value || PyList_Append(log, value) < 0) { Py_XDECREF(value); return -1; }
-        Py_DECREF(value);
-    }
+    int64_t *at = log_more(log, 4);
+    if (!at) return -1;
+    at[0] = number; at[1] = event_id; at[2] = start; at[3] = end;
     return 0;
 }
 
@@ -288,18 +360,29 @@ static int popped(Site *self, PyObject *range)
     return done != NULL;
 }
 
+/* Return the calling thread's state, which the site keeps; NULL after an exception. */
+static State *state_of(Site *self)
+{
+    uint64_t thread = PyThreadState_GetID(PyThreadState_Get()); /* no thread ever has the id of another */
+    if (self->state && self->thread == thread) return self->state;
+    PyObject *found = PyObject_GetAttr(self->threads, state_name);
+    if (!found) return NULL;
+    Py_XSETREF(self->state, (State *)found);
+    self->thread = thread;
+    return self->state;
+}
+
 static PyObject *site_call(PyObject *called, PyObject *const *args, size_t flags, PyObject *names)
 {
     Site *self = (Site *)called;
-    PyObject *found = PyObject_GetAttr(self->threads, state_name);
-    if (!found) return NULL;
-    State *state = (State *)found; /* the thread keeps it */
-    Py_DECREF(found);
+    State *state = state_of(self);
+    if (!state) return NULL;
     PyObject *range = PyList_GetItem(state->attributes, self->number);
     if (!range) return NULL;
     if (range == Py_None) return unready(self, args, flags, names);
     Py_INCREF(range);
-    PyObject *log = Py_NewRef(state->log);
+    if (!Py_IS_TYPE(state->log, &LogType)) return PyErr_Format(PyExc_TypeError, "the thread's log is none");
+    Log *log = (Log *)Py_NewRef(state->log);
     long long event_id = state->next_id++;
     if (self->push != Py_None) {
         ((long long *)state->view.buf)[self->at - state->base] = event_id;
@@ -342,6 +425,28 @@ static PyObject *site_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
+/* What a function that calls a site does when it is called, without its frame: its first cell holds the site. */
+static PyObject *function_call(PyObject *function, PyObject *const *args, size_t flags, PyObject *names)
+{
+    return site_call(PyCell_GET(PyTuple_GET_ITEM(PyFunction_GET_CLOSURE(function), 0)), args, flags, names);
+}
+
+/* site.shortens(function): let calls of a function whose whole work is to call the site come here at once. */
+static PyObject *site_shortens(Site *self, PyObject *function)
+{
+    PyObject *cells = PyFunction_Check(function) ? PyFunction_GET_CLOSURE(function) : NULL;
+    if (!cells || PyTuple_GET_SIZE(cells) != 1 || PyCell_GET(PyTuple_GET_ITEM(cells, 0)) != (PyObject *)self)
+        return PyErr_Format(PyExc_TypeError, "no function that holds the site and nothing else");
+#if PY_VERSION_HEX >= 0x030C0000
+    PyFunction_SetVectorcall((PyFunctionObject *)function, function_call);
+#else
+    ((PyFunctionObject *)function)->vectorcall = function_call;
+#endif
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef site_methods[] = {
+    {"shortens", (PyCFunction)site_shortens, METH_O, "take the calls of a function that calls this"}, {NULL}};
 static PyTypeObject SiteType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "dsocr_nvtx.hooks.native._recorder.Site",
     .tp_basicsize = sizeof(Site),
@@ -350,6 +455,7 @@ static PyTypeObject SiteType = {
     .tp_dealloc = (destructor)site_dealloc,
     .tp_traverse = (traverseproc)site_traverse,
     .tp_call = PyVectorcall_Call,
+    .tp_methods = site_methods,
     .tp_vectorcall_offset = offsetof(Site, call)};
 
 static struct PyModuleDef module = {
@@ -359,8 +465,8 @@ PyMODINIT_FUNC PyInit__recorder(void)
 {
     PyObject *made = PyModule_Create(&module);
     state_name = PyUnicode_InternFromString("state");
-    if (!made || !state_name || PyModule_AddType(made, &StateType) < 0 || PyModule_AddType(made, &DomainType) < 0 ||
-        PyModule_AddType(made, &SiteType) < 0 || PyType_Ready(&RangeType) < 0) {
+    if (!made || !state_name || PyModule_AddType(made, &StateType) < 0 || PyModule_AddType(made, &LogType) < 0 ||
+        PyModule_AddType(made, &DomainType) < 0 || PyModule_AddType(made, &SiteType) < 0 || PyType_Ready(&RangeType) < 0) {
         Py_XDECREF(made);
         return NULL;
     }
