@@ -17,11 +17,14 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "default": {"pages": 16, "tokens": 128, "paired": 2},
+    # Hooks on and off in one process, eight steps each in turn: what they cost on the host, to a microsecond.
+    "turns": {"pages": 16, "tokens": 512, "turns": 8},
     "one": {"pages": 1, "tokens": 128, "paired": 1},
     "eager": {"pages": 16, "tokens": 32, "engine": {"enforce_eager": True}, "paired": 1},
     "process": {"pages": 16, "tokens": 64, "own_process": True},
@@ -129,14 +132,14 @@ def _run(*command: str) -> str:
 
 
 def serve(told: dict[str, Any]) -> None:
-    """Serve pages in this process: a warm-up, one token of each, then all; write times and tokens."""
+    """Serve pages in this process, after a warm-up with one of them; write the time of every step, and the tokens."""
     from dsocr_nvtx.run.pages import drawn_page
     from dsocr_nvtx.run.served import ServedOptions, engine_of, generated, model_folder, set_environment
 
     scenario = told["scenario"]
     options = ServedOptions(
         config=told["config"], hooks=told["hooks"], own_process=scenario.get("own_process", False),
-        engine_options={**ENGINE, **scenario.get("engine", {})},
+        engine_options={**ENGINE, "max_num_seqs": scenario["pages"], **scenario.get("engine", {})},
     )  # fmt: skip
     pages = tuple(drawn_page(seed) for seed in range(scenario["pages"]))
     set_environment(options, print)
@@ -144,27 +147,57 @@ def serve(told: dict[str, Any]) -> None:
         started = time.perf_counter()
         engine = engine_of(options, folder, len(pages))
         answer: dict[str, Any] = {"start_s": round(time.perf_counter() - started, 1)}
-        generated(engine, options, pages, 4)
-        seconds: dict[int, list[float]] = {1: [], scenario["tokens"]: []}
-        for tokens in (1, scenario["tokens"]) * 2:
-            started = time.perf_counter()
-            outputs = generated(engine, options, pages, tokens)
-            seconds[tokens].append(time.perf_counter() - started)
-        least = {tokens: min(times) for tokens, times in seconds.items()}
-        answer["seconds"] = seconds
-        answer["step_ms"] = 1000 * (least[scenario["tokens"]] - least[1]) / (scenario["tokens"] - 1)
+        generated(engine, options, pages[:1], 4)
+        steps = Steps(engine.llm_engine.step, turns=scenario.get("turns", 0) if told["hooks"] else 0)
+        engine.llm_engine.step = steps
+        started = time.perf_counter()
+        outputs = generated(engine, options, pages, scenario["tokens"])
+        answer["seconds"] = round(time.perf_counter() - started, 3)
+        answer |= steps.told(scenario["tokens"])
         answer["made"] = [list(output.outputs[0].token_ids) for output in outputs]
-        answer["prompt_tokens"] = [len(output.prompt_token_ids) for output in outputs]
+        answer["prompt_tokens"] = sorted({len(output.prompt_token_ids) for output in outputs})
         answer |= _hooks_say()
         Path(told["answer"]).write_text(json.dumps(answer))
 
 
+class Steps:
+    """The engine's own steps, timed; with ``turns`` hooks are off in every second block of so many."""
+
+    def __init__(self, inner: Callable[[], Any], turns: int) -> None:
+        self.inner, self.turns, self.ms = inner, turns, list[tuple[float, bool]]()
+
+    def __call__(self) -> Any:
+        """Make a step."""
+        off = bool(self.turns) and len(self.ms) // self.turns % 2 == 1
+        if self.turns:
+            _serving().idle.paused = off
+        started = time.perf_counter()
+        made = self.inner()
+        self.ms.append((1000 * (time.perf_counter() - started), off))
+        return made
+
+    def told(self, tokens: int) -> dict[str, Any]:
+        """Return the middle decode step in milliseconds, and with turns that of steps with hooks and without."""
+        decode = self.ms[-(tokens - 8) :]
+        every = sorted(ms for ms, _ in decode)
+        found: dict[str, Any] = {"step_ms": round(statistics.median(every), 4), "steps": len(self.ms)}
+        found["spread_ms"] = [round(every[int(len(every) * part)], 4) for part in (0.1, 0.9)]
+        if self.turns:
+            on, off = ([ms for ms, paused in decode if paused is wanted] for wanted in (False, True))
+            found["turns_ms"] = [round(statistics.median(part), 4) for part in (on, off)]
+            found["on_over_off"] = round(statistics.median(on) / statistics.median(off), 4)
+        return found
+
+
+def _serving() -> Any:
+    return sys.modules["dsocr_nvtx.serving.plugin"]._SERVING  # type: ignore[attr-defined]
+
+
 def _hooks_say() -> dict[str, Any]:
     """Return what went wrong in the hooks of this process, and what was checked."""
-    module = sys.modules.get("dsocr_nvtx.serving.plugin")
-    serving = getattr(module, "_SERVING", None)
-    if serving is None:
+    if "dsocr_nvtx.serving.plugin" not in sys.modules or _serving() is None:
         return {}
+    serving = _serving()
     session = serving.session
     checks = "" if session is None else session.forwards.checks.summary
     return {"errors": [*serving.errors, *(session.errors if session else ["no session"])], "checks": checks}

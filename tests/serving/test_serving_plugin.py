@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -107,6 +108,31 @@ def test_requests_are_told(engine: Any) -> None:
         ("page_1_x", RequestEvent.QUEUED, None),
         ("page_1_x", RequestEvent.FINISHED, 17),
     ]
+
+
+def test_a_request_arrived_before_it_was_named(engine: Any) -> None:
+    """The mark says how long before, by the engine's own arrival time."""
+    listener = Listener()
+    serving = plugin.install(listener)
+    plugin._taken_in(serving, SimpleNamespace(request_id="a", arrival_time=time.time() - 2))
+    marks = [parse_request_mark(text) for _, text in listener.marks]
+    assert [mark.what for mark in marks if mark] == [RequestEvent.ARRIVED, RequestEvent.PREPROCESSED]
+    assert marks[0] is not None
+    assert 2e9 <= (marks[0].number or 0) < 60e9
+
+
+def test_paused_hooks_tell_nothing(engine: Any) -> None:
+    """So that the same engine's steps can be timed with hooks and without."""
+    listener = Listener()
+    serving = plugin.install(listener)
+    runner = GPUModelRunner()
+    loaded(engine, runner)
+    serving.idle.paused = True
+    two_requests(runner)
+    assert listener.ranges == []
+    serving.idle.paused = False
+    assert engine.scheduler().schedule() == "scheduled"
+    assert len(listener.ranges) == 1
 
 
 def test_what_a_release_lacks_is_named_and_the_rest_is_hooked(engine: Any) -> None:

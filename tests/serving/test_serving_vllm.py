@@ -17,6 +17,7 @@ from tests.builders.emitters import Listener, Pushed
 from tests.serving.engines import total, value
 
 vllm = pytest.importorskip("vllm")
+pytestmark = pytest.mark.filterwarnings("default")  # its own are many
 
 LAYERS, WIDTH, DENSE, EXPERT, EXPERTS, TOP, SHARED, WORDS = 3, 256, 512, 128, 8, 2, 2, 1024
 """The decoder that `write_model_folder` makes as tiny."""
@@ -47,7 +48,7 @@ def served(folder: Path) -> list[list[int]]:
     options: dict[str, Any] = {
         "load_format": "dummy", "dtype": "bfloat16", "max_model_len": 512, "max_num_seqs": 2, "seed": 0,
         "max_num_batched_tokens": 32, "enforce_eager": True, "disable_log_stats": True, "skip_mm_profiling": True,
-        "limit_mm_per_prompt": {"image": 0}, "enable_prefix_caching": False, "enable_chunked_prefill": True,
+        "limit_mm_per_prompt": {"image": 1}, "enable_prefix_caching": False, "enable_chunked_prefill": True,
     }  # fmt: skip
     engine = vllm.LLM(str(folder), **options)
     sampling = vllm.SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)

@@ -31,11 +31,15 @@ def idle_sites(first: int) -> list[Site]:
 
 @define(eq=False)
 class IdleRanges:
-    """The idle ranges of one process. What goes wrong in here goes to ``fail``, never to the engine."""
+    """The idle ranges of one process. What goes wrong in here goes to ``fail``, never to the engine.
+
+    While they are ``paused`` no range is opened, nor is a step begun: what hooks cost is measured so, step by step.
+    """
 
     forwards: Forwards
     fail: Callable[[str, Exception], None]
     _costs: dict[str, ForwardCosts] = field(factory=dict)
+    paused: bool = False
 
     @classmethod
     def on(cls, forwards: Forwards, sites: Iterable[Site], fail: Callable[[str, Exception], None]) -> "IdleRanges":
@@ -46,7 +50,7 @@ class IdleRanges:
     def push(self, path: str) -> int | None:
         """Open a range on the calling thread, in the stage and step under way there; return its event id."""
         forwards, costs = self.forwards, self._costs[path]
-        if not forwards.emitter.active:
+        if self.paused or not forwards.emitter.active:
             return None
         try:
             state = forwards.threads.state

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial, wraps
 from importlib import import_module
+from time import time_ns
 from typing import Any
 
 from attrs import define, field
@@ -149,8 +150,15 @@ def _hearing(inner: Callable[..., Any], hear: Callable[..., None], serving: Serv
 
 
 def _taken_in(serving: Serving, request: Any) -> None:
-    serving.told(request.request_id, RequestEvent.ARRIVED)
+    """Say when a request arrived, which was before it was preprocessed and had its name, and that it now is."""
+    arrived = getattr(request, "arrival_time", None)
+    serving.told(request.request_id, RequestEvent.ARRIVED, None if arrived is None else _since(arrived))
     serving.told(request.request_id, RequestEvent.PREPROCESSED)
+
+
+def _since(time_s: float) -> int:
+    """Return the nanoseconds since a time of the wall's clock."""
+    return max(time_ns() - int(time_s * 1e9), 0)
 
 
 def _queued(serving: Serving, request: Any) -> None:

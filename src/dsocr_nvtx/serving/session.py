@@ -143,6 +143,8 @@ class ServedSession:
         ``read`` returns its sequences. Where it cannot, the step's stage and costs are unknown.
         """
         self.end()  # an engine that failed in a step begins another
+        if self.idle.paused:
+            return
         sequences: list[ServedSequence] | None = None
         try:
             sequences = read()
