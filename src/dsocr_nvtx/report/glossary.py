@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.schema.fleet import FLEET_RANKS
 from dsocr_nvtx.schema.gauges import ENERGY, LADDER
+from dsocr_nvtx.schema.served_tables import REQUESTS, SERVED_STEPS
 from dsocr_nvtx.schema.summaries import API_CALLS, HOST_CALLS, KERNELS_SUMMARY
 from dsocr_nvtx.schema.tables import EXPERTS, KERNELS, MEASURED, ROOFLINE, STAGES
 
@@ -19,7 +20,8 @@ TERMS: Mapping[str, str] = {
     "wall": "all of a GPU's time that belongs to a row or stage: busy + idle",
     "busy": "time in which GPU operations run; where several run at once, each instant is that of the first to start",
     "idle": "time in which the GPU does nothing. It belongs to the hooked call that was open on the thread which "
-    "launched next, and its cause is what that thread did meanwhile",
+    "launched next, and its cause is what that thread did meanwhile; where none was open there, to the host range of "
+    "any thread or process that was open then and began last, with cause host",
     "roof": "a rate that the GPU cannot exceed: matrix or vector FLOP/s, bytes/s of DRAM or of the L2 cache. Measured "
     "by dsocr-nvtx ceilings, else the datasheet's dense figure",
     "roofline": "the least time of the work: call by call the longest of FLOPs / compute roof and bytes / memory roof",
@@ -40,6 +42,10 @@ TERMS: Mapping[str, str] = {
     "rest": "a container's own work: what a layer or the model does between the calls inside it, such as residual adds",
     "wave": "as many thread blocks as the GPU has SMs: a grid of less than one wave leaves SMs without work",
     "stall": "one of the longest idle times of a GPU while a hooked call was open",
+    "host work": "what the host of a serving engine does besides the model: ranges host.preprocessing, host.scheduling "
+    "and so on. It has no cost and no roof, only time that the GPU waits for it",
+    "page": "one request of a serving engine; its time goes from its arrival to its end. A step that pages share is "
+    "each one's own",
     "ladder": "how long a step would take if one loss after another went away; rungs build on each other",
     "speed-up": "the time as measured / the time on that rung",
     "lower bound": "bytes that the work has to move at least: weights, inputs and outputs, KV cache, each once",
@@ -88,6 +94,13 @@ HEADINGS: Mapping[str, str] = {
     "operations": "GPU operations",
     "class": "what kind of kernel it is, by its name",
     "kernel": "short name: what it computes and on which type",
+    "a page": "milliseconds, the mean of all pages",
+    "of its time": "share of a page's time from its arrival to its end",
+    "in prefill": "sequences of a step that are prefilled, the mean over steps",
+    "in decode": "sequences of a step that decode, the mean over steps",
+    "most": "sequences of the step that has most",
+    "rows": "query rows of a step's sequences, the mean over steps",
+    "padding": "rows that a forward is run with and no sequence has, as a share of all rows that it is run with",
 }
 """Headings of the page's tables that are neither a column nor a word of `TERMS`."""
 _COLUMNS: Mapping[str, tuple[pa.Schema, str]] = {
@@ -109,6 +122,8 @@ _TABLES: Mapping[str, tuple[pa.Schema, str]] = {
     "ranges.arrow": (MEASURED, "one row per hooked call"),
     "host_calls.arrow": (HOST_CALLS, "one row per stage, step and CUDA function"),
     "api_calls.arrow": (API_CALLS, "one row per CUDA call"),
+    "served_steps.arrow": (SERVED_STEPS, "one row per step of a serving engine"),
+    "requests.arrow": (REQUESTS, "one row per request of a serving engine"),
     "experts.arrow": (EXPERTS, "one row per call of routed experts, where they were observed"),
     "energy.arrow": (ENERGY, "one row per stage, where power was measured"),
     "ladder -o": (LADDER, "one row per stage and rung"),
