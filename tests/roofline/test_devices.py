@@ -30,6 +30,15 @@ def test_a_whole_device_has_the_datasheets_roofs() -> None:
     assert device_roofs(Device(ordinal=0, name="NVIDIA H200")) == DATASHEET["NVIDIA H200"], "a report that says no more"
 
 
+@pytest.mark.parametrize("value", [-1, 0, 1 << 62])
+@pytest.mark.parametrize("column", ["smCount", "clockRate", "l2CacheSize", "memoryBandwidth"])
+def test_what_no_device_has_is_not_known_of_it(tmp_path: Path, column: str, value: int) -> None:
+    """Neither roofs of a hundred million H200s nor of one that stands still."""
+    file = hooked()
+    file.rows["TARGET_INFO_GPU"][0][column] = value
+    assert joined_report(file.write(tmp_path / "r.sqlite")).judge().roofs == DATASHEET["NVIDIA H200"]
+
+
 def test_a_slice_has_its_share_of_the_sms_and_its_own_memory() -> None:
     slice_of = Device(
         ordinal=0, name="NVIDIA A30 MIG 2g.12gb", sm_count=28, clock_hz=1_440_000_000, l2_bytes=12 * 2**20,

@@ -61,6 +61,14 @@ BOUNDS: Mapping[str, Mapping[str, Bounds]] = {
 }
 """By table and column (or product of columns). A product that does not fit is NULL (`dsocr_nvtx.ingest.source`)."""
 
+DEVICE: Mapping[str, Bounds] = {
+    "sm_count": Bounds(1, 1 << 12),
+    "clock_hz": Bounds(10**8, 10**10),
+    "l2_bytes": Bounds(1 << 16, 1 << 40),
+    "bandwidth": Bounds(10**9, 10**15),
+}
+"""What is told of a GPU. What it cannot have is not known, which is zero."""
+
 _MOST = 1 << 61
 """No count or cost of one call reaches this."""
 

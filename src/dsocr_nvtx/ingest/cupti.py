@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.bounds import payload_bounds
+from dsocr_nvtx.ingest.devices import possible_device
 from dsocr_nvtx.ingest.nsys_work import KERNEL, RUNTIME
 from dsocr_nvtx.ingest.records import Records
 from dsocr_nvtx.ingest.replays import captured_rows, of_origin
@@ -114,7 +115,8 @@ def _digest(path: Path) -> str:
 def _devices(path: Path, told: bytes, pid: int) -> dict[tuple[int, int], Device]:
     try:
         known = json.loads(told).items()
-        return {(pid, int(o)): cattrs.structure({**about, "ordinal": int(o)}, Device) for o, about in known}
+        found = (cattrs.structure({**about, "ordinal": int(o)}, Device) for o, about in known)
+        return {(pid, device.ordinal): possible_device(device) for device in found}
     except (ValueError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError) as cause:
         raise Refused(path, "devices in its metadata that are none", _AS_WRITTEN) from cause
 

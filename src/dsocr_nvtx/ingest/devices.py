@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from attrs import evolve
 
+from dsocr_nvtx.ingest.bounds import DEVICE
 from dsocr_nvtx.ingest.source import NULL, Source
 from dsocr_nvtx.ingest.trace import Device
 
@@ -32,6 +33,12 @@ def read_devices(report: Source, used: Iterable[tuple[int, int]]) -> dict[tuple[
     }
 
 
+def possible_device(device: Device) -> Device:
+    """Return a device without the figures that none has: they are not known."""
+    told = {name: getattr(device, name) for name in DEVICE}
+    return evolve(device, **{n: v if DEVICE[n].low <= v <= DEVICE[n].high else 0 for n, v in told.items()})
+
+
 def _gpus(report: Source) -> dict[int, tuple[Device, int]]:
     """Return GPU id -> (device, CUDA ordinal as far as the table knows it)."""
     table = "TARGET_INFO_GPU" if report.has("TARGET_INFO_GPU") else "TARGET_INFO_CUDA_GPU"
@@ -53,7 +60,7 @@ def _gpus(report: Source) -> dict[int, tuple[Device, int]]:
             bandwidth=sizes["memoryBandwidth"],
             capability=(sizes["computeMajor"], sizes["computeMinor"]),
         )
-        found[known["id"]] = (device, known["cuDevice"])
+        found[known["id"]] = (possible_device(device), known["cuDevice"])
     return found
 
 
