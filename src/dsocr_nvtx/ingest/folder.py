@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from dsocr_nvtx.errors import Refused
 from dsocr_nvtx.ingest.column import Column, narrowed, one_value
-from dsocr_nvtx.ingest.limits import limited
+from dsocr_nvtx.ingest.limits import limited, unpacked_bytes
 from dsocr_nvtx.ingest.source import NULL, TEXT_LIMIT, Ints, Mask, product
 from dsocr_nvtx.ingest.source import whole as concatenated
 from dsocr_nvtx.ingest.table_files import ArrowFile, ParquetFile, TableFile, as_bytes, check_rows, holds_bytes
@@ -95,13 +95,11 @@ class FolderOfTables:
             return {name: np.empty(0, np.int64) for name in columns}
         file, names = self._files[table], self._names[table]
         own = {name: names[name.lower()] for name in columns if name.lower() in names}
-        alike = {name: file.alike.get(own[name], NULL) if name in own else NULL for name in columns}
-        asked = [name for name in own if own[name] not in file.alike]
-        found = {name: one_value(alike[name], file.count, small=name in small) for name in alike if name not in asked}
-        if asked:
+        found = {name: one_value(NULL, file.count, small=name in small) for name in columns if name not in own}
+        if own:
             with _refusing(self._paths[table]):
-                read = _integers(file, [own[name] for name in asked], {own[name] for name in asked if name in small})
-                found |= {name: read[own[name]] for name in asked}
+                read = _integers(file, list(dict.fromkeys(own.values())), {own[name] for name in own if name in small})
+                found |= {name: read[own[name]] for name in own}
         return {name: found[name] for name in columns}
 
     def strings(self, table: str, column: str, rows: Mask | None = None) -> pa.Array:
@@ -118,9 +116,10 @@ class FolderOfTables:
         A text is one as well: nsys (2025.3) writes blobs into columns of strings.
         """
         path = self._paths.get(table.lower(), self.path)
-        for shared in self._pieces(table, column, rows, _BLOB_ROWS):
+        usual = unpacked_bytes(path.stat().st_size)
+        for shared in limited(path, column, self._pieces(table, column, rows, _BLOB_ROWS), usual):
             with _refusing(path):
-                (piece,) = map(_plain, limited(path, column, [shared]))
+                piece = _plain(shared)
                 found = as_bytes(piece).cast(pa.binary()) if holds_bytes(piece.type) else None
             yield pa.nulls(len(piece), pa.binary()) if found is None else found
 
@@ -128,7 +127,7 @@ class FolderOfTables:
         """Return a column of the rows in the mask, in pieces as the file has them; so many rows are decoded at once."""
         table, first = table.lower(), 0
         file, own = self._files.get(table), self._names.get(table, {}).get(column.lower())
-        if file is None or own is None or file.alike.get(own) == NULL:
+        if file is None or own is None:
             count = file.count if file is not None else 0
             yield pa.nulls(count if rows is None else int(rows.sum()), pa.string())
             return
@@ -193,7 +192,7 @@ def _room(count: int, kind: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.integer[Any]]:
     """Return integers, NULL as `NULL`; unsigned words as signed ones of the same bits."""
-    if pa.types.is_null(column.type):
+    if column.null_count == len(column):
         return np.full(len(column), NULL)
     if not pa.types.is_integer(column.type):
         raise pa.ArrowInvalid(f"values that are not integers ({column.type})")

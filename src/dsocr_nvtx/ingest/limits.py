@@ -27,15 +27,23 @@ def most_bytes(usual: int) -> int:
     return int(text)
 
 
+_LEAST_UNPACKED, _MOST_RATIO = 1 << 28, 100
+
+
+def unpacked_bytes(size: int) -> int:
+    """Return what a file of so many bytes may unpack to; exports shrink to a fifth or a twentieth."""
+    return _LEAST_UNPACKED + _MOST_RATIO * size
+
+
 _MOST_TEXT = 1 << 29
 
 
-def limited(where: Path, column: str, pieces: Iterable[pa.Array]) -> Iterator[pa.Array]:
-    """Return pieces of a column of texts; refuse one whose texts take more than the limit together.
+def limited(where: Path, column: str, pieces: Iterable[pa.Array], usual: int = _MOST_TEXT) -> Iterator[pa.Array]:
+    """Return pieces of a column of texts or blobs; refuse one that takes more than the limit, ``usual`` if none is set.
 
     Rows may share texts in a dictionary: what they take is what each row's own would.
     """
-    most, taken = most_bytes(_MOST_TEXT), 0
+    most, taken = most_bytes(usual), 0
     for piece in pieces:
         taken += _plain_bytes(piece)
         if taken > most:

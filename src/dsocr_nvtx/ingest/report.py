@@ -16,7 +16,7 @@ from attrs import evolve
 from dsocr_nvtx.errors import Refused, Unavailable, UsageError, printable_line
 from dsocr_nvtx.ingest import cupti, nsys
 from dsocr_nvtx.ingest.digest import digesting
-from dsocr_nvtx.ingest.limits import LIMIT_REMEDY, most_bytes
+from dsocr_nvtx.ingest.limits import LIMIT_REMEDY, most_bytes, unpacked_bytes
 from dsocr_nvtx.ingest.trace import Projectable, Trace
 
 NSYS_SECONDS = "DSOCR_NVTX_NSYS_SECONDS"
@@ -68,7 +68,7 @@ def _as_sqlite(path: Path) -> Iterator[Path]:
 
 def _unpack(path: Path, target: Path) -> None:
     """Unpack a report, as far as its limit goes: some hundred kilobytes can hold terabytes of zeros."""
-    most = most_bytes(_LEAST_UNPACKED + _MOST_RATIO * path.stat().st_size)
+    most = most_bytes(unpacked_bytes(path.stat().st_size))
     try:
         with lzma.open(path) as packed, target.open("wb") as plain:
             while piece := packed.read(1 << 20):
@@ -78,10 +78,6 @@ def _unpack(path: Path, target: Path) -> None:
                 plain.write(piece)
     except (lzma.LZMAError, EOFError, MemoryError) as cause:
         raise Refused(path, "not an xz file, or cut short", "pack it again") from cause
-
-
-_LEAST_UNPACKED, _MOST_RATIO = 1 << 28, 100
-"""What any packed report may unpack to, in bytes, and for each byte of it; exports shrink to a fifth or a twentieth."""
 
 
 def _export(path: Path, target: Path) -> None:

@@ -1,25 +1,20 @@
 """One table's file of a folder: Parquet, or an Arrow file or stream. A damaged one is an error of Arrow's."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from dsocr_nvtx.errors import Refused
-from dsocr_nvtx.ingest.limits import LIMIT_REMEDY, most_bytes
-from dsocr_nvtx.ingest.source import NULL
+from dsocr_nvtx.ingest.limits import LIMIT_REMEDY, most_bytes, unpacked_bytes
 
 
 class TableFile(Protocol):
-    """One table's file: its columns, how many rows it has, and columns that are known to hold one value in all rows.
-
-    The value is an integer, or `NULL` in a column of any type.
-    """
+    """One table's file: its columns, and how many rows it has."""
 
     names: Collection[str]
     count: int
-    alike: Mapping[str, int]
 
     def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Return some columns in pieces of about so many rows, which together have all."""
@@ -27,82 +22,81 @@ class TableFile(Protocol):
 
 
 class ParquetFile:
-    """A Parquet file, whose statistics tell the columns of one value. Its pages are mapped, not copied."""
+    """A Parquet file. Its pages are mapped, not copied.
+
+    Statistics are not asked for: damaged ones end the process in pyarrow (26), where what it reads itself is refused.
+    """
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
 
         self._path, self._about = path, pq.read_metadata(path, memory_map=True)
-        schema = self._about.schema.to_arrow_schema()
-        kinds = dict(zip(schema.names, schema.types, strict=True))
-        self.names: Collection[str] = schema.names
+        self.names: Collection[str] = self._about.schema.to_arrow_schema().names
         self.count: int = self._about.num_rows
         self._groups = [self._about.row_group(group) for group in range(self._about.num_row_groups)]
         check_rows(sum(group.num_rows for group in self._groups), self.count)
         _check_room(path, self.count, sum(group.total_byte_size for group in self._groups))
-        self._check_columns()
-        self._shared = self._with_dictionary(kinds) if self._groups else frozenset[str]()
-        self.alike: Mapping[str, int] = {
-            name: value
-            for at in range(self._about.num_columns if self._groups else 0)
-            if (name := self._about.schema.column(at).path) in kinds
-            and (value := self._only_value(at, pa.types.is_integer(kinds[name]))) is not None
-        }
+        for group in range(len(self._groups)):  # what is noted of its columns is asked for below
+            next(self._open().iter_batches(1, row_groups=[group], use_threads=False), None)
+        self._longest = self._longest_shared()
 
-    def _check_columns(self) -> None:
-        """Read a row of every group: damage to what is noted of a column, asked for by itself, ends the process."""
-        file = self._open(())
-        for group in range(len(self._groups)):
-            next(file.iter_batches(1, row_groups=[group], use_threads=False), None)
-
-    def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """Return some columns in pieces of so many rows; texts that the file has in a dictionary stay in one."""
-        # In one thread, as tables are read side by side already.
-        shared = [name for name in columns if name in self._shared]
-        found: Iterator[pa.RecordBatch] = self._open(shared).iter_batches(rows, columns=columns, use_threads=False)
-        return found
-
-    def _open(self, dictionaries: Sequence[str]) -> Any:
+    def _open(self) -> Any:
         import pyarrow.parquet as pq
 
         # The file itself, not its path: a path is looked at for partition columns.
-        return pq.ParquetFile(self._path, metadata=self._about, memory_map=True, read_dictionary=list(dictionaries))
+        return pq.ParquetFile(self._path, metadata=self._about, memory_map=True)
 
-    def _with_dictionary(self, kinds: Mapping[str, pa.DataType]) -> frozenset[str]:
-        """Return the columns of texts or blobs of which some kilobytes can be the value of very many rows."""
-        columns = [self._groups[0].column(at) for at in range(self._about.num_columns)]
-        return frozenset(
-            column.path_in_schema
-            for column in columns
-            if column.has_dictionary_page and holds_bytes(kinds.get(column.path_in_schema, pa.null()))
-        )
+    def pieces(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Return some columns in pieces of so many rows, or fewer where each may be a long value that rows share."""
+        longest = max((self._longest.get(name, 0) for name in columns), default=0)
+        rows = max(min(rows, _ANY_PIECE // max(longest, 1)), 1)
+        # In one thread, as tables are read side by side already.
+        found: Iterator[pa.RecordBatch] = self._open().iter_batches(rows, columns=columns, use_threads=False)
+        return found
 
-    def _only_value(self, at: int, is_integer: bool) -> int | None:
-        found = set[int | None]()
-        for group in self._groups:
-            column = group.column(at)
-            check_rows(column.num_values, group.num_rows)
-            found.add(_only_value(column.statistics, column.num_values, is_integer))
-        value, *others = found
-        return None if others else value
+    def _longest_shared(self) -> dict[str, int]:
+        """Return, by column of texts or blobs, how many bytes a value can have that stands once in a dictionary."""
+        longest: dict[str, int] = {}
+        with self._path.open("rb") as file:
+            for group in self._groups:
+                for column in map(group.column, range(self._about.num_columns)):
+                    if column.physical_type != "BYTE_ARRAY":
+                        continue
+                    offsets = (column.dictionary_page_offset, column.data_page_offset)
+                    file.seek(min(offset for offset in offsets if offset))
+                    name = column.path_in_schema
+                    longest[name] = max(longest.get(name, 0), _dictionary_bytes(file.read(_HEAD)))
+        return longest
 
 
-def _only_value(known: Any, count: int, is_integer: bool) -> int | None:
-    """Return the value that all rows of a row group have in a column, as far as its statistics tell."""
-    if known is None or not known.has_null_count:
-        return None
-    if known.null_count == count:
-        return NULL
-    if not is_integer:  # to ask for a text's minimum is to decode it
-        return None
-    alike = known.null_count == 0 and known.has_min_max and type(known.min) is int and known.min == known.max
-    return (known.min + (1 << 63)) % (1 << 64) - (1 << 63) if alike else None
+_HEAD = 16
+"""Bytes that hold the first two fields of a page's header."""
+
+
+def _dictionary_bytes(head: bytes) -> int:
+    """Return the size of the dictionary that a column's first page is, 0 for any other page.
+
+    The header's first fields, in Thrift's compact protocol, are the page's type and its size when unpacked.
+    """
+    values, at = [], 0
+    for _ in range(2):
+        if head[at : at + 1] != _INTEGER:
+            raise pa.ArrowInvalid("a page without a header")
+        value, at, shift = 0, at + 1, 0
+        while at < len(head) and head[at] & 0x80:
+            value, at, shift = value | (head[at] & 0x7F) << shift, at + 1, shift + 7
+        value |= (head[at] if at < len(head) else 0) << shift
+        values.append(value >> 1)  # zigzag, and never negative
+        at += 1
+    kind, size = values
+    return size if kind == _DICTIONARY_PAGE else 0
+
+
+_INTEGER, _DICTIONARY_PAGE = b"\x15", 2
 
 
 class ArrowFile:
     """An Arrow file or stream, mapped."""
-
-    alike: Mapping[str, int] = {}
 
     def __init__(self, path: Path) -> None:
         source = pa.memory_map(str(path))
@@ -137,8 +131,12 @@ def as_bytes(column: pa.Array) -> pa.Array:
     return column.view(_BYTES[column.type]) if column.type in _BYTES else column
 
 
-_ANY_ROWS, _ANY_BYTES, _MOST_RATIO = 1 << 20, 1 << 28, 100
-"""Rows and bytes that any table may have, and how many bytes each byte of its file may be; a row takes one at least."""
+_ANY_ROWS = 1 << 20
+"""Rows that any table may have; of more, each takes a byte of its file at least."""
+
+
+_ANY_PIECE = 1 << 30
+"""Bytes that a piece of a column may take, whatever it holds."""
 
 
 def _check_room(path: Path, rows: int, plain: int) -> None:
@@ -146,7 +144,7 @@ def _check_room(path: Path, rows: int, plain: int) -> None:
     size = path.stat().st_size
     if 8 * rows > most_bytes(8 * max(_ANY_ROWS, size)):
         raise Refused(path, f"{rows:,} rows in {size:,} bytes", LIMIT_REMEDY)
-    if plain > most_bytes(_ANY_BYTES + _MOST_RATIO * size):
+    if plain > most_bytes(unpacked_bytes(size)):
         raise Refused(path, f"{size:,} bytes that unpack to {plain:,}", LIMIT_REMEDY)
 
 
