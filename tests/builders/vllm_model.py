@@ -132,7 +132,8 @@ class Attention(nn.Module):
         before = CONTEXT.cached.get((name, self.layer), key_value[:0])
         held = torch.cat([before, key_value[:rows]])
         CONTEXT.cached[name, self.layer] = held
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(0, 1) for x in (query, *held.chunk(2, dim=-1)))
+        each = (query, *held.chunk(2, dim=-1))
+        q, k, v = (x.reshape(len(x), self.heads, -1).transpose(0, 1) for x in each)
         mask = torch.ones(len(query), len(held), dtype=torch.bool).tril(len(held) - rows)
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1).flatten(1)
 
@@ -177,8 +178,8 @@ class DeepseekV2Model(nn.Module):
         hidden_states, residual = inputs_embeds, None
         for layer in self.layers:
             hidden_states, residual = layer(positions, hidden_states, residual, None)
-        hidden_states, _ = self.norm(hidden_states, residual)
-        return hidden_states
+        normed: torch.Tensor = self.norm(hidden_states, residual)[0]
+        return normed
 
 
 class LanguageModel(nn.Module):
