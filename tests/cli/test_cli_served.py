@@ -10,7 +10,6 @@ from dsocr_nvtx.report.opened import open_joined
 from dsocr_nvtx.report.page import review_page
 from dsocr_nvtx.report.served import owner_words, page_lines, page_verdict, section, served_lines
 from dsocr_nvtx.roofline.pages import PagePart, PageTime
-from dsocr_nvtx.roofline.review import served_review
 from dsocr_nvtx.schema.records import Stage
 from tests.builders.served import ENGINE, ServedFile, two_pages
 from tests.cli.commands import Commands
@@ -94,6 +93,9 @@ def test_show_tells_as_json_what_the_tables_hold(out: Path, dsocr: Commands) -> 
     assert sum(told["pages"]["parts"].values()) == told["pages"]["latency_ns"] == 2020
     assert [batch["stage"] for batch in told["batches"]] == ["prefill", "decode", "mixed"]
     assert told["padding"] == 9 / 413
+    # 1200 ns of wall, 652 busy; 730..740 and 1040..1050 in no range
+    assert sum(told["idle"].values()) == 1200 - 652
+    assert told["idle"]["outside"] == 20
     shown = dsocr("show", out).out
     assert "waiting for its first step" in shown
     assert "2.2% of the rows that forwards are run with only pad the batch" in shown
@@ -142,10 +144,12 @@ def test_steps_alone_have_batches_and_no_pages(tmp_path: Path, dsocr: Commands) 
     review = open_joined(tmp_path / "served.dsocr").served_review
     assert review is not None
     assert review.pages is None
-    assert served_lines(review) == ["87.5% of the rows that forwards are run with only pad the batch"]
+    *_, idle, padding = served_lines(review)
+    assert padding == "87.5% of the rows that forwards are run with only pad the batch"
+    # 200 ns less 160 and 3 busy: preparing 1..10, sampling 188..199 less its kernel's 3; the rest is the model's
+    assert idle.startswith("of the GPU's idle time, 0.00 ms: 46% in host work by name, 54% in ranges of the model, 0% ")
     assert section(review).pages == ()
     assert [line.name for line in page_lines(PAGES)][:2] == [
         "being preprocessed on the host",
         "waiting for its first step",
     ]
-    assert served_review({}) is None

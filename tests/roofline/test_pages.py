@@ -10,8 +10,9 @@ from dsocr_nvtx.ingest.nsys import read
 from dsocr_nvtx.join.engine import Joined, join
 from dsocr_nvtx.roofline.batches import batches, composition, counted
 from dsocr_nvtx.roofline.pages import PagePart, page_parts, page_time
-from dsocr_nvtx.roofline.review import served_review
+from dsocr_nvtx.roofline.review import IdleShares, served_review
 from dsocr_nvtx.schema.served_tables import REQUESTS, SERVED_STEPS
+from dsocr_nvtx.schema.tables import ROOFLINE
 from tests.builders.served import two_pages
 from tests.builders.tables import Row, filled
 
@@ -87,10 +88,16 @@ def test_batches_and_padding_by_hand(served: Joined) -> None:
     assert (decode.padded_rows, decode.padding_rows, decode.waste) == (5, 2, 0.4)
     assert (mixed.rows, mixed.waste) == (401, 7 / 408)
     assert (prefill.waste, prefill.step_ns) == (None, 300)
-    review = served_review(served.served)
+    review = served_review(served.served, ROOFLINE.empty_table(), served.accounting)
     assert review is not None
     assert review.padding == (2 + 7) / (5 + 408)
-    assert served_review({}) is None
+    assert served_review({}, ROOFLINE.empty_table(), served.accounting) is None
+
+
+def test_whose_the_idle_time_is(served: Joined) -> None:
+    rows: list[Row] = [{"kind": "host", "idle_owned_ns": 400}, {"kind": "rest", "idle_owned_ns": 128}]
+    found = IdleShares.of(filled(ROOFLINE, rows), served.accounting)
+    assert (found.host, found.model, found.outside, found.total) == (400, 128, 20, 548)
 
 
 def test_sequences_over_time_by_hand() -> None:

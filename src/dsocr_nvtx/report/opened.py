@@ -52,7 +52,8 @@ class Opened:
     def served_review(self) -> ServedReview | None:
         """What a served run comes to; None of any other."""
         tables = {name: self.beside(name) for name in SERVED_TABLES}
-        return served_review({name: table for name, table in tables.items() if table is not None})
+        served = {name: table for name, table in tables.items() if table is not None}
+        return served_review(served, self.roofline.rows, self.accounting)
 
     def beside(self, name: str) -> pa.Table | None:
         """Return a further table of the join, None where it has none of that name."""

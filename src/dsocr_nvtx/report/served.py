@@ -14,6 +14,7 @@ from dsocr_nvtx.schema.records import HOST_PREFIX, is_host
 _HOST_WORDS = {
     "preprocessing": "image preprocessing",
     "preparing": "preparing the batch",
+    "engine": "the engine's own loop",
     "encoding": "the host's side of the encoder",
     "logits_processors": "logits processors",
 }
@@ -144,6 +145,12 @@ def served_lines(review: ServedReview) -> list[str]:
             lines.append(
                 f"{review.pages.untold:,} more pages: when they arrived and ended is not told, so they are left out"
             )
+    if total := review.idle.total:
+        named, model, outside = (
+            f"{ns / total:.0%}" for ns in (review.idle.host, review.idle.model, review.idle.outside)
+        )
+        what = f"{named} in host work by name, {model} in ranges of the model, {outside} outside every range"
+        lines.append(f"of the GPU's idle time, {words.milliseconds(total)} ms: {what}")
     if review.padding is not None:
         lines.append(f"{review.padding:.1%} of the rows that forwards are run with only pad the batch")
     return lines
@@ -216,4 +223,9 @@ def as_plain(review: ServedReview) -> dict[str, object]:
             "parts": {line.key: line.ns for line in page_lines(pages)},
             "gpu_idle": {part.what: part.ns for part in pages.gpu_idle},
         }
-    return {"pages": told, "batches": batch_rows(review.batches), "padding": review.padding}
+    return {
+        "pages": told,
+        "batches": batch_rows(review.batches),
+        "padding": review.padding,
+        "idle": asdict(review.idle),
+    }
