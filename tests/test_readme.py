@@ -1,4 +1,4 @@
-"""README does what it says: every command in it is run, or, where it needs a GPU, held to the command line."""
+"""README and the handbook do what they say: commands are run, or, where they need a GPU, held to the command line."""
 
 import lzma
 import os
@@ -16,14 +16,16 @@ from typer.main import get_command
 
 from dsocr_nvtx.cli.commands import app
 from dsocr_nvtx.demo import CAPTURE
+from dsocr_nvtx.handbook import page, topics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EVERYTHING = "\n".join([README, *map(page, topics())])
 
 
 def blocks(name: str, language: str) -> list[str]:
     """Return the fenced blocks of a language that stand under a comment of that name."""
-    return re.findall(rf"^<!-- {name} -->\n```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^<!-- {name} -->\n```{language}\n(.*?)^```$", EVERYTHING, re.MULTILINE | re.DOTALL)
 
 
 def lines(name: str) -> list[str]:
@@ -42,7 +44,7 @@ def place(demo_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def test_readme_has_the_blocks_that_are_tested() -> None:
+def test_the_blocks_that_are_tested_are_there() -> None:
     assert len(lines("run")) >= 6
     assert len(lines("gpu")) >= 5
     assert all(len(blocks(name, "python")) == 1 for name in ("notebook", "duckdb", "polars", "pandas"))
@@ -99,7 +101,7 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def test_scripts_and_files_that_readme_names_exist() -> None:
-    named = set(re.findall(r"(?:nsys_scripts|reports|src)/[\w./-]+\w", README))
+    named = set(re.findall(r"(?:nsys_scripts|reports|src)/[\w./-]+\w", EVERYTHING))
     assert named
     assert {path for path in named if not (ROOT / path).exists()} == set()
 

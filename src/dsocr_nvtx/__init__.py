@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dsocr_nvtx.hooks import HookSession
     from dsocr_nvtx.notebook import ReportTables, RooflineReport
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "hook", "join", "roofline"]
 
 
