@@ -233,3 +233,9 @@ def test_what_never_ends_is_no_configuration(tmp_path: Path) -> None:
     for path in (Path("/dev/zero"), tmp_path / "config.json", tmp_path):
         with pytest.raises(Refused, match="a pipe or a device"):
             read_config(path)
+
+
+def test_more_tiles_than_the_model_cuts_are_remarked() -> None:
+    many, most = _run("--tiles", "9x9"), _run("--tiles", "3x3")
+    assert "at most 9 tiles" in many.output
+    assert "at most" not in most.output

@@ -86,7 +86,7 @@ def test_filters_reach_chart_and_table_alike_and_the_sum_is_theirs(opens: Opens,
 def test_headings_sort_both_ways(opens: Opens, demo_out: Path) -> None:
     page = opens(demo_out)
     cells = "rows => rows.map(row => Number(row.cells[6].textContent.replaceAll(',', '')))"
-    heading = page.locator("#table").get_by_role("button", name="busy", exact=True)
+    heading = page.locator("#table button[data-column='6']")
     for expected in ("descending", "ascending"):
         heading.click()
         assert heading.locator("xpath=..").get_attribute("aria-sort") == expected
@@ -186,3 +186,23 @@ def test_the_bytes_that_are_moved_are_drawn_when_asked_for(opens: Opens, demo_ou
     assert circle.is_visible()
     page.locator("#clear").click()
     assert circle.is_visible(), "it is no filter"
+
+
+def test_a_row_opens_where_it_is_and_nothing_jumps(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    button = page.locator("#table .open").nth(5)
+    button.scroll_into_view_if_needed()
+    before = (page.evaluate("scrollY"), button.bounding_box())
+    button.click()
+    assert (page.evaluate("scrollY"), button.bounding_box()) == before
+    assert page.locator("#table td.detail #chosen").is_visible()
+    page.locator("#plot .points a").first.dispatch_event("click")
+    assert page.locator("#roofline #chosen").is_visible(), "a mark opens it under the chart"
+
+
+def test_a_bar_of_the_steps_tells_its_figures(opens: Opens, demo_out: Path) -> None:
+    page = opens(demo_out)
+    page.locator("svg.steps g").nth(13).dispatch_event("mouseover")
+    told = page.locator("[data-steps]").first.inner_text()
+    assert told.startswith("step 13: ")
+    assert page.locator(".axes.x").first.inner_text().split("\n") == ["step 0", "step 31"]

@@ -5,6 +5,7 @@ from attrs import evolve
 from dsocr_nvtx.join.stalls import Stall
 from dsocr_nvtx.report.advice import advice
 from dsocr_nvtx.report.caveats import caveats
+from dsocr_nvtx.report.drawings import heat_maps
 from dsocr_nvtx.report.sections import stall_lines
 from dsocr_nvtx.roofline.evidence import stage_steps
 from dsocr_nvtx.schema.tables import MEASURED
@@ -77,3 +78,14 @@ def test_steps_are_those_of_one_process_on_one_device() -> None:
         assert (steps.busy_ns + steps.idle_ns).tolist() == [10, 10, 10]
         assert steps.kv_len.tolist() == [100, 101, 102]
     assert [stage["median_step_ns"] for stage in found] == [10, 10]
+
+
+def test_colours_of_the_heat_map_are_logarithmic() -> None:
+    """Rows differ by powers of ten: on a linear scale all but the largest would look alike."""
+    rows = [
+        {"stage": "decode", "module": "decoder", "layer": layer, "kind": "mlp", "lost_ns": lost}
+        for layer, lost in enumerate((10**9, 10**8, 10**7, 10**6, 10**3, 0, -5))
+    ]  # fmt: skip
+    (heat,) = heat_maps(rows)
+    cells = [cell for _, (cell,) in heat.lines if cell is not None]
+    assert [cell.heat for cell in cells] == [100.0, 66.7, 33.3, 0.0, 0.0, 0.0, 0.0]

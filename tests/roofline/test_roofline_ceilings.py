@@ -57,7 +57,7 @@ def test_a_field_nobody_knows_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "text", "[]", "1", "null", "[" * 100_000, '{"a": ' * 100_000, "{'a': 1}"])
 def test_what_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
-    with pytest.raises(Refused, match=r"c\.json: not a .*Ceilings as one JSON object"):
+    with pytest.raises(Refused, match=r"c\.json: not a .*write one JSON object such as"):
         read_ceilings(tmp_path / "c.json")
 
 
@@ -116,3 +116,12 @@ def test_nothing_is_guessed(present: list[Device], found: str) -> None:
 def test_a_named_device_that_is_not_known_is_refused() -> None:
     with pytest.raises(Refused, match="H200: no roofs are known"):
         roofs_of([H200], "H200", None)
+
+
+def test_the_roofs_that_a_refusal_shows_are_themselves_accepted(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(Refused) as refusal:
+        read_ceilings(tmp_path / "c.json")
+    said = str(refusal.value)
+    (tmp_path / "c.json").write_text(said[said.index('{"device"') : said.index("}: FLOP/s") + 1])
+    assert read_ceilings(tmp_path / "c.json").device == "NVIDIA H200"

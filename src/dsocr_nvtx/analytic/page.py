@@ -63,7 +63,11 @@ def image_tokens(mode: str, grid: Grid = NO_TILES) -> int:
     return whole + rows * tile * (columns * tile + 1)
 
 
-def tile_grid(width: int, height: int, max_tiles: int = 9) -> Grid:
+MOST_TILES = 9
+"""Tiles that the vendor's code cuts a page into at most."""
+
+
+def tile_grid(width: int, height: int, max_tiles: int = MOST_TILES) -> Grid:
     """Return ``(columns, rows)`` of the tiles that gundam cuts an image of this size into, as the vendor's code does.
 
     An image that fits into one tile has none. Else the grid of 2 to ``max_tiles`` tiles whose aspect ratio is nearest;
@@ -82,7 +86,7 @@ def tile_grid(width: int, height: int, max_tiles: int = 9) -> Grid:
     return best
 
 
-def page_grid(mode: str, width: int, height: int, max_tiles: int = 9) -> Grid:
+def page_grid(mode: str, width: int, height: int, max_tiles: int = MOST_TILES) -> Grid:
     """Return the tile grid of an image in any mode: only gundam has tiles."""
     _checked(mode, NO_TILES)
     return tile_grid(width, height, max_tiles) if mode == "gundam" else NO_TILES

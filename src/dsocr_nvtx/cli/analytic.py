@@ -14,6 +14,7 @@ from dsocr_nvtx.analytic.build import build_analytic_layers_from_config, said_qu
 from dsocr_nvtx.analytic.layer import total
 from dsocr_nvtx.analytic.memory import PageMemory, page_memory
 from dsocr_nvtx.analytic.model import DeepseekOCRModel
+from dsocr_nvtx.analytic.page import MOST_TILES
 from dsocr_nvtx.analytic.released import RELEASED, read_config
 from dsocr_nvtx.analytic.report import REPORT, write_report
 from dsocr_nvtx.analytic.table import ROW_COLUMNS, Key, PageRequest, Row, page_calls, page_table, prompt_tokens
@@ -178,6 +179,9 @@ def show_page(console: Console, page: PageCosts) -> None:
     tiles = f"{request.grid[0]}x{request.grid[1]} tiles, " if request.grid != (1, 1) else ""
     what = f"{request.mode}, {tiles}{page.prompt} prompt tokens, {request.decode_tokens} decode steps"
     console.print(f"{what}, batch {request.batch}, {request.dtype}; bytes in GB", highlight=False, soft_wrap=True)
+    if request.grid[0] * request.grid[1] > MOST_TILES:
+        note = f"note: the model's own code cuts a page into at most {MOST_TILES} tiles; this is what more would cost"
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
     console.print(_stages(page))
     sizes = {name: value / 1e9 for name, value in asdict(page.memory).items()}
     console.print(

@@ -36,9 +36,9 @@ def nanoseconds(title: str, name: str, *, wide: bool = False, spare: bool = Fals
     return Column(title=title, text=lambda row: words.milliseconds(row[name]), wide=wide, spare=spare)
 
 
-def percentage(title: str, name: str, *, wide: bool = False) -> Column:
+def percentage(title: str, name: str, *, wide: bool = False, spare: bool = False) -> Column:
     """Return a column of shares."""
-    return Column(title=title, text=lambda row: words.percent(row[name]), wide=wide)
+    return Column(title=title, text=lambda row: words.percent(row[name]), wide=wide, spare=spare)
 
 
 def decimal(title: str, name: str, digits: int) -> Column:

@@ -1,5 +1,6 @@
 """Sections of the review page that are drawn: heat map, decode steps, experts, ladder. Plain data, SVG units."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -123,9 +124,18 @@ def _cell(numbers: list[int] | None, lost: int, most: int, place: tuple[str, int
     return Cell(
         words.milliseconds(lost),
         f"{name}: {words.milliseconds(lost)} ms lost",
-        round(share**0.5 * 100, 1),
+        _log_heat(share),
         tuple(numbers),
     )
+
+
+_DECADES = 3
+"""Below the largest, over which colours of the heat map fade: rows differ by powers of ten."""
+
+
+def _log_heat(share: float) -> float:
+    """Return 100 for the largest, 0 for a thousandth of it and less, and as many steps for each power of ten."""
+    return round(100 * max(1 + math.log10(share) / _DECADES, 0.0), 1) if share > 0 else 0.0
 
 
 def step_bars(steps: Steps, who: str = "") -> StepBars | None:

@@ -62,7 +62,7 @@ LOSS_COLUMNS = (
     nanoseconds("roofline", "roofline_ns", wide=True),
     nanoseconds("lost", "lost_ns"),
     percentage("of wall", "lost_share"),
-    percentage("roof/busy", "efficiency"),
+    percentage("roof/busy", "efficiency", spare=True),
 )
 
 
@@ -92,7 +92,7 @@ def show(
     if review is not None and review.batches:
         title = "Served steps (sequences, rows and ms a step: means)"
         console.print(table(console, title, served.BATCH_COLUMNS, served.batch_rows(review.batches)))
-    console.print(_budget(stages, found.rows.to_pylist(), accounting))
+    console.print(_budget(console, stages, found.rows.to_pylist(), accounting))
     console.print(table(console, f"The {len(rows)} rows that lose most (times in ms)", (*who, *LOSS_COLUMNS), rows))
     if kernels and most_kernels:
         console.print(kernels_table(console, kernels, most_kernels))
@@ -138,17 +138,31 @@ def as_plain(
     }
 
 
-def _budget(stages: Sequence[words.Record], rows: Sequence[words.Record], accounting: Accounting) -> Table:
+def _budget(
+    console: Console, stages: Sequence[words.Record], rows: Sequence[words.Record], accounting: Accounting
+) -> Table:
     """Return the time budget: a line per part, a column per stage; parts that take no time anywhere are left out."""
-    made = Table(title="\nTime budget (ms)", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    made.add_column("part", no_wrap=True)
-    for title in (*stage_labels(stages), "outside", "total"):
-        made.add_column(title, justify="right", no_wrap=True)
-    for line in budget_lines(stages, rows, accounting):
-        if any(line.values) or line.key == "wall":
-            style = "bold" if line.key == "wall" else ""
-            made.add_row(line.name, *(words.milliseconds(ns) if ns else "-" for ns in line.values), style=style)
-    return made
+    titles = (*stage_labels(stages), "outside", "total")
+    lines = [line for line in budget_lines(stages, rows, accounting) if any(line.values) or line.key == "wall"]
+    told: list[words.Record] = [
+        {"part": line.name, **{str(at): ns for at, ns in enumerate(line.values)}} for line in lines
+    ]
+    columns = [
+        Column(title="part", text=lambda row: str(row["part"]), style=_sum_style, left=True, folds=True),
+        *(_budget_column(title, str(at), spare=title == "outside") for at, title in enumerate(titles)),
+    ]
+    return table(console, "Time budget (ms)", columns, told)
+
+
+def _budget_column(title: str, name: str, *, spare: bool) -> Column:
+    return Column(
+        title=title, text=lambda row: words.milliseconds(row[name]) if row[name] else "-", style=_sum_style,
+        spare=spare,
+    )  # fmt: skip
+
+
+def _sum_style(row: words.Record) -> str:
+    return "bold" if row["part"] == "wall time" else ""
 
 
 def _accounts(found: Roofline, accounting: Accounting) -> list[str]:

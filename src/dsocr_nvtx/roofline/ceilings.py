@@ -19,7 +19,11 @@ from dsocr_nvtx.schema.checking import read_json
 from dsocr_nvtx.schema.hardware import Ceilings, datasheet, no_roofs
 
 _NONE = "give the file that dsocr-nvtx ceilings -o FILE.arrow wrote, or --hardware NAME for a datasheet"
-_REMEDY = "write the fields of dsocr_nvtx.schema.hardware.Ceilings as one JSON object"
+_REMEDY = (
+    'write one JSON object such as {"device": "NVIDIA H200", "source": "by hand", '
+    '"tensor": {"bfloat16": 989500000000000}, "vector": 66900000000000, "bandwidth": 4800000000000, '
+    '"l2_bytes": 62914560, "tensor_clock_hz": 1830000000, "max_clock_hz": 1980000000}: FLOP/s, bytes/s, bytes, Hz'
+)
 
 
 def check_ceilings(path: Path) -> None:

@@ -68,9 +68,15 @@
   });
 
   // One row chosen: its figures and kernels, beside the chart.
-  const choose = (row) => {
+  // From the table it opens under the row, so that nothing jumps; from elsewhere in its own place under the chart.
+  const home = $("#chosen").parentElement;
+  const under = element("tr");
+  under.append(element("td", undefined, "detail"));
+  under.firstChild.colSpan = 15;
+  const choose = (row, line) => {
     $$(".chosen").forEach((found) => found.classList.remove("chosen"));
     const panel = $("#chosen");
+    if (line) { line.after(under); under.firstChild.append(panel); } else { under.remove(); home.append(panel); }
     panel.hidden = row === null;
     if (row === null) return;
     byRow.get(row.id)?.classList.add("chosen");
@@ -163,6 +169,12 @@
     next.focus();
   });
 
+  // Steps: the figures of the bar under the pointer, below the drawing.
+  $$("svg.steps").forEach((drawing) => drawing.addEventListener("mouseover", (event) => {
+    const bar = event.target.closest?.("g");
+    if (bar) drawing.closest("figure").querySelector("[data-steps]").textContent = $("title", bar).textContent;
+  }));
+
   // Heat map and table.
   $$(".heat button").forEach((button) => button.addEventListener("click", () => {
     const ids = button.dataset.rows.split(" ").map(Number);
@@ -171,7 +183,7 @@
   const body = $("#table tbody");
   body.addEventListener("click", (event) => {
     const line = event.target.closest(".open")?.closest("tr");
-    if (line) { const row = rows[Number(line.id.slice(4))]; choose(row); $("#chosen").scrollIntoView({ block: "nearest" }); $("#chosen").focus({ preventScroll: true }); }
+    if (line) { choose(rows[Number(line.id.slice(4))], line); $("#chosen").focus({ preventScroll: true }); }
   });
   const keys = ["stage", "where", "bound", "calls", "launches", "wall_ns", "busy_owned_ns", "tax_ns", "idle_owned_ns", "roofline_ns",
     "lost_ns", "efficiency", "achieved_tflops", "achieved_gbps", "intensity"];
@@ -180,7 +192,7 @@
     const key = keys[Number(button.dataset.column)];
     const wasDown = heading.getAttribute("aria-sort") === "descending";
     const up = heading.getAttribute("aria-sort") === "none" ? typeof rows[0]?.[key] === "string" : wasDown;
-    $$("#table thead th").forEach((other) => other.setAttribute("aria-sort", "none"));
+    $$("#table > thead th").forEach((other) => other.setAttribute("aria-sort", "none"));
     heading.setAttribute("aria-sort", up ? "ascending" : "descending");
     const value = (row) => row[key] ?? -Infinity;
     const order = [...rows].sort((a, b) => {
@@ -189,6 +201,7 @@
       return (up ? less : -less) || a.id - b.id;
     });
     body.append(...order.map((row) => row.line));
+    if (under.isConnected) $("tr.chosen", body)?.after(under);
   }));
 
   // Light and dark: as the system has it, until the button is pressed.
