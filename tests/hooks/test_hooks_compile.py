@@ -129,6 +129,31 @@ def test_compiled_calls_have_the_ranges_of_eager_ones(model: Any, ways: Callable
     assert attached(model) == []
 
 
+@pytest.mark.parametrize("options", [{"backend": "aot_eager"}, {"backend": "eager", "dynamic": True}])
+def test_every_backend_keeps_the_markers_and_the_steady_state_compiles_nothing(
+    model: Any, options: dict[str, Any]
+) -> None:
+    """The tracer's own and AOTAutograd's graphs run every marker in order; a known size is never compiled again."""
+    listener = Listener()
+    with torch.no_grad():
+        expected = decode(model, model.config)
+        with hook(model) as eager:
+            decode(model, model.config)
+        with hook(model, emitter=listener) as session:
+            compiled = torch.compile(model, **options)
+            decode(compiled, model.config)
+            session.discard()
+            listener.ranges.clear()
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                assert torch.equal(decode(compiled, model.config), expected)
+        recorded = len(session.stats.records)
+        assert torch.equal(decode(compiled, model.config), expected)
+    assert nested(session.stats.records) == nested(eager.stats.records)
+    assert [r.path for r in session.stats.records] == [pushed.path for pushed in listener.ranges]
+    assert len(session.stats.records) == recorded
+    assert session.errors == session.checks.contradictions == listener.stack == []
+
+
 @pytest.mark.parametrize("fullgraph", [False, True])
 def test_generate_with_a_static_cache_has_its_decode_steps(model: Any, fullgraph: bool) -> None:
     """`generate` compiles its decode step itself; a second block has its ranges too, and none is left after it."""

@@ -14,8 +14,9 @@ from transformers import DynamicCache
 from dsocr_nvtx.analytic.forward import TextForward
 from dsocr_nvtx.hooks import hook
 from dsocr_nvtx.hooks.bindings import hooked_network
+from dsocr_nvtx.hooks.payloads import PayloadTable
 from dsocr_nvtx.hooks.prices import Prices
-from dsocr_nvtx.schema.payload import FIELD_INDEX, WIRE
+from dsocr_nvtx.schema.payload import FIELD_INDEX, WIRE, Flag
 from dsocr_nvtx.schema.records import CallShape, Level, Stage
 from tests.builders.emitters import Listener
 from tests.hooks.networks import decode, network, run, told
@@ -198,6 +199,19 @@ _MODEL = next(site for site in _FOUND.sites if site.path == "model")
 def _costs(batch: int, slots: int, experts: str) -> Any:
     shape = CallShape(batch=batch, tokens=1, kv_slots=slots, experts=experts)
     return Prices().of(_MODEL, TextForward(model=_FOUND.network, logits=1), shape)
+
+
+@pytest.mark.parametrize("kv_len", [9, 10])
+def test_what_one_thread_contradicts_is_so_in_the_records_of_all(kv_len: int) -> None:
+    costs, known = _costs(1, 0, "eager"), Listener()
+    tables = [PayloadTable(costs, Stage.DECODE, 9, known, len(_FOUND.sites)) for _ in range(2)]
+    for table in tables:
+        table.update(0, 9)
+    costs.contradict(_MODEL.number)
+    for table in tables:
+        table.update(1, kv_len)
+        assert table.records[0, FIELD_INDEX["flags"]] == Flag.UNKNOWN | Flag.CONTRADICTED
+        assert np.array_equal(table.records[:, FIELD_INDEX["flags"] :], costs.words(kv_len))
 
 
 @given(

@@ -178,8 +178,7 @@ class Forwards:
 
     def _announce(self, state: ThreadState, table: PayloadTable) -> None:
         """Announce what a tool cannot know yet: all costs where others held last, else the one that says the length."""
-        key = (table.stage, table.costs.root.entry.number)
-        told = (table, self._epoch, table.told_until(), table.told_beyond())
+        key, told = table.key, (table, self._epoch, table.told, table.told_beyond())
         before = state.announced.get(key, ())
         if before != told:
             table.announce(state.next_id, growing=before[:-1] == told[:-1])

@@ -77,7 +77,8 @@ class ForwardCosts:
     """The costs of one kind of forward, of which only the KV length varies: a list by KV length, a price a site.
 
     Of sequences that are not alike, as a serving engine has, the KV length is that of all together; where it is 0 the
-    shape says all, and `reshape` gives the kind another one. ``version`` counts those.
+    shape says all, and `reshape` gives the kind another one. ``version`` counts those, and what was contradicted: costs
+    read before are not those read after.
 
     ``root`` is the site whose call began the forward, ``sites`` are it and all below, in the order of their numbers.
     ``description`` is None where the entry could not be read: then no cost is known. ``flags`` hold for all sites,
@@ -161,6 +162,7 @@ class ForwardCosts:
             self.flags |= Flag.CONTRADICTED
         else:
             self.contradicted.add(number)
+        self.version += 1
         self._growth.clear()
         self._last = None
 

@@ -67,6 +67,8 @@ class Cupti:
     layouts: Mapping[int, np.dtype[Any]]
     unwanted: Mapping[int, tuple[int, ...]] = field(factory=dict)
     """By kind of record of API calls, the numbers of the functions that are not to be recorded."""
+    calls: tuple[int, ...] = tuple(CALLS)
+    """The kinds of records of API calls that are recorded at all; a join needs both, measuring their cost does not."""
 
     def call(self, name: str, *arguments: object) -> None:
         """Call ``cupti<name>``."""
@@ -88,9 +90,9 @@ class Cupti:
         """
         self.call("SetThreadIdType", _SYSTEM_THREAD_IDS)
         self.call("ActivityRegisterCallbacks", requested, completed)
-        for kind in (*OPERATIONS, *CALLS):
+        for kind in (*OPERATIONS, *self.calls):
             self.call("ActivityEnable", kind)
-        for kind in CALLS:
+        for kind in self.calls:
             leave_out = getattr(self.library, f"cuptiActivityEnable{'Driver' if kind == _DRIVER else 'Runtime'}Api")
             for one in self.unwanted.get(kind, ()):
                 # Where CUPTI will not leave a function out, its records come too: more of them, none wrong.
@@ -98,7 +100,7 @@ class Cupti:
 
     def disable(self) -> None:
         """Write no more records; those written are handed over before this returns."""
-        for kind in (*OPERATIONS, *CALLS):
+        for kind in (*OPERATIONS, *self.calls):
             self.call("ActivityDisable", kind)
         self.call("ActivityFlushAll", 1)
 
