@@ -54,7 +54,7 @@ def test_what_a_page_waits_for_in_one_sentence() -> None:
         ("own", "decode", "a page's own steps keep the GPU busy 90% of its time, most in decode steps;"),
         ("others", "", "a page waits 90% of its time while the GPU works for others;"),
         ("idle", "host.scheduling", f"{IDLE} host: scheduling;"),
-        ("idle", "decode", f"{IDLE} launching decode steps;"),
+        ("idle", "decode", f"{IDLE} ranges of decode;"),
     ],
 )  # fmt: skip
 def test_each_part_may_be_the_largest(group: str, what: str, said: str) -> None:
@@ -93,8 +93,8 @@ def test_show_tells_as_json_what_the_tables_hold(out: Path, dsocr: Commands) -> 
     assert sum(told["pages"]["parts"].values()) == told["pages"]["latency_ns"] == 2020
     assert [batch["stage"] for batch in told["batches"]] == ["prefill", "decode", "mixed"]
     assert told["padding"] == 9 / 413
-    # 1200 ns of wall, 652 busy; 730..740 and 1040..1050 in no range
-    assert sum(told["idle"].values()) == 1200 - 652
+    # 0..1160, of which 652 busy; 730..740 and 1040..1050 in no range
+    assert sum(told["idle"].values()) == 1160 - 652
     assert told["idle"]["outside"] == 20
     shown = dsocr("show", out).out
     assert "waiting for its first step" in shown
@@ -147,7 +147,7 @@ def test_steps_alone_have_batches_and_no_pages(tmp_path: Path, dsocr: Commands) 
     *_, idle, padding = served_lines(review)
     assert padding == "87.5% of the rows that forwards are run with only pad the batch"
     # 200 ns less 160 and 3 busy: preparing 1..10, sampling 188..199 less its kernel's 3; the rest is the model's
-    assert idle.startswith("of the GPU's idle time, 0.00 ms: 46% in host work by name, 54% in ranges of the model, 0% ")
+    assert idle.startswith("of the GPU's idle time while pages were there, 0.00 ms: 46% in host work by name, 54% in ")
     assert section(review).pages == ()
     assert [line.name for line in page_lines(PAGES)][:2] == [
         "being preprocessed on the host",

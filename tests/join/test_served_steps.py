@@ -157,3 +157,15 @@ def test_whatever_depth_a_range_has_it_is_in_its_step(tmp_path: Path) -> None:
     *_, last = steps_of(file, tmp_path / "s.sqlite")
     assert (last["busy_owned_ns"], last["wall_ns"]) == (360 + 4 + 3, 400)
     assert last["tensor_flops"] == 1000 * 100 + 10 * 5050 + 5
+
+
+def test_the_own_work_of_an_operation_is_a_leafs_whatever_it_calls(tmp_path: Path) -> None:
+    """An engine's experts call their gate inside: the kernels of both are leaves', those of a layer around are not."""
+    file = ServedFile()
+    file.range("decoder.1", 0, 100, stage=2, kind=13, level=1, layer=1, rows=1, sequences=1)
+    file.range("decoder.1.experts", 10, 60, stage=2, kind=5, level=2, layer=1, rows=1, sequences=1, tensor_flops=1)
+    file.range("decoder.1.gate", 20, 30, stage=2, kind=7, level=2, layer=1, rows=1, sequences=1, tensor_flops=1)
+    for called, start, end in ((12, 14, 20), (22, 24, 30), (70, 72, 90)):  # experts 6, gate 6, the layer itself 18
+        file.file.launch("gemm", called, start, end, pid=ENGINE)
+    accounting = joined(file, tmp_path / "s.sqlite").accounting
+    assert (accounting.covered, accounting.covered_by_leaves) == (1.0, 12 / 30)

@@ -12,7 +12,6 @@ from dsocr_nvtx.roofline.batches import batches, composition, counted
 from dsocr_nvtx.roofline.pages import PagePart, page_parts, page_time
 from dsocr_nvtx.roofline.review import IdleShares, served_review
 from dsocr_nvtx.schema.served_tables import REQUESTS, SERVED_STEPS
-from dsocr_nvtx.schema.tables import ROOFLINE
 from tests.builders.served import two_pages
 from tests.builders.tables import Row, filled
 
@@ -88,16 +87,25 @@ def test_batches_and_padding_by_hand(served: Joined) -> None:
     assert (decode.padded_rows, decode.padding_rows, decode.waste) == (5, 2, 0.4)
     assert (mixed.rows, mixed.waste) == (401, 7 / 408)
     assert (prefill.waste, prefill.step_ns) == (None, 300)
-    review = served_review(served.served, ROOFLINE.empty_table(), served.accounting)
+    review = served_review(served.served, served.accounting.served)
     assert review is not None
     assert review.padding == (2 + 7) / (5 + 408)
-    assert served_review({}, ROOFLINE.empty_table(), served.accounting) is None
+    assert served_review({}, served.accounting.served) is None
 
 
 def test_whose_the_idle_time_is(served: Joined) -> None:
-    rows: list[Row] = [{"kind": "host", "idle_owned_ns": 400}, {"kind": "rest", "idle_owned_ns": 128}]
-    found = IdleShares.of(filled(ROOFLINE, rows), served.accounting)
-    assert (found.host, found.model, found.outside, found.total) == (400, 128, 20, 548)
+    """From a's arrival at 0 to both ends at 1160: what is before and after, such as loading a model, does not count."""
+    idle = served.accounting.served.idle_ns
+    assert sum(idle.values()) == 1160 - 652
+    assert (idle["host.preprocessing"], idle["outside"], idle["prefill"], idle["host.detokenizing"]) == (
+        310,
+        20,
+        20,
+        10,
+    )
+    found = IdleShares.of(idle)
+    assert (found.total, found.outside, found.model) == (508, 20, 40 + 20 + 20)
+    assert found.host == 508 - 20 - 80
 
 
 def test_sequences_over_time_by_hand() -> None:

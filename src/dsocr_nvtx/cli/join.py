@@ -73,7 +73,7 @@ def _show(whole: JoinedReport, found: Roofline) -> None:
         joined.accounting,
         whole.kernels_summary.to_pylist(),
         rungs=rungs,
-        review=served_review(joined.served, found.rows, joined.accounting),
+        review=served_review(joined.served, joined.accounting.served),
     )
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from attrs import asdict, field, frozen
 
@@ -15,12 +14,12 @@ from dsocr_nvtx.join.columns import Ints, blocks, coded, dictionary_column, know
 from dsocr_nvtx.join.contradictions import Contradictions
 from dsocr_nvtx.join.costs import CostSource
 from dsocr_nvtx.join.events import called
-from dsocr_nvtx.join.nesting import Forest
 from dsocr_nvtx.join.ranges import Origin, Ranges
 from dsocr_nvtx.join.served_marks import ServedWork
 from dsocr_nvtx.join.stalls import Stall, stalls
 from dsocr_nvtx.join.times import DeviceTime, Measured
 from dsocr_nvtx.schema.payload import Flag
+from dsocr_nvtx.schema.records import LayerKind, Level, code_of, is_host
 from dsocr_nvtx.schema.values import values_of
 
 
@@ -54,8 +53,8 @@ class Accounting:
     """Every operation by bucket, every nanosecond of every device by owner, and where costs came from.
 
     ``covered`` and ``covered_by_leaves`` are shares of the operation time between the first and the last hooked call:
-    launched inside a range, and inside one that has none inside it. ``classes`` is owned
-    busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
+    launched inside a range, and as a leaf's own work: with none inside, or of level op, or host work. ``classes`` is
+    owned busy time by kernel class. ``stalls`` are each device's longest idle times while a hooked call was open.
     ``set_apart`` are records of the report that cannot be; they are in no other number here. ``unknown_costs`` and
     ``contradicted_costs`` say, by stage, of which sites how many calls have a cost that is not known, or that tensors
     contradict; ``contradiction`` is the first that hooks told of in words. ``served`` is what a serving engine told.
@@ -95,8 +94,7 @@ def account(
     trace: Trace, every: Ranges, found: Attribution, measured: Measured, contradictions: Contradictions
 ) -> Accounting:
     """Return the accounting of a join."""
-    ranges = every.forest
-    count, ns = _sums(trace.operations, found, ranges)
+    count, ns = _sums(trace.operations, found, every)
     each = zip(Bucket, count.sum(axis=1).tolist(), ns.sum(axis=1).tolist(), strict=True)
     _, *inside = ns.sum(axis=0).tolist()
     return Accounting(
@@ -138,13 +136,13 @@ def _flagged(every: Ranges, flag: Flag) -> dict[str, dict[str, int]]:
     return found
 
 
-def _sums(operations: pa.Table, found: Attribution, ranges: Forest) -> tuple[Ints, Ints]:
+def _sums(operations: pa.Table, found: Attribution, every: Ranges) -> tuple[Ints, Ints]:
     """Return number and time of the operations, [bucket, where].
 
-    Where: not between the first and the last hooked call, there but in no range, in a range, in one that is a leaf.
+    Where: not between the first and the last hooked call, there but in no range, in a range, in a leaf's own work.
     """
     start, end = numbers(operations, "start_ns"), numbers(operations, "end_ns")
-    low, high, leaf = ranges.start.min(), ranges.end.max(), _leaves(ranges)
+    low, high, leaf = every.forest.start.min(), every.forest.end.max(), _leaves(every)
     count, ns = np.zeros((2, len(Bucket), 4), np.int64)
     for part in blocks(len(start)):
         owner, inside = found.owner[part], (start[part] >= low) & (end[part] <= high)
@@ -181,10 +179,20 @@ def _graph_work(trace: Trace, every: Ranges, found: Attribution) -> GraphWork:
 _NODE_FLAG = "profile with --cuda-graph-trace=node to keep them"
 
 
-def _leaves(ranges: Forest) -> npt.NDArray[np.bool_]:
-    leaf = np.ones(len(ranges.parent), bool)
-    leaf[ranges.parent[ranges.parent >= 0]] = False
-    return leaf
+def _leaves(every: Ranges) -> Mask:
+    """Return which ranges' own work is a leaf's: nothing is inside, or it is of a kind whatever is inside.
+
+    That is so of ranges of the finest level, such as experts that call a gate, and of host work.
+    """
+    ranges, (path, paths) = every.forest, coded(every.nvtx, "path")
+    of_a_kind = (every.costs.field("level") == _OP) & (every.costs.field("kind") != _REST)
+    leaf = (np.array([is_host(one) for one in paths], bool)[path] | of_a_kind)[ranges.order]
+    without = np.ones(len(ranges.parent), bool)
+    without[ranges.parent[ranges.parent >= 0]] = False
+    return np.asarray(leaf | without, bool)
+
+
+_OP, _REST = code_of(Level.OP), code_of(LayerKind.REST)
 
 
 def _is_word(column: pa.ChunkedArray, word: str) -> Mask:

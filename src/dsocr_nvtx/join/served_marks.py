@@ -4,7 +4,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import frozen
+from attrs import field, frozen
 
 from dsocr_nvtx.schema.served import (
     REQUEST_PREFIX,
@@ -21,7 +21,8 @@ class ServedWork:
     """How many steps and requests marks told of, and what of that does not fit; ``contradiction``: the first, in words.
 
     ``without_range``: steps of which the report has no range; ``contradicted``: steps of which the ranges tell other
-    sequences, rows, keys, or another stage; ``damaged``: marks that begin as these do and cannot be read.
+    sequences, rows, keys, or another stage; ``damaged``: marks that begin as these do and cannot be read. ``idle_ns``
+    is the idle time of all GPUs by owner, as in REQUESTS, from the first arrival or step to the last end of one.
     """
 
     steps: int = 0
@@ -30,6 +31,7 @@ class ServedWork:
     contradicted: int = 0
     contradiction: str = ""
     damaged: int = 0
+    idle_ns: dict[str, int] = field(factory=dict)
 
 
 @frozen(eq=False)

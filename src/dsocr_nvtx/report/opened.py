@@ -53,7 +53,7 @@ class Opened:
         """What a served run comes to; None of any other."""
         tables = {name: self.beside(name) for name in SERVED_TABLES}
         served = {name: table for name, table in tables.items() if table is not None}
-        return served_review(served, self.roofline.rows, self.accounting)
+        return served_review(served, self.accounting.served)
 
     def beside(self, name: str) -> pa.Table | None:
         """Return a further table of the join, None where it has none of that name."""

@@ -56,7 +56,7 @@ class ServedSection:
 def owner_words(owner: str) -> str:
     """Return what idle time is told of, in words: host work by what it is."""
     if not is_host(owner):
-        return {"outside": "nothing that has a range"}.get(owner, f"launching {owner} steps")
+        return {"outside": "nothing that has a range"}.get(owner, f"ranges of {owner}")
     what = owner.removeprefix(HOST_PREFIX)
     return f"host: {_HOST_WORDS.get(what, what.replace('_', ' '))}"
 
@@ -150,7 +150,7 @@ def served_lines(review: ServedReview) -> list[str]:
             f"{ns / total:.0%}" for ns in (review.idle.host, review.idle.model, review.idle.outside)
         )
         what = f"{named} in host work by name, {model} in ranges of the model, {outside} outside every range"
-        lines.append(f"of the GPU's idle time, {words.milliseconds(total)} ms: {what}")
+        lines.append(f"of the GPU's idle time while pages were there, {words.milliseconds(total)} ms: {what}")
     if review.padding is not None:
         lines.append(f"{review.padding:.1%} of the rows that forwards are run with only pad the batch")
     return lines

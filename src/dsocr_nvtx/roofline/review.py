@@ -5,27 +5,26 @@ from collections.abc import Mapping
 import pyarrow as pa
 from attrs import frozen
 
-from dsocr_nvtx.join.accounting import Accounting
-from dsocr_nvtx.join.columns import numbers, rows_with
+from dsocr_nvtx.join.request_time import OUTSIDE
+from dsocr_nvtx.join.served_marks import ServedWork
 from dsocr_nvtx.roofline.batches import Batch, Composition, batches, composition, counted
 from dsocr_nvtx.roofline.pages import PageTime, page_time
-from dsocr_nvtx.schema.records import LayerKind
+from dsocr_nvtx.schema.records import is_host
 
 
 @frozen
 class IdleShares:
-    """All idle time of the GPUs, in ns: that of host work by name, that of ranges of the model, and of no range."""
+    """The idle time of GPUs while requests were there, in ns: in host work by name, in ranges of the model, in none."""
 
     host: int
     model: int
     outside: int
 
     @classmethod
-    def of(cls, rows: pa.Table, accounting: Accounting) -> "IdleShares":
-        """Divide it by a ROOFLINE table, whose rows have all that a range owns."""
-        idle, is_host = numbers(rows, "idle_owned_ns"), rows_with(rows, "kind", LayerKind.HOST)
-        outside = sum(device.idle_ns.get("none", 0) for device in accounting.devices)
-        return cls(int(idle[is_host].sum()), int(idle[~is_host].sum()), outside)
+    def of(cls, idle_ns: Mapping[str, int]) -> "IdleShares":
+        """Divide what is told of a served run by owner."""
+        host, outside = sum(ns for owner, ns in idle_ns.items() if is_host(owner)), idle_ns.get(OUTSIDE, 0)
+        return cls(host, sum(idle_ns.values()) - host - outside, outside)
 
     @property
     def total(self) -> int:
@@ -49,17 +48,17 @@ class ServedReview:
         return sum(batch.padding_rows for batch in self.batches) / run if run else None
 
 
-def served_review(tables: Mapping[str, pa.Table], rows: pa.Table, accounting: Accounting) -> ServedReview | None:
+def served_review(tables: Mapping[str, pa.Table], work: ServedWork) -> ServedReview | None:
     """Return the review of a join's tables of a served run, by the names of their files; None of any other run.
 
-    ``rows`` and ``accounting`` are the join's ROOFLINE table and what went where.
+    ``work`` is what the join's accounting tells of it.
     """
     if not tables:
         return None
     requests, steps = tables.get("requests"), tables.get("served_steps")
     steps = counted(steps) if steps is not None else None
     return ServedReview(
-        idle=IdleShares.of(rows, accounting),
+        idle=IdleShares.of(work.idle_ns),
         pages=page_time(requests) if requests is not None else None,
         batches=tuple(batches(steps)) if steps is not None else (),
         composition=composition(steps) if steps is not None else None,
