@@ -239,6 +239,17 @@ def analytic_command(
     analytic(request, config=config, out=out, report=report, hardware=hardware, ceilings=ceilings, force=force)
 
 
+def mcp_command() -> None:
+    """Serve the answers of joins to a coding assistant, as read-only tools of the Model Context Protocol.
+
+    Tools: verdict, budget, rows, kernels, stalls, diff and gate; each figure comes with the table and row that it is
+    from. It speaks over standard input and output; an assistant's settings name the command `dsocr-nvtx mcp`.
+    """
+    from dsocr_nvtx.cli.mcp import serve
+
+    serve()
+
+
 # In the order of work: what is here, a run, its join, a look, the next run beside it; then what stands alone.
 app.command("demo", short_help="Join a real H200 capture that is in the package; no GPU, no torch.")(demo_command)
 app.command("doctor", short_help="Say what can be captured here, what is missing, what mends it.")(doctor_command)
@@ -254,4 +265,5 @@ app.command("gate", short_help="Hold a join against rules; the exit code says wh
 app.command("analytic", short_help="Say what a page costs; nothing is run.")(analytic_command)
 app.command("overhead", short_help="Measure what hooks cost here.")(overhead_command)
 app.command("project", short_help="Project any report's NVTX ranges onto the GPU, as nsys does.")(project_command)
+app.command("mcp", short_help="Serve a join's answers to a coding assistant, read-only.")(mcp_command)
 app.command("guide", short_help="Read the handbook.")(guide_command)
