@@ -17,10 +17,7 @@ from tests.builders.emitters import Listener
 from tests.hooks.networks import attached, network
 
 PROMPT = 5
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-    pytest.mark.usefixtures("recorder"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 """What torch's own tracer does with the masks of transformers."""
 
 
@@ -151,7 +148,8 @@ def test_every_backend_keeps_the_markers_and_the_steady_state_compiles_nothing(
     assert nested(session.stats.records) == nested(eager.stats.records)
     assert [r.path for r in session.stats.records] == [pushed.path for pushed in listener.ranges]
     assert len(session.stats.records) == recorded
-    assert session.errors == session.checks.contradictions == listener.stack == []
+    assert session.errors == session.checks.contradictions == []
+    assert listener.stack == []
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
