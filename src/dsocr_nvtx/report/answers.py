@@ -3,7 +3,7 @@
 Plain data, ready for JSON. Nothing is written, and no figure is made here that the tables do not have.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def gated(out: str, rules: Sequence[str], baseline: str = "") -> Answer:
     return {"outcome": str(found.outcome), "rules": gate_table(found).to_pylist(), "evidence": evidence}
 
 
-ANSWERS = {
+ANSWERS: Mapping[str, Callable[..., Answer]] = {
     "verdict": verdict, "budget": budget, "rows": rows, "kernels": kernels, "stalls": stalls, "diff": diff,
     "gate": gated,
 }  # fmt: skip
