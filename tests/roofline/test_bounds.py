@@ -115,7 +115,7 @@ def test_a_verdict_stands_where_no_cost_of_the_uncertain_time_would_turn_it(
     uncertain, tax, queued = min(uncertain, busy), min(tax, busy), min(queued, idle)
     row = dict(zip(TIMES, (busy, idle, queued, tax, 0), strict=True))
     every = {
-        bound(busy, idle, queued, tax, at=tuple(float(at[n] + more * (n == roof)) for n in range(3)))  # type: ignore[arg-type]
+        bound(busy, idle, queued, tax, at=tuple(float(at[n] + more * (n == roof)) for n in range(3)))
         for more in range(uncertain + 1)
         for roof in range(3)
     }

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from attrs import evolve
 
@@ -36,7 +37,8 @@ def read_devices(report: Source, used: Iterable[tuple[int, int]]) -> dict[tuple[
 def possible_device(device: Device) -> Device:
     """Return a device without the figures that none has: they are not known."""
     told = {name: getattr(device, name) for name in DEVICE}
-    return evolve(device, **{n: v if DEVICE[n].low <= v <= DEVICE[n].high else 0 for n, v in told.items()})
+    known: dict[str, Any] = {n: v if DEVICE[n].low <= v <= DEVICE[n].high else 0 for n, v in told.items()}
+    return evolve(device, **known)
 
 
 def _gpus(report: Source) -> dict[int, tuple[Device, int]]:
