@@ -13,7 +13,7 @@ from tests.builders.nsys import NsysFile
 
 COLUMNS = [
     "name", "style", "pid", "tid", "start_ns", "duration_ns", "projected_start_ns", "projected_duration_ns", "gpu_ops",
-    "level",
+    "level", "children", "range_id", "parent_id", "range_stack",
 ]  # fmt: skip
 
 

@@ -25,7 +25,11 @@ Call = tuple[int, int, int, int]
 
 def rows_of(table: pa.Table) -> list[Row]:
     """Return the rows of a projection as sorted tuples."""
-    return sorted(tuple(row.values()) for row in table.to_pylist())
+    return sorted((tuple(row.values()) for row in table.to_pylist()), key=_order)
+
+
+def _order(row: Row) -> Row:
+    return row[:12]  # none of these is null, and the last tells ranges apart
 
 
 @pytest.mark.skipif(not GOLDEN, reason="the public exports in ../shared/data/nsys are not here")
@@ -37,16 +41,18 @@ def test_projection_equals_nvidias_row_for_row(golden: Path) -> None:
         (
             line["Name"], line["Style"], int(line["PID"]), int(line["TID"]), int(line["Orig Start (ns)"]),
             int(line["Orig Duration (ns)"]), int(line["Projected Start (ns)"]), int(line["Projected Duration (ns)"]),
-            int(line["NumGPUOps"]), int(line["Lvl"]),
+            int(line["NumGPUOps"]), int(line["Lvl"]), int(line["NumChild"]), int(line["RangeId"]),
+            int(line["ParentId"]) if line["ParentId"] else None, line["RangeStack"],
         )
         for line in lines
     ]  # fmt: skip
-    assert rows_of(project(found.ranges, found.operations, found.launches)) == sorted(expected)
+    assert rows_of(project(found.ranges, found.operations, found.launches)) == sorted(expected, key=_order)
 
 
 def slow(ranges: list[Range], calls: list[Call], works: list[list[tuple[int, int]]], *, as_nsys: bool) -> list[Row]:
     """Project by the words of the rules: every range against every call and every other range."""
-    kept = [r for r in ranges if not as_nsys or r[4] != "elsewhere"]
+    numbered = [(r, number) for number, r in enumerate(ranges, 1) if not as_nsys or r[4] != "elsewhere"]
+    kept, number_of = [r for r, _ in numbered], [number for _, number in numbered]
     seen = [e for _, _, _, e, _ in ranges if e is not None]
     if not as_nsys:
         seen += [call[3] for call in calls] + [end for work in works for _, end in work]
@@ -61,9 +67,14 @@ def slow(ranges: list[Range], calls: list[Call], works: list[list[tuple[int, int
         if inside:
             first, last = min(b for work in inside for b, _ in work), max(e for work in inside for _, e in work)
             style = "StartEnd" if kind in ("start", "elsewhere") else "PushPop"
-            level = len(containers(closed, at))
-            answer.append((":r", style, pid, tid, start, end - start, first, last - first, len(inside), level))
-    return sorted(answer)
+            around = [number_of[i] for i in containers(closed, at)]
+            stack = "".join(f":{number}" for number in [*around[::-1], number_of[at]])
+            answer.append((
+                ":r", style, pid, tid, start, end - start, first, last - first, len(inside), len(around), 0,
+                number_of[at], around[0] if around else None, stack,
+            ))  # fmt: skip
+    parents = [row[-2] for row in answer]
+    return sorted(((*row[:10], parents.count(row[11]), *row[11:]) for row in answer), key=_order)
 
 
 def containers(ranges: list[tuple[int, int, int, int, str]], at: int) -> list[int]:
@@ -105,6 +116,7 @@ def test_projection_equals_the_slow_version(
             "pid": [r[0] for r in ranges], "tid": [r[1] for r in ranges], "start_ns": [r[2] for r in ranges],
             "end_tid": [7 if r[4] == "elsewhere" else None for r in ranges], "end_ns": [r[3] for r in ranges],
             "name": [":r"] * len(ranges), "style": ["PushPop" if r[4] == "push" else "StartEnd" for r in ranges],
+            "range_id": range(1, len(ranges) + 1),
         },
         EVERY_RANGE,
     )  # fmt: skip

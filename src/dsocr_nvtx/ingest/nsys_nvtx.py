@@ -158,6 +158,7 @@ def read_every_range(records: Records, events: Events, names: Names) -> pa.Table
             "end_ns": pa.array(c["end"], mask=c["end"] == NULL),
             "name": _full_names(records.report, events, rows, names),
             "style": dictionary(started, ["PushPop", "StartEnd"]),
+            "range_id": np.flatnonzero(rows) + 1,
         },
         EVERY_RANGE,
     )

@@ -2,7 +2,8 @@
 
 A range's operations are those whose API call was made on the range's thread, wholly inside it (both ends count), at any
 depth. Its projection spans from the first begin to the last end of them; ``gpu_ops`` counts calls, so the launch of a
-graph is one. Its level is how many ranges of the thread contain it, domains together.
+graph is one. Its level is how many ranges of the thread contain it, domains together; its children and its parent are
+those with GPU work.
 
 Where nsys falls short, by its own scripts, and what ``as_nsys=False`` (`--beyond-nsys`) does instead:
 
@@ -37,6 +38,18 @@ class _Calls:
     last_end: Ints
 
 
+@frozen(eq=False)
+class _Nesting:
+    """How deep each range lies, and the row of the range that it lies directly in, or -1."""
+
+    level: Ints
+    parent: Ints
+
+
+MOST_STACKED = 64
+"""Deeper ranges have no stack: it would grow with the square of the depth."""
+
+
 def project(ranges: pa.Table, operations: pa.Table, launches: pa.Table, *, as_nsys: bool = True) -> pa.Table:
     """Return PROJECTED: one row per range with GPU work, by start. ``ranges`` is an EVERY_RANGE table."""
     if as_nsys:
@@ -49,12 +62,13 @@ def project(ranges: pa.Table, operations: pa.Table, launches: pa.Table, *, as_ns
     start = numbers(ranges, "start_ns")
     end = np.where(known(ranges, "end_ns"), numbers(ranges, "end_ns"), np.maximum(start, latest))
     calls = _calls(operations, launches)
-    level, first, last, count = (np.zeros(len(start), np.int64) for _ in range(4))
+    level, parent, first, last, count = (np.zeros(len(start), np.int64) for _ in range(5))
     for mine, theirs in _threads(ranges, calls):
         order = mine[np.lexsort((-end[mine], start[mine]))]
-        level[order] = depths(tightest_containers(start[order], end[order]))
+        around = tightest_containers(start[order], end[order])
+        level[order], parent[order] = depths(around), np.where(around >= 0, order[around], -1)
         first[order], last[order], count[order] = _spans(start[order], end[order], calls, theirs)
-    return _table(ranges, start, end, level, first, last, count)
+    return _table(ranges, start, end, _Nesting(level, parent), first, last, count)
 
 
 def _last(*tables: pa.Table) -> int:
@@ -110,9 +124,13 @@ def _spans(start: Ints, end: Ints, calls: _Calls, mine: Ints) -> tuple[Ints, Int
     return first, last, count
 
 
-def _table(ranges: pa.Table, start: Ints, end: Ints, level: Ints, first: Ints, last: Ints, count: Ints) -> pa.Table:
+def _table(
+    ranges: pa.Table, start: Ints, end: Ints, nesting: _Nesting, first: Ints, last: Ints, count: Ints
+) -> pa.Table:
     rows = np.flatnonzero(count)
-    rows = rows[np.lexsort((level[rows], start[rows]))]
+    rows = rows[np.lexsort((nesting.level[rows], start[rows]))]
+    parent, identifier = nesting.parent[rows], numbers(ranges, "range_id")
+    inside = parent >= 0
     return conform(
         {
             **{name: ranges[name].take(rows) for name in ("name", "style", "tid")},
@@ -122,7 +140,23 @@ def _table(ranges: pa.Table, start: Ints, end: Ints, level: Ints, first: Ints, l
             "projected_start_ns": first[rows],
             "projected_duration_ns": (last[rows] - first[rows]),
             "gpu_ops": count[rows],
-            "level": level[rows].astype(np.int32),
+            "level": nesting.level[rows].astype(np.int32),
+            "children": np.bincount(parent[inside], minlength=len(start))[rows],
+            "range_id": identifier[rows],
+            "parent_id": pa.array(identifier[parent], mask=~inside) if len(rows) else identifier[rows],
+            "range_stack": _stacks(identifier, nesting, rows),
         },
         PROJECTED,
     )
+
+
+def _stacks(identifier: Ints, nesting: _Nesting, rows: Ints) -> pa.Array:
+    """Return what nsys writes as the stack of each of some ranges: the numbers of those around it, and its own."""
+    place = np.full(len(identifier) + 1, -1)
+    place[rows] = np.arange(len(rows))
+    above, level = place[nesting.parent[rows]].tolist(), nesting.level[rows]
+    own, stacks = identifier[rows].tolist(), list[str | None]([None] * len(rows))
+    for at in np.argsort(level, kind="stable").tolist():
+        if level[at] <= MOST_STACKED:
+            stacks[at] = f"{stacks[above[at]] if above[at] >= 0 else ''}:{own[at]}"
+    return pa.array(stacks, pa.string())

@@ -151,6 +151,7 @@ EVERY_RANGE = pa.schema(
         column("end_ns", _I64, "ns", "end", null=True),
         column("name", WORD, "", "domain:text"),
         column("style", WORD, "", "PushPop or StartEnd"),
+        column("range_id", _I64, "", "number of the report's NVTX event, from 1"),
     ]
 )
 """NVTX ranges of any domain."""
@@ -167,6 +168,16 @@ PROJECTED = pa.schema(
         column("projected_duration_ns", _I64, "ns", "from there to the end of the last one"),
         column("gpu_ops", _I64, "", "API calls inside that made GPU work"),
         column("level", _I32, "", "ranges of the thread that contain it"),
+        column("children", _I64, "", "ranges with GPU work that lie directly in it"),
+        column("range_id", _I64, "", "number of the report's NVTX event, from 1, as nsys has it"),
+        column("parent_id", _I64, "", "range_id of the range that it lies directly in", null=True),
+        column(
+            "range_stack",
+            pa.string(),
+            "",
+            "range_id of all that contain it and its own; null where over 64 do",
+            null=True,
+        ),
     ]
 )
 """What `project` writes: ranges with GPU work, as ``nsys stats -r nvtx_gpu_proj_trace`` gives them."""
