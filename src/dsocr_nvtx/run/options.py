@@ -186,7 +186,7 @@ def run_command(
 ) -> None:
     """Run DeepSeek-OCR on page images with every layer hooked, and write a run directory.
 
-    Without options: the full-size network with random weights on the first GPU, one drawn page, 16 new tokens.
+    Without options: the full-size network with random weights on the first GPU, one drawn page, 32 new tokens.
     Put `nsys profile` in front of it for a timed report. Of several pages each gets a record in pages.arrow, and one
     that fails costs no other: exit code 1, with a line on stderr; 3 if none could be run. `torchrun --nproc-per-node N
     -m dsocr_nvtx.run` shares them out over ranks, each with a run directory of its own, OUT/rank-N; there the exit
