@@ -232,3 +232,14 @@ def test_a_cost_that_grows_unevenly_is_not_told_as_growing() -> None:
     costs = _costs(1, 100, "eager")
     assert costs.growth(98) is None
     assert costs.growth(90) is not None
+
+
+def test_a_cache_that_cannot_be_seen_is_not_counted_as_checked(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a static cache on a GPU, whose length lies on the device."""
+    with hook(model) as seen:
+        run(model, seen, tokens=4)
+    monkeypatch.setattr("dsocr_nvtx.hooks.caches.Caches.measured", lambda *_: None)
+    with hook(model) as unseen:
+        run(model, unseen, tokens=4)
+    assert seen.errors == unseen.errors == []
+    assert (seen.checks.forwards, unseen.checks.forwards) == (4, 0)

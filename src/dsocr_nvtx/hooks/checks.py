@@ -85,18 +85,23 @@ def _cache_fault(site: Site, derived: CallShape, caches: Caches, args: Args, kwa
 
 
 def cache_fault(signature: ForwardSignature, caches: Caches, result: Any) -> str | None:
-    """Return how the cache after a forward differs from what was recorded; None where it fits or cannot be seen."""
+    """Return how the cache after a forward differs from what was recorded, None where it fits.
+
+    Raises `Unreadable` where it cannot be seen: it is not returned, or its length lies on the device.
+    """
     kv_len, cache = signature.kv_len, signature.cache
     if cache is None or isinstance(cache, tuple):  # a tuple of tensors is not changed: a longer one is returned
         cache = _returned_cache(caches, result)
-        if cache is None:
+        if cache is None and not kv_len:
             return None
+        if cache is None:
+            raise Unreadable("the cache that it made is not returned")
         if not kv_len:
             return "it returned a KV cache, where none was derived"
     held = caches.measured(cache)
-    if held is not None and held != kv_len:
-        return f"{kv_len} keys were derived, its cache holds {held}"
-    return None
+    if held is None:
+        raise Unreadable("its cache's length lies on the device")
+    return None if held == kv_len else f"{kv_len} keys were derived, its cache holds {held}"
 
 
 def _returned_cache(caches: Caches, result: Any) -> Any:

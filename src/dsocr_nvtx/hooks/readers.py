@@ -265,7 +265,9 @@ def width_of(description: Layer) -> int:
     width = getattr(description, "width", None)
     if isinstance(width, int):
         return width
-    return next(width_of(child.description) for child in description.children(CallShape()))
+    for child in description.children(CallShape()):
+        return width_of(child.description)
+    raise Unreadable(f"a {type(description).__name__} has no width by which its rows are told")
 
 
 def _grid(images: list[torch.Tensor]) -> CallShape:
