@@ -178,3 +178,14 @@ def test_another_class_of_cache_that_the_model_makes_itself(wrap: Callable[[Any]
     assert [*differences(session, steps)] == []
     states = [record.state for record in session.stats.records if record.path == "model"]
     assert states == [CostState.KNOWN] * 3 if wrap is LikeACache else [CostState.KNOWN, *[CostState.UNKNOWN] * 2]
+
+
+def test_logits_of_other_rows_than_were_priced_contradict_the_forward_at_every_level() -> None:
+    """A release that renames the argument: without a range around lm_head, the logits themselves tell."""
+    model = eager_model()
+    inner = model.forward
+    model.forward = lambda *args, rows_kept=0, **kwargs: inner(*args, logits_to_keep=rows_kept, **kwargs)
+    with hook(model, level="stage") as session:
+        model(input_ids=torch.ones(1, 5, dtype=torch.int64), rows_kept=1)
+    (line,) = session.checks.contradictions
+    assert "logits of 5 rows were derived, of 1 are returned" in str(line)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from attrs import define, evolve, field
 
 from dsocr_nvtx.analytic.attention import LlamaFlashAttention2
@@ -102,6 +103,14 @@ def cache_fault(signature: ForwardSignature, caches: Caches, result: Any) -> str
     if held is None:
         raise Unreadable("its cache's length lies on the device")
     return None if held == kv_len else f"{kv_len} keys were derived, its cache holds {held}"
+
+
+def logits_fault(signature: ForwardSignature, result: Any) -> str | None:
+    """Return how the logits that a forward returned differ from those that were priced; None where none are seen."""
+    logits, derived = getattr(result, "logits", None), getattr(signature.description, "logits", None)
+    if derived is None or not isinstance(logits, torch.Tensor) or logits.dim() != 3 or logits.shape[1] == derived:
+        return None
+    return f"logits of {derived} rows were derived, of {logits.shape[1]} are returned"
 
 
 def _returned_cache(caches: Caches, result: Any) -> Any:

@@ -9,7 +9,7 @@ from attrs import frozen
 from torch import compiler
 
 from dsocr_nvtx.hooks.caches import Caches, Unreadable
-from dsocr_nvtx.hooks.checks import cache_fault, first_call_fault, lone_signature, rows_fault
+from dsocr_nvtx.hooks.checks import cache_fault, first_call_fault, logits_fault, lone_signature, rows_fault
 from dsocr_nvtx.hooks.forwards import Forwards
 from dsocr_nvtx.hooks.prices import Priced
 from dsocr_nvtx.hooks.readers import Args, ForwardSignature, Kwargs, Reader, experts_of
@@ -130,8 +130,10 @@ class StandIns:
                 self.caches.added(signature.cache, signature.shape.tokens)
             if frame is None or not site.is_stage or site.is_vision or frame.captured or frame.has_inner:
                 return
-            fault = cache_fault(signature, self.caches, result)
-            self.forwards.checks.forwards += 1
+            fault = logits_fault(signature, result)
+            if fault is None:
+                fault = cache_fault(signature, self.caches, result)
+                self.forwards.checks.forwards += 1
             if fault is not None:
                 self.forwards.contradict(frame, fault)
         except Unreadable:
