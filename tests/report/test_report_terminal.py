@@ -47,8 +47,8 @@ def table(text: str, title: str) -> list[dict[str, str]]:
     """Return a printed table as rows, up to the empty line after it."""
     lines = [line.strip() for line in text.split(title, 1)[1].splitlines()[1:]]
     header, *rows = lines[: lines.index("")]
-    names = header.replace("roof/busy", "of_roof").replace("of wall", "of_wall")
-    names = re.sub(r"(TFLOP/s|GB/s|MFU|MBU) (busy|wall)", r"\1", names).split()
+    heading = header.replace("roof/busy", "of_roof").replace("of wall", "of_wall")
+    names = re.sub(r"(TFLOP/s|GB/s|MFU|MBU) (busy|wall)", r"\1", heading).split()
     found = []
     for row in rows:
         cells = row.split()

@@ -114,7 +114,8 @@ class Forest:
         """The intervals that are in another, by depth, the deepest first."""
         order = sorting(self.depth)
         levels = np.searchsorted(self.depth[order], np.arange(int(self.depth.max(initial=0)) + 2)).tolist()
-        return [rows_at(order, np.arange(low, high)) for low, high in reversed(list(pairwise(levels))[1:])]
+        spans = reversed(list(pairwise(levels))[1:])
+        return [np.asarray(rows_at(order, np.arange(low, high)), np.int64) for low, high in spans]
 
 
 @frozen(eq=False)

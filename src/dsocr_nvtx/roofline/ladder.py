@@ -218,7 +218,8 @@ def _spoken(gap: Gap) -> str:
 
 
 def _of_stage(kernels: pa.Table, stage: Mapping[str, object]) -> npt.NDArray[np.bool_]:
-    mine = rows_with(kernels, "stage", str(stage["stage"])) & (numbers(kernels, "pid") == stage["pid"])
+    mine: npt.NDArray[np.bool_] = rows_with(kernels, "stage", str(stage["stage"]))
+    mine &= numbers(kernels, "pid") == stage["pid"]
     if stage["device"] is not None:
         mine &= numbers(kernels, "device") == stage["device"]
     return mine

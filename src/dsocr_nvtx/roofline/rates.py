@@ -55,7 +55,7 @@ def rates(kernels: pa.Table, ranges: pa.Table, rows: pa.Table, where: str) -> Ra
         "roofline_ns": (least, row_shown),
     }
     return Rates(
-        call=calls_of(kernels, ranges, where),
+        call=np.asarray(calls_of(kernels, ranges, where), np.int64),
         row=row,
         flops=_per_second(own["tensor_flops"], busy),
         bytes=_per_second(moved, busy),
